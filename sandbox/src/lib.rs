@@ -1,0 +1,1 @@
+//! Everything of sipbox that touches the kernel.

@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! What the end-to-end tests share.
