@@ -1,0 +1,81 @@
+//! The part of a policy that stands on the command line.
+
+use crate::destination::Destination;
+use crate::error::{Error, Wrong};
+use crate::rule::{ConnectRule, Lead};
+use crate::uri;
+
+/// What the command line says; each as the user typed it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--as URI-or-name`: who the application is. What it binds is then reachable, unless a file says otherwise.
+    pub as_uri: Option<String>,
+    /// `--to URI-or-name`: where every address leads.
+    pub to: Option<String>,
+    /// `--map HOST:PORT=URI-or-name`, in the order of the command line; they come before `--to`.
+    pub maps: Vec<String>,
+    /// `--registrar URI`: the server to register with.
+    pub registrar: Option<String>,
+}
+
+const AS_EXAMPLE: &str = "--as alice or --as sip:alice@example.org";
+const TO_EXAMPLE: &str = "--to echo or --to sip:alice@example.org";
+const MAP_EXAMPLE: &str = "--map game.example:30000=sip:alice@example.org";
+const REGISTRAR_EXAMPLE: &str = "--registrar sip:sip.example.org";
+
+fn flag_error(flag: &'static str, given: &str, wrong: Wrong, example: &str) -> Error {
+    let wrong_words = match wrong.help {
+        Some(help) => format!("{}; {help}", wrong.what),
+        None => wrong.what,
+    };
+    Error::Flag { flag, given: given.to_owned(), wrong: wrong_words, example: example.to_owned() }
+}
+
+impl Flags {
+    /// The address of record of `--as`, where bare names are users at `domain`.
+    pub(crate) fn identity(&self, domain: &str) -> Result<Option<String>, Error> {
+        let Some(given) = &self.as_uri else { return Ok(None) };
+        let uri = uri::address_of_record(given, domain);
+        uri.map(Some).map_err(|wrong| flag_error("--as", given, wrong, AS_EXAMPLE))
+    }
+
+    pub(crate) fn registrar(&self) -> Result<Option<String>, Error> {
+        let Some(given) = &self.registrar else { return Ok(None) };
+        uri::server(given).map(Some).map_err(|wrong| flag_error("--registrar", given, wrong, REGISTRAR_EXAMPLE))
+    }
+
+    /// The rules of `--map` and `--to`, in the order in which they are tried.
+    pub(crate) fn rules(&self, domain: &str) -> Result<Vec<ConnectRule>, Error> {
+        let mut rules: Vec<ConnectRule> = Vec::new();
+        for given in &self.maps {
+            let rule = map_rule(given, domain).map_err(|wrong| flag_error("--map", given, wrong, MAP_EXAMPLE))?;
+            if let Some(earlier) = rules.iter().find(|earlier| earlier.covers(&rule)) {
+                let wrong = Wrong::new(format!("it is never met: {} comes first and covers it", earlier.words));
+                return Err(flag_error(
+                    "--map",
+                    given,
+                    wrong.help("put this one before it, or leave it out"),
+                    MAP_EXAMPLE,
+                ));
+            }
+            rules.push(rule);
+        }
+        if let Some(given) = &self.to {
+            let uri = uri::expand(given, domain).map_err(|wrong| flag_error("--to", given, wrong, TO_EXAMPLE))?;
+            let lead = Lead::Uri { uri, cleartext: None };
+            rules.push(ConnectRule { to: Destination::ANY, proto: None, lead, words: format!("--to {given}") });
+        }
+        Ok(rules)
+    }
+}
+
+/// HOST:PORT=URI. Neither a host nor a port holds `=`, so the first one ends them; a URI may hold more.
+fn map_rule(given: &str, domain: &str) -> Result<ConnectRule, Wrong> {
+    let Some((to, target)) = given.split_once('=') else {
+        let help = format!("write {given}=URI");
+        return Err(Wrong::new("there is no `=` between the address and the URI").help(help));
+    };
+    let to = Destination::parse(to)?;
+    let uri = uri::expand(target, domain)?;
+    Ok(ConnectRule { to, proto: None, lead: Lead::Uri { uri, cleartext: None }, words: format!("--map {given}") })
+}

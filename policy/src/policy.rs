@@ -1,0 +1,356 @@
+//! A policy as a value, and its decisions.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::destination::Proto;
+use crate::error::Error;
+use crate::file::{self, File};
+use crate::flags::Flags;
+use crate::names::{NameAnswer, Names};
+use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead};
+
+/// `[app]`: what the policy is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct App {
+    /// What people call the application.
+    pub name: Option<String>,
+    /// Path of its program; `*` stands for any text.
+    pub program: Option<String>,
+}
+
+/// `[identity]`, `--as` and `--registrar`: who the application is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Address of record, a SIP URI. None: nobody in particular; the caller has a default.
+    pub aor: Option<String>,
+    /// URI of the server to register with. None: the hub of this user.
+    pub registrar: Option<String>,
+    /// Where the password is.
+    pub credentials: Option<Credentials>,
+    /// How long a registration is asked to last, in seconds. None: the engine's default.
+    pub expires: Option<u32>,
+}
+
+/// Where a password is found; never the password itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// In the environment variable of this name.
+    Env(String),
+    /// In the file at this path.
+    File(PathBuf),
+}
+
+/// `[limits]` of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Sockets at once.
+    pub sockets: u32,
+    /// SIP sessions at once.
+    pub sessions: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { sockets: 4096, sessions: 4096 }
+    }
+}
+
+/// What becomes of a connect(), or of the first datagram to an address. `rule` is, in words for the trace, what decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectDecision {
+    /// It leads to `uri`.
+    Uri {
+        /// A SIP URI.
+        uri: String,
+        /// Whether a flow without encryption is good enough; None: the rule does not say.
+        cleartext: Option<bool>,
+        /// What decided.
+        rule: String,
+    },
+    /// It fails.
+    Refuse {
+        /// The error that the application gets.
+        errno: Errno,
+        /// What decided.
+        rule: String,
+        /// What to write so that it would be allowed: the exact lines or flag.
+        advice: String,
+    },
+    /// It reaches the run's own listeners, without SIP.
+    Local {
+        /// What decided.
+        rule: String,
+    },
+}
+
+/// What becomes of a local endpoint. `rule` is, in words for the trace, what decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BindDecision {
+    /// Peers reach it and read of it in presence.
+    Publish {
+        /// The description; None: the rule gives none.
+        text: Option<String>,
+        /// What decided.
+        rule: String,
+    },
+    /// Peers reach it.
+    Accept {
+        /// What decided.
+        rule: String,
+    },
+    /// Only the run itself reaches it.
+    Local {
+        /// What decided.
+        rule: String,
+    },
+    /// bind() fails with EACCES.
+    Deny {
+        /// What decided.
+        rule: String,
+        /// What to write so that it would be allowed.
+        advice: String,
+    },
+}
+
+/// Which socket calls of an application may happen, and where each leads. Immutable: a changed file is a new policy.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    file_name: Option<String>,
+    app: App,
+    identity: Identity,
+    domain: String,
+    connect_default: (ConnectDefault, String),
+    bind_default: (BindDefault, String),
+    connects: Vec<ConnectRule>,
+    binds: Vec<BindRule>,
+    /// URIs of `[names]`, for advice.
+    named: Vec<(String, String)>,
+    names: Names,
+    limits: Limits,
+}
+
+impl Policy {
+    /// The policy of a file. `name` is what errors and the trace call it, `text` what it holds.
+    ///
+    /// # Errors
+    /// [`Error::File`] with the mistakes found, a hundred at most.
+    pub fn parse(name: &str, text: &str) -> Result<Policy, Error> {
+        Policy::parse_with_flags(name, text, &Flags::default())
+    }
+
+    /// The policy of a command line alone.
+    ///
+    /// # Errors
+    /// [`Error::Flag`] for the first flag that cannot be used.
+    pub fn from_flags(flags: &Flags) -> Result<Policy, Error> {
+        Policy::build(None, file::absent(flags), flags)
+    }
+
+    /// The policy of a file under a command line: `--as` and `--registrar` replace what the file says, `--map` and then
+    /// `--to` come before its rules.
+    ///
+    /// # Errors
+    /// As [`Policy::parse`] and [`Policy::from_flags`].
+    pub fn parse_with_flags(name: &str, text: &str, flags: &Flags) -> Result<Policy, Error> {
+        Policy::build(Some(name), file::read(name, text, flags)?, flags)
+    }
+
+    fn build(file_name: Option<&str>, file: File, flags: &Flags) -> Result<Policy, Error> {
+        let domain = file.domain;
+        let flag_aor = flags.identity(&domain)?;
+        // A default that nobody wrote down; who gives the application a name wants it to be reached.
+        let bind_default = match &flag_aor {
+            Some(_) => (BindDefault::Accept, format!("--as {}", flags.as_uri.as_deref().unwrap_or_default())),
+            None => (BindDefault::Local, "default".to_owned()),
+        };
+        let mut connects = flags.rules(&domain)?;
+        let identity = Identity {
+            aor: flag_aor.or(file.aor),
+            registrar: flags.registrar()?.or(file.registrar),
+            credentials: file.credentials,
+            expires: file.expires,
+        };
+        connects.extend(file.connects);
+        let named = file.names.iter().map(|(name, uri)| (name.clone(), Some(uri.clone())));
+        let ruled = connects.iter().filter_map(|rule| Some((rule.to.virtual_name()?, rule.uri())));
+        // A name that some rules refuse and others let through has the address of where it leads.
+        let (leading, refused): (Vec<_>, Vec<_>) = ruled.partition(|(_, uri)| uri.is_some());
+        let ruled = leading.into_iter().chain(refused).map(|(name, uri)| (name.to_owned(), uri.map(str::to_owned)));
+        let all: Vec<_> = named.chain(ruled).collect();
+        let elsewhere = connects.iter().filter(|rule| rule.to.host == crate::destination::Host::Any);
+        let names = Names::new(file.space, &all, elsewhere.clone().find_map(ConnectRule::uri));
+        Ok(Policy {
+            file_name: file_name.map(str::to_owned),
+            app: file.app,
+            identity,
+            domain,
+            connect_default: file.connect_default.unwrap_or((ConnectDefault::AllowLocal, "default".to_owned())),
+            bind_default: file.bind_default.unwrap_or(bind_default),
+            connects,
+            binds: file.binds,
+            named: file.names,
+            names,
+            limits: file.limits,
+        })
+    }
+
+    /// What the policy is for.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Who the application is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where bare names are users: the argument for [`expand_uri`](crate::expand_uri).
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// How much the application may use.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// What becomes of a connect() to `dest`. The virtual address of a name stands for the name; 0.0.0.0 and :: are the
+    /// loopback (ip(7)), and an IPv4-mapped address is the IPv4 address. Ask only for what is no listener of the run
+    /// itself: `--to` takes loopback addresses too.
+    pub fn connect(&self, proto: Proto, dest: SocketAddr) -> ConnectDecision {
+        let address = plain(dest.ip());
+        let name = self.names.name_of(address);
+        // The loopback is the program's own, whatever "any address" leads to; a rule that names it means it.
+        let meant = |rule: &&ConnectRule| !(address.is_loopback() && rule.to.host == crate::destination::Host::Any);
+        let mut rules = self.connects.iter().filter(meant);
+        let met = rules.find(|rule| rule.matches(proto, address, name, dest.port()));
+        let (default, words) = &self.connect_default;
+        match met {
+            Some(ConnectRule { lead: Lead::Uri { uri, cleartext }, words, .. }) => {
+                ConnectDecision::Uri { uri: uri.clone(), cleartext: *cleartext, rule: words.clone() }
+            }
+            Some(ConnectRule { lead: Lead::Refuse(errno), words, .. }) => {
+                self.refuse(*errno, words, Some(words), proto, dest)
+            }
+            None if address.is_loopback() && *default == ConnectDefault::AllowLocal => {
+                ConnectDecision::Local { rule: words.clone() }
+            }
+            None if *default == ConnectDefault::Refuse => self.refuse(Errno::Econnrefused, words, None, proto, dest),
+            None => self.refuse(Errno::Eacces, words, None, proto, dest),
+        }
+    }
+
+    fn refuse(
+        &self,
+        errno: Errno,
+        rule: &str,
+        before: Option<&str>,
+        proto: Proto,
+        dest: SocketAddr,
+    ) -> ConnectDecision {
+        let advice = self.connect_advice(proto, dest, before);
+        ConnectDecision::Refuse { errno, rule: rule.to_owned(), advice }
+    }
+
+    /// The lines that would allow the call; `before` is the rule that they must precede.
+    fn connect_advice(&self, proto: Proto, dest: SocketAddr, before: Option<&str>) -> String {
+        let address = plain(dest.ip());
+        let name = self.names.name_of(address);
+        let to = match name {
+            Some(name) => format!("{name}:{}", dest.port()),
+            None => SocketAddr::new(address, dest.port()).to_string(),
+        };
+        let uri = name
+            .and_then(|name| self.leads_to(name))
+            .map_or_else(|| format!("sip:PEER@{}", self.domain), str::to_owned);
+        match &self.file_name {
+            Some(file) => {
+                let place = before.map_or(format!("add to {file}"), |rule| format!("put before {rule}"));
+                format!("to allow it, {place}:\n[[connect]]\nto = \"{to}\"\nproto = \"{proto}\"\nuri = \"{uri}\"")
+            }
+            None => format!("to allow it, add the flag:\n--map '{to}={uri}'"),
+        }
+    }
+
+    /// Where `name` leads, by `[names]` or else by the first rule that is about it.
+    fn leads_to(&self, name: &str) -> Option<&str> {
+        let named = self.named.iter().find(|(named, _)| named == name).map(|(_, uri)| uri.as_str());
+        let mut ruled = self.connects.iter().filter(|rule| rule.to.virtual_name() == Some(name));
+        named.or_else(|| ruled.find_map(ConnectRule::uri))
+    }
+
+    /// What becomes of a local endpoint bound to `address` and `port`. Without a rule for the port, what is bound to the
+    /// loopback stays local.
+    pub fn bind(&self, proto: Proto, address: IpAddr, port: u16) -> BindDecision {
+        let address = address.to_canonical();
+        if let Some(rule) = self.bind_rule(proto, port) {
+            let words = rule.words.clone();
+            return match &rule.action {
+                BindAction::Publish(text) => BindDecision::Publish { text: Some(text.clone()), rule: words },
+                BindAction::Accept => BindDecision::Accept { rule: words },
+                BindAction::Deny => self.deny(proto, port, words, true),
+            };
+        }
+        let (default, words) = &self.bind_default;
+        let rule = words.clone();
+        match default {
+            BindDefault::Deny => self.deny(proto, port, rule, false),
+            BindDefault::Local => BindDecision::Local { rule },
+            _ if address.is_loopback() => BindDecision::Local { rule: "bound to the loopback".to_owned() },
+            BindDefault::Accept => BindDecision::Accept { rule },
+            BindDefault::Publish => BindDecision::Publish { text: None, rule },
+        }
+    }
+
+    fn bind_rule(&self, proto: Proto, port: u16) -> Option<&BindRule> {
+        self.binds.iter().find(|rule| rule.matches(proto, port))
+    }
+
+    /// A denial always comes from a file: no flag says deny.
+    fn deny(&self, proto: Proto, port: u16, rule: String, by_rule: bool) -> BindDecision {
+        let file = self.file_name.as_deref().unwrap_or("the policy");
+        let place = if by_rule { format!("put before {rule}") } else { format!("add to {file}") };
+        // Port 0 asks the kernel for any port: only a rule for every port is about it.
+        let port = if port == 0 { "\"*\"".to_owned() } else { port.to_string() };
+        let advice = format!("to allow it, {place}:\n[[bind]]\nport = {port}\nproto = \"{proto}\"\naccept = true");
+        BindDecision::Deny { rule, advice }
+    }
+
+    /// Whether the peer with the URI `peer_uri` may reach the local endpoint at `port`, which [`Policy::bind`] lets peers
+    /// reach.
+    pub fn accept_from(&self, proto: Proto, port: u16, peer_uri: &str) -> bool {
+        match self.bind_rule(proto, port) {
+            Some(BindRule { action: BindAction::Deny, .. }) => false,
+            Some(BindRule { accept_from: Some(patterns), .. }) => {
+                patterns.iter().any(|pattern| pattern.matches(peer_uri))
+            }
+            Some(_) => true,
+            None => matches!(self.bind_default.0, BindDefault::Accept | BindDefault::Publish),
+        }
+    }
+
+    /// What the application's resolver answers for `name`. With a rule for every host, every name has an address.
+    pub fn resolve(&self, name: &str) -> NameAnswer {
+        self.names.resolve(name)
+    }
+
+    /// The name that a virtual address stands for.
+    pub fn name_of(&self, address: IpAddr) -> Option<&str> {
+        self.names.name_of(plain(address))
+    }
+
+    /// The virtual addresses of whoever `uri` names, from the blocks of `[addresses]`.
+    pub fn virtual_addresses(&self, uri: &str) -> (Ipv4Addr, Ipv6Addr) {
+        self.names.addresses_of(uri)
+    }
+}
+
+/// The address that Linux would go to: IPv4-mapped is IPv4, and the unspecified address is the loopback.
+fn plain(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}
