@@ -1,0 +1,392 @@
+//! Death of sockets, learned from the kernel without trapping close(): sock_diag(7).
+//!
+//! Every TCP and UDP socket that dies in a network namespace is reported, with its cookie, to whoever joined the destroy groups there; no
+//! privilege is needed. What is reported is the end of the kernel's socket, not of a file descriptor: all duplicates are
+//! closed *and* the transport is done with it (a socket that was closed with undelivered data lives on until that is acknowledged; one
+//! that enters TIME_WAIT is dead, for only a shorthand of it stays). Sockets of MPTCP, UDP-Lite and AF_UNIX are not reported.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+// linux/sock_diag.h and linux/inet_diag.h, which libc does not have.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SKNLGRP_INET_TCP_DESTROY: u32 = 1;
+const SKNLGRP_INET_UDP_DESTROY: u32 = 2;
+const SKNLGRP_INET6_TCP_DESTROY: u32 = 3;
+const SKNLGRP_INET6_UDP_DESTROY: u32 = 4;
+/// `struct inet_diag_msg` begins with family, state, timer, retrans (a byte each), then `struct inet_diag_sockid`: two ports, two
+/// addresses of 16 bytes, an interface, the cookie in two halves, the low one first.
+const MSG_LEN: usize = 72;
+const MSG_TIMER: usize = 2;
+const MSG_COOKIE: usize = 44;
+/// `struct inet_diag_req_v2`: family, protocol, ext, pad, states, sockid.
+const REQ_LEN: usize = 56;
+/// The value of `idiag_timer` that only the shorthand of a TIME_WAIT has (inet_diag.c, `inet_twsk_diag_fill`).
+const TIMER_TIMEWAIT: u8 = 3;
+
+const NLMSG_HDR: usize = size_of::<libc::nlmsghdr>();
+/// The kernel fills at most 32 KiB per message of a dump.
+const BUFFER: usize = 32 * 1024;
+/// What a watch asks to be allowed to have waiting; the kernel doubles it and charges about 1 KiB for a report.
+const WATCH_BUFFER: usize = 8 * 1024 * 1024;
+
+/// Whether every death since the last read is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "after a loss the table has to be swept with live_cookies()"]
+pub enum Lost {
+    /// Nothing was lost.
+    Nothing,
+    /// Reports were dropped (ENOBUFS): compare the table with [`live_cookies`].
+    Some,
+}
+
+/// Reports of the death of every TCP and UDP socket of the network namespace in which it was opened: also those of strangers, so look each
+/// cookie up and ignore the unknown.
+#[derive(Debug)]
+pub struct DestroyWatch {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl DestroyWatch {
+    /// Joins the four destroy groups. Sockets that die from now on are reported.
+    ///
+    /// # Errors
+    /// What socket(2) and bind(2) give: EPROTONOSUPPORT where the kernel has no sock_diag.
+    pub fn new() -> io::Result<Self> {
+        let fd = diag_socket(SockFlag::SOCK_NONBLOCK)?;
+        // The system's limit (net.core.rmem_max) can only be passed with CAP_NET_ADMIN.
+        if socket::setsockopt(&fd, sockopt::RcvBufForce, &WATCH_BUFFER).is_err() {
+            socket::setsockopt(&fd, sockopt::RcvBuf, &WATCH_BUFFER)?;
+        }
+        let groups =
+            [SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET_UDP_DESTROY, SKNLGRP_INET6_TCP_DESTROY, SKNLGRP_INET6_UDP_DESTROY];
+        let mask = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
+        socket::bind(fd.as_raw_fd(), &NetlinkAddr::new(0, mask))?;
+        Ok(Self { fd, buffer: vec![0; BUFFER] })
+    }
+
+    /// Adds the cookies of the sockets that died since the last read to `cookies`, without waiting.
+    ///
+    /// After an overrun the kernel drops everything until the queue was emptied once, which this call does before it returns; a sweep
+    /// that starts after it therefore misses nothing.
+    ///
+    /// # Errors
+    /// What recv(2) gives, but for EAGAIN, EINTR and ENOBUFS.
+    pub fn read(&mut self, cookies: &mut Vec<u64>) -> io::Result<Lost> {
+        let mut lost = Lost::Nothing;
+        loop {
+            match socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+                Ok(len) if len > self.buffer.len() => lost = Lost::Some,
+                Ok(len) => {
+                    for message in messages(&self.buffer[..len]) {
+                        if message.kind == SOCK_DIAG_BY_FAMILY {
+                            cookies.extend(cookie(message.body));
+                        }
+                    }
+                }
+                Err(Errno::ENOBUFS) => lost = Lost::Some,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(lost),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for DestroyWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The cookies of all living TCP and UDP sockets, IPv4 and IPv6, of this network namespace.
+///
+/// A socket is *not* in it, although it lives, while it is in no table of the kernel: it was never bound nor connected, or it was a
+/// TCP connection that ended (reset, timed out, both sides finished, `connect(AF_UNSPEC)`) and its file descriptor is still open; a TCP
+/// socket that is merely bound is missing before Linux 6.8. So for a cookie that is absent it holds that no
+/// peer can reach the socket and no stream leads to it: what the supervisor keeps for it may be let go, if at the next trapped
+/// call of a socket with an unknown cookie it starts from what the kernel says of that socket (as it does for every new one).
+///
+/// Sockets that came to an end as TIME_WAIT are left out, though the kernel lists them with the cookie that they had.
+///
+/// The kernel walks its tables while others change them, and an entry can slip past a walk; so two walks are made and joined.
+///
+/// # Errors
+/// What netlink(7) gives; ETIMEDOUT if the kernel does not answer.
+pub fn live_cookies() -> io::Result<HashSet<u64>> {
+    let fd = diag_socket(SockFlag::empty())?;
+    let mut buffer = vec![0; BUFFER];
+    let mut live = HashSet::new();
+    for _ in 0..2 {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+                let request = Request { family, protocol, ends: None };
+                query(&fd, &mut buffer, &request, |body| {
+                    if body.get(MSG_TIMER) != Some(&TIMER_TIMEWAIT) {
+                        live.extend(cookie(body));
+                    }
+                })?;
+            }
+        }
+    }
+    Ok(live)
+}
+
+/// The cookie of the TCP socket with these two ends, both of the same family (a socket that uses v4-mapped addresses is found by the IPv4
+/// ones); None if there is none, or only a TIME_WAIT. A listener at `local` is found too, where no connection matches.
+///
+/// # Errors
+/// What netlink(7) gives; EINVAL if the families differ.
+pub fn cookie_at(local: SocketAddr, peer: SocketAddr) -> io::Result<Option<u64>> {
+    let family = match (local, peer) {
+        (SocketAddr::V4(_), SocketAddr::V4(_)) => libc::AF_INET,
+        (SocketAddr::V6(_), SocketAddr::V6(_)) => libc::AF_INET6,
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let fd = diag_socket(SockFlag::empty())?;
+    let mut found = None;
+    let request = Request { family, protocol: libc::IPPROTO_TCP, ends: Some((local, peer)) };
+    let outcome = query(&fd, &mut vec![0; BUFFER], &request, |body| {
+        if body.get(MSG_TIMER) != Some(&TIMER_TIMEWAIT) {
+            found = cookie(body);
+        }
+    });
+    match outcome {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        outcome => outcome.map(|()| found),
+    }
+}
+
+fn diag_socket(flags: SockFlag) -> io::Result<OwnedFd> {
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
+    Ok(socket::socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?)
+}
+
+/// A dump of one family and protocol, or, with both ends, the look-up of one socket.
+struct Request {
+    family: libc::c_int,
+    protocol: libc::c_int,
+    ends: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl Request {
+    fn encode(&self) -> Vec<u8> {
+        let flags = if self.ends.is_some() { libc::NLM_F_REQUEST } else { libc::NLM_F_REQUEST | libc::NLM_F_DUMP };
+        let mut out = Vec::with_capacity(NLMSG_HDR + REQ_LEN);
+        out.extend(((NLMSG_HDR + REQ_LEN) as u32).to_ne_bytes());
+        out.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        out.extend((flags as u16).to_ne_bytes());
+        out.extend([0; 8]); // sequence, port
+        out.extend([self.family as u8, self.protocol as u8, 0, 0]);
+        out.extend(u32::MAX.to_ne_bytes()); // every state
+        let (local, peer) = self.ends.unzip();
+        out.extend(local.map_or(0, |a| a.port()).to_be_bytes());
+        out.extend(peer.map_or(0, |a| a.port()).to_be_bytes());
+        out.extend(address(local));
+        out.extend(address(peer));
+        out.extend([0; 4]); // any interface
+        out.extend([0xff; 8]); // INET_DIAG_NOCOOKIE
+        out
+    }
+}
+
+fn address(addr: Option<SocketAddr>) -> [u8; 16] {
+    match addr.map(|a| a.ip()) {
+        None => [0; 16],
+        Some(IpAddr::V6(ip)) => ip.octets(),
+        Some(IpAddr::V4(ip)) => {
+            let mut out = [0; 16];
+            out[..4].copy_from_slice(&ip.octets());
+            out
+        }
+    }
+}
+
+/// Sends one request and hands the body of each answer to `found`.
+fn query(fd: &OwnedFd, buffer: &mut [u8], request: &Request, mut found: impl FnMut(&[u8])) -> io::Result<()> {
+    // The kernel answers within the send; the limit only makes sure that a bug cannot hang the supervisor.
+    socket::setsockopt(fd, sockopt::ReceiveTimeout, &TimeVal::seconds(Duration::from_secs(5).as_secs() as i64))?;
+    socket::sendto(fd.as_raw_fd(), &request.encode(), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    loop {
+        let len = match socket::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+            Err(Errno::EINTR) => continue,
+            Err(Errno::EAGAIN) => return Err(Errno::ETIMEDOUT.into()),
+            len => len?,
+        };
+        if len > buffer.len() {
+            return Err(Errno::EMSGSIZE.into());
+        }
+        for message in messages(&buffer[..len]) {
+            match i32::from(message.kind) {
+                libc::NLMSG_DONE => return Ok(()),
+                libc::NLMSG_ERROR => {
+                    let code = message.body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
+                    return Err(io::Error::from_raw_os_error(-code));
+                }
+                _ => found(message.body),
+            }
+        }
+        if request.ends.is_some() {
+            return Ok(());
+        }
+    }
+}
+
+struct Message<'a> {
+    kind: u16,
+    body: &'a [u8],
+}
+
+/// The messages of one datagram, each padded to 4 bytes (netlink(7)). What does not parse ends the walk.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+        let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+        let body = bytes.get(NLMSG_HDR..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(Message { kind, body })
+    })
+}
+
+/// The cookie in an `inet_diag_msg`.
+fn cookie(body: &[u8]) -> Option<u64> {
+    let halves: &[u8; 8] = body.get(..MSG_LEN)?[MSG_COOKIE..].first_chunk()?;
+    let [a, b, c, d, e, f, g, h] = *halves;
+    let (low, high) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
+    Some(u64::from(high) << 32 | u64::from(low))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sock;
+    use nix::poll::PollFlags;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::time::Instant;
+
+    fn cookie_of(fd: &impl AsFd) -> u64 {
+        sock::socket_cookie(fd.as_fd()).unwrap()
+    }
+
+    /// Reads until every wanted cookie was reported, and a little longer; gives how often each was.
+    fn reported(watch: &mut DestroyWatch, wanted: &[u64]) -> Vec<usize> {
+        let mut seen = Vec::new();
+        let end = Instant::now() + Duration::from_secs(10);
+        while !wanted.iter().all(|c| seen.contains(c)) && Instant::now() < end {
+            let _ = sock::wait_for(watch.as_fd(), PollFlags::POLLIN, Duration::from_millis(50));
+            assert_eq!(watch.read(&mut seen).unwrap(), Lost::Nothing);
+        }
+        std::thread::sleep(Duration::from_millis(30));
+        let _ = watch.read(&mut seen).unwrap();
+        wanted.iter().map(|w| seen.iter().filter(|c| *c == w).count()).collect()
+    }
+
+    #[test]
+    fn each_death_is_reported_once() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let mut watch = DestroyWatch::new().unwrap();
+            let listener = TcpListener::bind(host).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            let udp = UdpSocket::bind(host).unwrap();
+            let cookies = [cookie_of(&listener), cookie_of(&client), cookie_of(&accepted), cookie_of(&udp)];
+            let live = live_cookies().unwrap();
+            assert!(cookies.iter().all(|c| live.contains(c)), "{host}");
+            let mut early = Vec::new();
+            assert_eq!(watch.read(&mut early).unwrap(), Lost::Nothing);
+            assert!(!early.iter().any(|c| cookies.contains(c)));
+            // The client closes first and goes through TIME_WAIT.
+            drop((client, accepted, listener, udp));
+            assert_eq!(reported(&mut watch, &cookies), [1, 1, 1, 1], "{host}");
+            let live = live_cookies().unwrap();
+            assert!(!cookies.iter().any(|c| live.contains(c)), "a TIME_WAIT is not alive ({host})");
+        }
+    }
+
+    #[test]
+    fn a_duplicate_keeps_a_socket_alive() {
+        let mut watch = DestroyWatch::new().unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let dup = udp.try_clone().unwrap();
+        let cookie = cookie_of(&udp);
+        drop(udp);
+        std::thread::sleep(Duration::from_millis(30));
+        let mut seen = Vec::new();
+        let _ = watch.read(&mut seen).unwrap();
+        assert!(!seen.contains(&cookie));
+        drop(dup);
+        assert_eq!(reported(&mut watch, &[cookie]), [1]);
+    }
+
+    #[test]
+    fn an_unaccepted_connection_has_its_cookie_from_the_start() {
+        let mut watch = DestroyWatch::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (here, there) = (client.local_addr().unwrap(), listener.local_addr().unwrap());
+        let waiting = cookie_at(there, here).unwrap().unwrap();
+        assert_eq!(cookie_at(here, there).unwrap(), Some(cookie_of(&client)));
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(cookie_of(&accepted), waiting);
+        drop((client, accepted));
+        assert_eq!(reported(&mut watch, &[waiting]), [1]);
+        assert_eq!(cookie_at(here, there).unwrap(), None);
+    }
+
+    #[test]
+    fn sockets_in_no_table_are_not_in_the_dump() {
+        let mut watch = DestroyWatch::new().unwrap();
+        let fresh = sock::tcp4().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        sock::reset_on_close(server.as_fd()).unwrap();
+        drop(server);
+        sock::wait_for(client.as_fd(), PollFlags::POLLERR, Duration::from_secs(5)).unwrap();
+        let cookies = [cookie_of(&fresh), cookie_of(&client)];
+        let live = live_cookies().unwrap();
+        assert!(!cookies.iter().any(|c| live.contains(c)));
+        drop((fresh, client));
+        assert_eq!(reported(&mut watch, &cookies), [1, 1], "their death is reported all the same");
+    }
+
+    #[test]
+    fn a_loss_is_told_and_the_watch_goes_on() {
+        let mut watch = DestroyWatch::new().unwrap();
+        socket::setsockopt(&watch.fd, sockopt::RcvBuf, &4096).unwrap();
+        for _ in 0..64 {
+            drop(UdpSocket::bind("127.0.0.1:0").unwrap());
+        }
+        // Reports leave the kernel by a work queue.
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(watch.read(&mut Vec::new()).unwrap(), Lost::Some);
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let cookie = cookie_of(&udp);
+        drop(udp);
+        assert_eq!(reported(&mut watch, &[cookie]), [1]);
+    }
+
+    #[test]
+    fn more_sockets_than_one_message_holds() {
+        sock::tests::allow_many_files();
+        let many: Vec<_> = (0..600).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let live = live_cookies().unwrap();
+        assert!(many.iter().all(|s| live.contains(&cookie_of(s))));
+    }
+
+    #[test]
+    fn rubbish_ends_the_walk() {
+        assert_eq!(messages(&[]).count(), 0);
+        assert_eq!(messages(&[255; 40]).count(), 0);
+        assert_eq!(messages(&[0; 40]).count(), 0);
+        assert_eq!(cookie(&[0; 71]), None);
+    }
+}

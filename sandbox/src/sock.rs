@@ -1,0 +1,480 @@
+//! Operations on a socket that may belong to the application: it was fetched by `pidfd_getfd` for the length of one call, its file
+//! description may be in blocking mode, and neither its flags nor its options may look different afterwards.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{self, SetSockOpt, SockFlag, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+/// The largest value that TCP_SYNCNT takes (`MAX_TCP_SYNCNT` in the kernel): with the usual back-off more than three hours.
+pub const SYNCNT_MAX: u8 = 127;
+
+/// How far a connect got before it came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The socket is connected.
+    Done,
+    /// The handshake is under way (EINPROGRESS).
+    InProgress,
+}
+
+/// Connects `fd`, which may be somebody's socket in blocking mode, without waiting for the peer and without touching O_NONBLOCK, which
+/// other threads and processes that share the file description would see.
+///
+/// In blocking mode the send timeout is set to one microsecond for the length of the call: the kernel rounds it up to one timer tick (1 to
+/// 10 ms, by CONFIG_HZ), which is the longest that this sleeps; on loopback it is answered before that. A negative timeout would not
+/// sleep at all, but makes the kernel write a complaint to its log.
+///
+/// # Errors
+/// What connect(2) gives; never EINPROGRESS. EALREADY and EISCONN are errors here.
+pub fn connect_nowait(fd: BorrowedFd<'_>, addr: &SocketAddr) -> io::Result<Progress> {
+    let outcome = if is_nonblocking(fd)? {
+        socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(*addr))
+    } else {
+        let short = ShortTimeout::send(fd)?;
+        let outcome = socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(*addr));
+        short.restore()?;
+        outcome
+    };
+    match outcome {
+        Ok(()) => Ok(Progress::Done),
+        // EINTR: a signal met the tick of waiting; the handshake goes on (connect(2)).
+        Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(Progress::InProgress),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Dissolves the association of `fd` (connect to AF_UNSPEC, connect(2)); on a TCP socket this also takes back a connect under way.
+///
+/// # Errors
+/// What connect(2) gives.
+pub fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let unspec = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: `unspec` is a whole sockaddr that lives through the call, and the length given is its own.
+    let rc =
+        unsafe { libc::connect(fd.as_raw_fd(), &raw const unspec, size_of::<libc::sockaddr>() as libc::socklen_t) };
+    Ok(Errno::result(rc).map(drop)?)
+}
+
+/// Binds `fd` (bind(2)).
+///
+/// # Errors
+/// What bind(2) gives.
+pub fn bind(fd: BorrowedFd<'_>, addr: &SocketAddr) -> io::Result<()> {
+    Ok(socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(*addr))?)
+}
+
+/// The local address (getsockname(2)) of an AF_INET or AF_INET6 socket.
+///
+/// # Errors
+/// What getsockname(2) gives; EAFNOSUPPORT for any other family.
+pub fn local_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    inet(&socket::getsockname::<SockaddrStorage>(fd.as_raw_fd())?)
+}
+
+/// The peer's address (getpeername(2)) of an AF_INET or AF_INET6 socket.
+///
+/// # Errors
+/// What getpeername(2) gives, ENOTCONN above all; EAFNOSUPPORT for any other family.
+pub fn peer_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    inet(&socket::getpeername::<SockaddrStorage>(fd.as_raw_fd())?)
+}
+
+fn inet(addr: &SockaddrStorage) -> io::Result<SocketAddr> {
+    match addr.family() {
+        Some(socket::AddressFamily::Inet) => addr.as_sockaddr_in().map(|a: &SockaddrIn| SocketAddr::V4((*a).into())),
+        Some(socket::AddressFamily::Inet6) => addr.as_sockaddr_in6().map(|a: &SockaddrIn6| SocketAddr::V6((*a).into())),
+        _ => None,
+    }
+    .ok_or_else(|| Errno::EAFNOSUPPORT.into())
+}
+
+/// The address with its v4-mapped form undone: what the two ends of a v4-mapped connection agree on.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// The v4-mapped form of an address, as a socket of AF_INET6 takes it.
+pub fn mapped(addr: SocketAddrV4) -> SocketAddrV6 {
+    SocketAddrV6::new(addr.ip().to_ipv6_mapped(), addr.port(), 0, 0)
+}
+
+/// `addr` in the form that the family of `fd` takes: as it is for AF_INET, v4-mapped for AF_INET6.
+///
+/// # Errors
+/// EAFNOSUPPORT for any other family.
+pub fn addr_for(fd: BorrowedFd<'_>, addr: SocketAddrV4) -> io::Result<SocketAddr> {
+    match socket_domain(fd)? {
+        libc::AF_INET => Ok(addr.into()),
+        libc::AF_INET6 => Ok(mapped(addr).into()),
+        _ => Err(Errno::EAFNOSUPPORT.into()),
+    }
+}
+
+/// The name of the socket under `fd` (SO_COOKIE): unique for the life of the network namespace, never reused, never 0.
+///
+/// # Errors
+/// ENOTSOCK, EBADF.
+pub fn socket_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    get(fd, libc::SOL_SOCKET, libc::SO_COOKIE, 0)
+}
+
+/// The address family of the socket (SO_DOMAIN), as `AF_*`.
+///
+/// # Errors
+/// ENOTSOCK, EBADF.
+pub fn socket_domain(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    get(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, 0)
+}
+
+/// The type of the socket (SO_TYPE), as `SOCK_*` without flags.
+///
+/// # Errors
+/// ENOTSOCK, EBADF.
+pub fn socket_type(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    get(fd, libc::SOL_SOCKET, libc::SO_TYPE, 0)
+}
+
+/// The protocol of the socket (SO_PROTOCOL), as `IPPROTO_*`.
+///
+/// # Errors
+/// ENOTSOCK, EBADF.
+pub fn socket_protocol(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    get(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL, 0)
+}
+
+/// Whether the socket listens (SO_ACCEPTCONN).
+///
+/// # Errors
+/// ENOTSOCK, EBADF.
+pub fn is_listening(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(socket::getsockopt(&fd, sockopt::AcceptConn)?)
+}
+
+/// Takes the pending error of the socket (SO_ERROR): 0 if there is none. Reading clears it, so the application will not see it any more.
+///
+/// # Errors
+/// ENOTSOCK, EBADF.
+pub fn so_error(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    Ok(socket::getsockopt(&fd, sockopt::SocketError)?)
+}
+
+/// The pending error of the socket as an error, taken from it.
+///
+/// # Errors
+/// The pending error, or ENOTSOCK, EBADF.
+pub fn check_error(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match so_error(fd)? {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Whether the file description is in non-blocking mode (O_NONBLOCK).
+///
+/// # Errors
+/// EBADF.
+pub fn is_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK))
+}
+
+/// Puts a file description of the supervisor's own into non-blocking mode. Never for a socket of the application.
+///
+/// # Errors
+/// EBADF.
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Lets only segments with at least this TTL reach the socket (IP_MINTTL, RFC 5082); the others vanish without a RST.
+///
+/// # Errors
+/// ENOPROTOOPT where the kernel does not have it.
+pub fn set_minttl(fd: BorrowedFd<'_>, ttl: u8) -> io::Result<()> {
+    set(fd, libc::IPPROTO_IP, libc::IP_MINTTL, libc::c_int::from(ttl))
+}
+
+/// How often a SYN is repeated before connect() gives up (TCP_SYNCNT); the system's default if nobody set it.
+///
+/// # Errors
+/// ENOPROTOOPT if this is not a TCP socket.
+pub fn syncnt(fd: BorrowedFd<'_>) -> io::Result<u8> {
+    let n: libc::c_int = get(fd, libc::IPPROTO_TCP, libc::TCP_SYNCNT, 0)?;
+    u8::try_from(n).map_err(io::Error::other)
+}
+
+/// Sets how often a SYN is repeated (TCP_SYNCNT), from 1 to [`SYNCNT_MAX`].
+///
+/// # Errors
+/// EINVAL out of that range, ENOPROTOOPT if this is not a TCP socket.
+pub fn set_syncnt(fd: BorrowedFd<'_>, times: u8) -> io::Result<()> {
+    set(fd, libc::IPPROTO_TCP, libc::TCP_SYNCNT, libc::c_int::from(times))
+}
+
+/// Makes the next close() of this socket send a RST, and throw away what was not delivered (SO_LINGER with a time of 0).
+///
+/// # Errors
+/// ENOTSOCK, EBADF.
+pub fn reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(socket::setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?)
+}
+
+/// A new socket of the supervisor's own: AF_INET, TCP, close-on-exec, non-blocking.
+///
+/// # Errors
+/// What socket(2) gives.
+pub fn tcp4() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socket::socket(socket::AddressFamily::Inet, socket::SockType::Stream, flags, socket::SockProtocol::Tcp)?)
+}
+
+/// Waits until one of `events`, an error or a hang-up is there, at most for `limit`.
+///
+/// # Errors
+/// ETIMEDOUT after `limit`; EINTR is waited through.
+pub fn wait_for(fd: BorrowedFd<'_>, events: PollFlags, limit: Duration) -> io::Result<PollFlags> {
+    let end = std::time::Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        // Rounded up, so that a rest of less than a millisecond does not spin.
+        let millis = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+        let mut fds = [PollFd::new(fd, events)];
+        match poll(&mut fds, PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
+            Ok(0) if left.is_zero() => return Err(Errno::ETIMEDOUT.into()),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(fds[0].revents().unwrap_or(PollFlags::empty())),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Connects a non-blocking socket of the supervisor's own and waits until it stands, at most for `limit`.
+///
+/// # Errors
+/// What connect(2) gives; ETIMEDOUT after `limit`.
+pub fn connect_within(fd: BorrowedFd<'_>, addr: &SocketAddr, limit: Duration) -> io::Result<()> {
+    if connect_nowait(fd, addr)? == Progress::InProgress {
+        wait_for(fd, PollFlags::POLLOUT, limit)?;
+        check_error(fd)?;
+    }
+    Ok(())
+}
+
+/// A send or receive timeout of one timer tick, until [`ShortTimeout::restore`] or the end of its life.
+pub(crate) struct ShortTimeout<'fd> {
+    fd: BorrowedFd<'fd>,
+    old: TimeVal,
+    receive: bool,
+    restored: bool,
+}
+
+impl<'fd> ShortTimeout<'fd> {
+    fn send(fd: BorrowedFd<'fd>) -> io::Result<Self> {
+        let old = socket::getsockopt(&fd, sockopt::SendTimeout)?;
+        socket::setsockopt(&fd, sockopt::SendTimeout, &TimeVal::microseconds(1))?;
+        Ok(Self { fd, old, receive: false, restored: false })
+    }
+
+    /// For an accept() that must not wait.
+    pub(crate) fn receive(fd: BorrowedFd<'fd>) -> io::Result<Self> {
+        let old = socket::getsockopt(&fd, sockopt::ReceiveTimeout)?;
+        socket::setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::microseconds(1))?;
+        Ok(Self { fd, old, receive: true, restored: false })
+    }
+
+    pub(crate) fn restore(mut self) -> io::Result<()> {
+        self.restored = true;
+        Ok(self.put_back()?)
+    }
+
+    fn put_back(&self) -> nix::Result<()> {
+        if self.receive {
+            sockopt::ReceiveTimeout.set(&self.fd, &self.old)
+        } else {
+            sockopt::SendTimeout.set(&self.fd, &self.old)
+        }
+    }
+}
+
+impl Drop for ShortTimeout<'_> {
+    fn drop(&mut self) {
+        if !self.restored {
+            // A socket that took the timeout takes the old one back; there is nobody to tell otherwise.
+            let _ = self.put_back();
+        }
+    }
+}
+
+/// A value that a socket option may be: any bit pattern is one, and it has no padding.
+trait Plain: Copy {}
+impl Plain for libc::c_int {}
+impl Plain for u64 {}
+
+fn get<T: Plain>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, zero: T) -> io::Result<T> {
+    let mut value = zero;
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` is `len` writable bytes, any content of which is a valid T (`Plain`); the kernel writes no more than `len`.
+    let rc = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
+    Errno::result(rc)?;
+    if len as usize == size_of::<T>() { Ok(value) } else { Err(Errno::EINVAL.into()) }
+}
+
+fn set<T: Plain>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: T) -> io::Result<()> {
+    let len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` is `len` readable bytes without padding (`Plain`), alive through the call.
+    let rc = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    Ok(Errno::result(rc).map(drop)?)
+}
+
+/// Takes O_NONBLOCK off `fd`: for a socket of the supervisor's own making that becomes the program's.
+///
+/// # Errors
+/// What fcntl(2) gives.
+pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
+/// Whether one of `events`, an error or a hang-up is there now.
+pub fn is_ready(fd: BorrowedFd<'_>, events: PollFlags) -> bool {
+    wait_for(fd, events, Duration::ZERO).is_ok_and(|r| !r.is_empty())
+}
+
+/// accept4(2): the next connection of a listener.
+///
+/// # Errors
+/// What accept4(2) gives.
+pub fn accept(listener: BorrowedFd<'_>, flags: socket::SockFlag) -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let number = socket::accept4(listener.as_raw_fd(), flags)?;
+    // SAFETY: accept4 gave a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsFd;
+    use std::time::Instant;
+
+    /// For tests with many sockets: the soft limit is 1024 in most places.
+    pub(crate) fn allow_many_files() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(20_000), hard).unwrap();
+    }
+
+    fn blocking_tcp() -> OwnedFd {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        socket::socket(socket::AddressFamily::Inet, socket::SockType::Stream, flags, None).unwrap()
+    }
+
+    /// A listener that drops every SYN.
+    fn deaf() -> (OwnedFd, SocketAddr) {
+        let fd = tcp4().unwrap();
+        bind(fd.as_fd(), &"127.0.0.1:0".parse().unwrap()).unwrap();
+        set_minttl(fd.as_fd(), 255).unwrap();
+        socket::listen(&fd, socket::Backlog::new(8).unwrap()).unwrap();
+        let addr = local_addr(fd.as_fd()).unwrap();
+        (fd, addr)
+    }
+
+    #[test]
+    fn a_blocking_socket_is_connected_without_waiting() {
+        let (_deaf, addr) = deaf();
+        let app = blocking_tcp();
+        socket::setsockopt(&app, sockopt::SendTimeout, &TimeVal::seconds(7)).unwrap();
+        let start = Instant::now();
+        assert_eq!(connect_nowait(app.as_fd(), &addr).unwrap(), Progress::InProgress);
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+        assert!(!is_nonblocking(app.as_fd()).unwrap());
+        assert_eq!(socket::getsockopt(&app, sockopt::SendTimeout).unwrap(), TimeVal::seconds(7));
+        let again = connect_nowait(app.as_fd(), &addr).unwrap_err();
+        assert_eq!(again.raw_os_error(), Some(libc::EALREADY));
+        disconnect(app.as_fd()).unwrap();
+    }
+
+    #[test]
+    fn an_infinite_timeout_stays_infinite() {
+        let (_deaf, addr) = deaf();
+        let app = blocking_tcp();
+        connect_nowait(app.as_fd(), &addr).unwrap();
+        assert_eq!(socket::getsockopt(&app, sockopt::SendTimeout).unwrap(), TimeVal::seconds(0));
+    }
+
+    #[test]
+    fn a_listener_answers_at_once_and_a_closed_port_refuses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let app = blocking_tcp();
+        assert_eq!(connect_nowait(app.as_fd(), &addr).unwrap(), Progress::Done);
+        assert_eq!(peer_addr(app.as_fd()).unwrap(), addr);
+        let twice = connect_nowait(app.as_fd(), &addr).unwrap_err();
+        assert_eq!(twice.raw_os_error(), Some(libc::EISCONN));
+        let quiet = tcp4().unwrap();
+        bind(quiet.as_fd(), &"127.0.0.1:0".parse().unwrap()).unwrap();
+        let closed = local_addr(quiet.as_fd()).unwrap();
+        let refused = connect_nowait(blocking_tcp().as_fd(), &closed).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ECONNREFUSED));
+    }
+
+    #[test]
+    fn what_a_socket_is() {
+        let udp = UdpSocket::bind("[::1]:0").unwrap();
+        assert_eq!(socket_domain(udp.as_fd()).unwrap(), libc::AF_INET6);
+        assert_eq!(socket_type(udp.as_fd()).unwrap(), libc::SOCK_DGRAM);
+        assert_eq!(socket_protocol(udp.as_fd()).unwrap(), libc::IPPROTO_UDP);
+        assert_eq!(local_addr(udp.as_fd()).unwrap(), udp.local_addr().unwrap());
+        assert_eq!(peer_addr(udp.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+        let (one, two) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(local_addr(one.as_fd()).unwrap_err().raw_os_error(), Some(libc::EAFNOSUPPORT));
+        assert_ne!(socket_cookie(one.as_fd()).unwrap(), socket_cookie(two.as_fd()).unwrap());
+        let dup = one.as_fd().try_clone_to_owned().unwrap();
+        assert_eq!(socket_cookie(one.as_fd()).unwrap(), socket_cookie(dup.as_fd()).unwrap());
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(socket_cookie(file.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
+    }
+
+    #[test]
+    fn a_reset_is_the_pending_error_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(is_listening(listener.as_fd()).unwrap());
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        reset_on_close(server.as_fd()).unwrap();
+        drop(server);
+        let seen = wait_for(client.as_fd(), PollFlags::POLLIN, Duration::from_secs(5)).unwrap();
+        assert!(seen.contains(PollFlags::POLLERR));
+        assert_eq!(check_error(client.as_fd()).unwrap_err().raw_os_error(), Some(libc::ECONNRESET));
+        check_error(client.as_fd()).unwrap();
+    }
+
+    #[test]
+    fn waiting_ends() {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let late = wait_for(udp.as_fd(), PollFlags::POLLIN, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(late.raw_os_error(), Some(libc::ETIMEDOUT));
+    }
+
+    #[test]
+    fn forms_of_an_address() {
+        let v4 = SocketAddrV4::new(Ipv4Addr::new(127, 64, 0, 9), 80);
+        assert_eq!(mapped(v4).to_string(), "[::ffff:127.64.0.9]:80");
+        assert_eq!(canonical(mapped(v4).into()), SocketAddr::V4(v4));
+        let six = UdpSocket::bind("[::]:0").unwrap();
+        assert_eq!(addr_for(six.as_fd(), v4).unwrap(), mapped(v4).into());
+    }
+}
