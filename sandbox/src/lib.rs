@@ -3,5 +3,8 @@
 
 pub mod bell;
 pub mod diag;
+pub mod doctor;
 pub mod park;
+pub mod ready;
+pub mod relay;
 pub mod sock;

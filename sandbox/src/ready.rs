@@ -1,0 +1,46 @@
+//! Waiting for a descriptor within tokio.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::sock;
+
+/// Repeats `operation` each time that `fd` becomes ready for `interest`, until it says something else than EAGAIN. It is
+/// tried at once first. Must run within a tokio runtime with I/O enabled.
+pub async fn when_ready<T>(
+    fd: BorrowedFd<'_>,
+    interest: Interest,
+    mut operation: impl FnMut() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    match operation() {
+        Err(Errno::EAGAIN) => {}
+        other => return other,
+    }
+    // SAFETY: `fd` is borrowed for longer than the registration lives, and a BorrowedFd always gives the same number.
+    let ready = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    let ready = ready.map_err(|e| Errno::from_raw(io::Error::from(e).raw_os_error().unwrap_or(libc::EIO)))?;
+    loop {
+        let mut guard = if interest.is_readable() { ready.readable().await } else { ready.writable().await }
+            .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
+        match operation() {
+            Err(Errno::EAGAIN) => guard.clear_ready(),
+            other => return other,
+        }
+    }
+}
+
+/// Waits until the connect() under way on `fd` has ended; its error, if it failed.
+pub async fn connected(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    when_ready(fd, Interest::WRITABLE, || {
+        if !sock::is_ready(fd, PollFlags::POLLOUT) {
+            return Err(Errno::EAGAIN);
+        }
+        sock::check_error(fd).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+    })
+    .await
+}
