@@ -2,9 +2,17 @@
 //! requests, answers, sockets.
 
 pub mod bell;
+pub mod child;
 pub mod diag;
 pub mod doctor;
+pub mod filter;
+pub mod memory;
+pub mod message;
+pub mod notify;
 pub mod park;
+pub mod processes;
 pub mod ready;
 pub mod relay;
+pub mod signals;
 pub mod sock;
+pub mod unix;

@@ -1,0 +1,372 @@
+//! Memory of the program: read once into owned values, written only while the caller waits.
+
+use std::fmt;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
+
+use crate::notify::{Notification, Reply};
+
+/// A socket address as the program passed it, owned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// AF_INET or AF_INET6.
+    Inet(SocketAddr),
+    /// AF_UNIX: the bytes after the family, as given (a path with or without its NUL, an abstract name, or none).
+    Unix(Vec<u8>),
+    /// AF_UNSPEC; what follows as AF_INET would have it, if there is enough of it.
+    Unspecified(Option<SocketAddrV4>),
+    /// Another family, or one of the above with too few bytes for it.
+    Other {
+        /// sa_family.
+        family: u16,
+        /// The length given.
+        length: usize,
+    },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(a) => write!(f, "{a}"),
+            Address::Unix(name) if name.first() == Some(&0) => {
+                write!(f, "unix:@{}", String::from_utf8_lossy(&name[1..]).escape_default())
+            }
+            Address::Unix(name) => {
+                let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+                write!(f, "unix:{}", String::from_utf8_lossy(&name[..end]).escape_default())
+            }
+            Address::Unspecified(_) => f.write_str("AF_UNSPEC"),
+            Address::Other { family, length } => write!(f, "family {family}, {length} bytes"),
+        }
+    }
+}
+
+/// sizeof(struct sockaddr_storage): the kernel's bound for any address (move_addr_to_kernel).
+const STORAGE: usize = 128;
+/// sizeof(struct sockaddr_in).
+const SOCKADDR_IN: usize = 16;
+/// The shortest AF_INET6 address that Linux takes (SIN6_LEN_RFC2133).
+const SOCKADDR_IN6_OLD: usize = 24;
+/// UIO_MAXIOV.
+const IOV_MAX: usize = 1024;
+/// What one emulated call carries at most, in bytes: more is a partial send or receive, which streams allow.
+pub const CHUNK: usize = 1 << 20;
+
+impl Address {
+    /// Decodes what the program passed as a struct sockaddr.
+    pub fn parse(bytes: &[u8]) -> Address {
+        let Some((family, rest)) = bytes.split_first_chunk::<2>() else {
+            return Address::Other { family: 0, length: bytes.len() };
+        };
+        let family = u16::from_ne_bytes(*family);
+        let port = || rest.first_chunk::<2>().map_or(0, |p| u16::from_be_bytes(*p));
+        let v4 = || SocketAddrV4::new(Ipv4Addr::new(rest[2], rest[3], rest[4], rest[5]), port());
+        match i32::from(family) {
+            libc::AF_UNSPEC => Address::Unspecified((bytes.len() >= SOCKADDR_IN).then(v4)),
+            libc::AF_UNIX => Address::Unix(rest.to_vec()),
+            libc::AF_INET if bytes.len() >= SOCKADDR_IN => Address::Inet(SocketAddr::V4(v4())),
+            libc::AF_INET6 if bytes.len() >= SOCKADDR_IN6_OLD => {
+                let mut ip = [0u8; 16];
+                ip.copy_from_slice(&rest[6..22]);
+                let flow = u32::from_be_bytes([rest[2], rest[3], rest[4], rest[5]]);
+                let scope = rest.get(22..26).map_or(0, |s| u32::from_ne_bytes([s[0], s[1], s[2], s[3]]));
+                Address::Inet(SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from(ip), port(), flow, scope)))
+            }
+            _ => Address::Other { family, length: bytes.len() },
+        }
+    }
+}
+
+/// The struct sockaddr_in or sockaddr_in6 of an address, as the kernel writes it.
+pub fn sockaddr_bytes(address: &SocketAddr) -> Vec<u8> {
+    let mut out = Vec::with_capacity(28);
+    match address {
+        SocketAddr::V4(a) => {
+            out.extend_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+            out.extend_from_slice(&a.port().to_be_bytes());
+            out.extend_from_slice(&a.ip().octets());
+            out.extend_from_slice(&[0; 8]);
+        }
+        SocketAddr::V6(a) => {
+            out.extend_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+            out.extend_from_slice(&a.port().to_be_bytes());
+            out.extend_from_slice(&a.flowinfo().to_be_bytes());
+            out.extend_from_slice(&a.ip().octets());
+            out.extend_from_slice(&a.scope_id().to_ne_bytes());
+        }
+    }
+    out
+}
+
+/// Where the program wants an address written: a pointer and a pointer to its socklen_t. Either may be null.
+#[derive(Debug, Clone, Copy)]
+pub struct AddressOut {
+    /// struct sockaddr *.
+    pub address: u64,
+    /// socklen_t *.
+    pub length: u64,
+}
+
+/// One struct iovec of the program.
+#[derive(Debug, Clone, Copy)]
+pub struct ForeignSlice {
+    /// Address.
+    pub base: u64,
+    /// Bytes.
+    pub length: usize,
+}
+
+/// struct msghdr of the program, read once. Lengths are as given, checked.
+#[derive(Debug, Clone)]
+pub struct MessageHeader {
+    /// Where the struct is, for the fields that the kernel writes back.
+    pub at: u64,
+    /// msg_name.
+    pub name: u64,
+    /// msg_namelen.
+    pub name_length: u32,
+    /// The iovecs.
+    pub slices: Vec<ForeignSlice>,
+    /// msg_control.
+    pub control: u64,
+    /// msg_controllen.
+    pub control_length: usize,
+}
+
+impl MessageHeader {
+    /// Bytes in all slices, saturating.
+    pub fn capacity(&self) -> usize {
+        self.slices.iter().fold(0usize, |n, s| n.saturating_add(s.length))
+    }
+}
+
+/// sizeof(struct msghdr) and the offsets in it on a 64-bit machine (struct user_msghdr of the kernel).
+const MSGHDR: usize = 56;
+const OFFSET_NAMELEN: u64 = 8;
+const OFFSET_CONTROLLEN: u64 = 40;
+const OFFSET_FLAGS: u64 = 48;
+/// sizeof(struct mmsghdr); its msg_len comes after the msghdr.
+pub const MMSGHDR: u64 = 64;
+
+impl Notification {
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.thread as i32)
+    }
+
+    /// Reads `length` bytes once. EFAULT for a bad pointer; ESRCH when the caller is gone.
+    pub fn read(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        let mut buffer = vec![0; length];
+        self.read_into(address, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// Fills `buffer` from the program's memory; see [`Notification::read`].
+    pub fn read_into(&self, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        self.copy_in(address, buffer)?;
+        // The thread may have died and its id may be another's: what was read counts only if the caller still waits.
+        if self.reply.is_waiting() { Ok(()) } else { Err(Errno::ESRCH) }
+    }
+
+    fn copy_in(&self, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let length = buffer.len();
+        let remote = [RemoteIoVec { base: address as usize, len: length }];
+        let n = process_vm_readv(self.pid(), &mut [IoSliceMut::new(buffer)], &remote)?;
+        if n == length { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Reads a native u32 (also int and socklen_t).
+    pub fn read_u32(&self, address: u64) -> Result<u32, Errno> {
+        let mut word = [0; 4];
+        self.read_into(address, &mut word)?;
+        Ok(u32::from_ne_bytes(word))
+    }
+
+    /// Writes bytes into the caller's memory while it waits.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        write_to(self.thread, &self.reply, address, bytes)
+    }
+
+    /// A struct sockaddr argument: EINVAL for a bad length, EFAULT for a bad pointer.
+    pub fn address(&self, pointer: u64, length: u64) -> Result<Address, Errno> {
+        let length = length as u32 as i32;
+        let length = usize::try_from(length).map_err(|_| Errno::EINVAL)?;
+        if length > STORAGE {
+            return Err(Errno::EINVAL);
+        }
+        let mut bytes = [0u8; STORAGE];
+        self.read_into(pointer, &mut bytes[..length])?;
+        Ok(Address::parse(&bytes[..length]))
+    }
+
+    /// Writes `bytes` as an address result: truncated to the program's length, the true length stored
+    /// (move_addr_to_user). A null address pointer asks for nothing.
+    pub fn write_address(&self, out: AddressOut, bytes: &[u8]) -> Result<(), Errno> {
+        if out.address == 0 {
+            return Ok(());
+        }
+        self.write_name(out, bytes)
+    }
+
+    /// As [`Notification::write_address`], for the calls that are about nothing but the address: a null pointer is
+    /// EFAULT there unless the length is 0.
+    pub fn write_name(&self, out: AddressOut, bytes: &[u8]) -> Result<(), Errno> {
+        // The check that the caller still waits comes with the write.
+        let mut given = [0; 4];
+        self.copy_in(out.length, &mut given)?;
+        let given = usize::try_from(i32::from_ne_bytes(given)).map_err(|_| Errno::EINVAL)?;
+        let n = given.min(bytes.len());
+        if given == bytes.len() {
+            return self.write(out.address, bytes);
+        }
+        self.write_pair((out.address, &bytes[..n]), (out.length, &(bytes.len() as u32).to_ne_bytes()))
+    }
+
+    /// Two writes in one system call.
+    fn write_pair(&self, one: (u64, &[u8]), two: (u64, &[u8])) -> Result<(), Errno> {
+        if !self.reply.is_waiting() {
+            return Err(Errno::ESRCH);
+        }
+        let total = one.1.len() + two.1.len();
+        let remote = [
+            RemoteIoVec { base: one.0 as usize, len: one.1.len() },
+            RemoteIoVec { base: two.0 as usize, len: two.1.len() },
+        ];
+        let n = process_vm_writev(self.pid(), &[IoSlice::new(one.1), IoSlice::new(two.1)], &remote)?;
+        if n == total { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Reads a struct msghdr and its iovecs.
+    pub fn message_header(&self, at: u64) -> Result<MessageHeader, Errno> {
+        let mut raw = [0u8; MSGHDR];
+        self.read_into(at, &mut raw)?;
+        let word = |o: usize| {
+            let mut w = [0u8; 8];
+            w.copy_from_slice(&raw[o..o + 8]);
+            u64::from_ne_bytes(w)
+        };
+        let name_length = word(8) as u32;
+        if (name_length as i32) < 0 {
+            return Err(Errno::EINVAL);
+        }
+        let count = usize::try_from(word(24)).map_err(|_| Errno::EMSGSIZE)?;
+        if count > IOV_MAX {
+            return Err(Errno::EMSGSIZE);
+        }
+        let table = self.read(word(16), count * 16)?;
+        let mut slices = Vec::with_capacity(count);
+        let mut total = 0i64;
+        for entry in table.chunks_exact(16) {
+            let (mut base, mut length) = ([0u8; 8], [0u8; 8]);
+            base.copy_from_slice(&entry[..8]);
+            length.copy_from_slice(&entry[8..]);
+            let length = i64::from_ne_bytes(length);
+            if length < 0 {
+                return Err(Errno::EINVAL);
+            }
+            total = total.saturating_add(length);
+            slices.push(ForeignSlice { base: u64::from_ne_bytes(base), length: length as usize });
+        }
+        Ok(MessageHeader {
+            at,
+            name: word(0),
+            name_length: name_length.min(STORAGE as u32),
+            slices,
+            control: word(32),
+            control_length: usize::try_from(word(40)).map_err(|_| Errno::ENOBUFS)?,
+        })
+    }
+
+    /// The data of a message, at most `limit` bytes of it.
+    pub fn gather(&self, slices: &[ForeignSlice], limit: usize) -> Result<Vec<u8>, Errno> {
+        let mut wanted = 0;
+        let mut remote = Vec::with_capacity(slices.len());
+        for s in slices {
+            let n = s.length.min(limit - wanted);
+            if n > 0 {
+                remote.push(RemoteIoVec { base: s.base as usize, len: n });
+                wanted += n;
+            }
+        }
+        let mut data = vec![0; wanted];
+        if wanted > 0 {
+            let n = process_vm_readv(self.pid(), &mut [IoSliceMut::new(&mut data)], &remote)?;
+            if n != wanted {
+                return Err(Errno::EFAULT);
+            }
+            if !self.reply.is_waiting() {
+                return Err(Errno::ESRCH);
+            }
+        }
+        Ok(data)
+    }
+
+    /// Spreads received data over the program's slices.
+    pub fn scatter(&self, slices: &[ForeignSlice], data: &[u8]) -> Result<(), Errno> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        if !self.reply.is_waiting() {
+            return Err(Errno::ESRCH);
+        }
+        let remote: Vec<_> = slices.iter().map(|s| RemoteIoVec { base: s.base as usize, len: s.length }).collect();
+        let n = process_vm_writev(self.pid(), &[IoSlice::new(data)], &remote)?;
+        if n == data.len() { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Writes back what recvmsg(2) changes in a msghdr: the name, its length, control data, its length, flags.
+    pub fn finish_message(&self, header: &MessageHeader, name: &[u8], control: &[u8], flags: i32) -> Result<(), Errno> {
+        if header.name != 0 {
+            let n = name.len().min(header.name_length as usize);
+            self.write(header.name, &name[..n])?;
+            self.write(header.at + OFFSET_NAMELEN, &(name.len() as u32).to_ne_bytes())?;
+        }
+        if !control.is_empty() {
+            self.write(header.control, control)?;
+        }
+        self.write(header.at + OFFSET_CONTROLLEN, &(control.len() as u64).to_ne_bytes())?;
+        self.write(header.at + OFFSET_FLAGS, &flags.to_ne_bytes())
+    }
+}
+
+/// Writes bytes into the memory of `thread` while the call behind `reply` waits.
+pub fn write_to(thread: u32, reply: &Reply, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    if !reply.is_waiting() {
+        return Err(Errno::ESRCH);
+    }
+    let remote = [RemoteIoVec { base: address as usize, len: bytes.len() }];
+    let n = process_vm_writev(Pid::from_raw(thread as i32), &[IoSlice::new(bytes)], &remote)?;
+    if n == bytes.len() { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_round_trip() {
+        for text in ["198.18.0.9:7000", "[2001:2::7]:53", "[::ffff:127.64.0.1]:1"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(Address::parse(&sockaddr_bytes(&address)), Address::Inet(address));
+        }
+    }
+
+    #[test]
+    fn short_and_foreign_addresses_are_named() {
+        assert_eq!(Address::parse(&[]), Address::Other { family: 0, length: 0 });
+        assert_eq!(Address::parse(&[0, 0]), Address::Unspecified(None));
+        assert_eq!(Address::parse(&[2, 0, 1]), Address::Other { family: 2, length: 3 });
+        assert_eq!(Address::parse(&[10, 0, 0, 0, 0, 0, 0, 0]), Address::Other { family: 10, length: 8 });
+        assert_eq!(Address::parse(&[1, 0, b'/', b'x']), Address::Unix(b"/x".to_vec()));
+        assert_eq!(Address::parse(&[16, 0, 0, 0]), Address::Other { family: 16, length: 4 });
+    }
+}

@@ -1,0 +1,224 @@
+//! sendmsg(2) and recvmsg(2) on the supervisor's duplicate of a socket, with control data as plain bytes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+use crate::memory::{Address, sockaddr_bytes};
+
+/// What one recvmsg(2) gave.
+#[derive(Debug)]
+pub struct Received {
+    /// What the call returned: bytes, or with MSG_TRUNC the true length of the datagram.
+    pub length: usize,
+    /// The source address: the raw struct sockaddr, empty when there is none.
+    pub name: Vec<u8>,
+    /// Control data, as the kernel wrote it.
+    pub control: Vec<u8>,
+    /// msg_flags.
+    pub flags: i32,
+}
+
+impl Received {
+    /// The source as an Internet address.
+    pub fn source(&self) -> Option<SocketAddr> {
+        match Address::parse(&self.name) {
+            Address::Inet(a) => Some(a),
+            _ => None,
+        }
+    }
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, Copy)]
+pub enum Destination<'a> {
+    /// Where the socket is connected.
+    Connected,
+    /// An Internet address.
+    Inet(SocketAddr),
+    /// A raw struct sockaddr.
+    Raw(&'a [u8]),
+}
+
+/// Sends one message. MSG_NOSIGNAL is always added: SIGPIPE is the program's, not the supervisor's.
+pub fn send(fd: BorrowedFd<'_>, data: &[u8], to: Destination<'_>, control: &[u8], flags: i32) -> Result<usize, Errno> {
+    let encoded;
+    let name: &[u8] = match to {
+        Destination::Connected => &[],
+        Destination::Inet(a) => {
+            encoded = sockaddr_bytes(&a);
+            &encoded
+        }
+        Destination::Raw(bytes) => bytes,
+    };
+    let mut slice = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    // SAFETY: plain data for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    if !name.is_empty() {
+        header.msg_name = name.as_ptr().cast_mut().cast();
+        header.msg_namelen = name.len() as libc::socklen_t;
+    }
+    header.msg_iov = &raw mut slice;
+    header.msg_iovlen = 1;
+    if !control.is_empty() {
+        header.msg_control = control.as_ptr().cast_mut().cast();
+        header.msg_controllen = control.len() as _;
+    }
+    // SAFETY: the header points to `data`, `name` and `control`, which outlive the call; sendmsg only reads them.
+    let n = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags | libc::MSG_NOSIGNAL) };
+    if n < 0 { Err(Errno::last()) } else { Ok(n as usize) }
+}
+
+/// Receives one message into `data`; `control` bytes of control data are accepted.
+pub fn receive(fd: BorrowedFd<'_>, data: &mut [u8], control: usize, flags: i32) -> Result<Received, Errno> {
+    let mut name = [0u64; 16];
+    // u64 for the alignment that struct cmsghdr wants.
+    let mut room = vec![0u64; control.div_ceil(8)];
+    let mut slice = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    // SAFETY: plain data for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = name.as_mut_ptr().cast();
+    header.msg_namelen = size_of_val(&name) as libc::socklen_t;
+    header.msg_iov = &raw mut slice;
+    header.msg_iovlen = 1;
+    if control > 0 {
+        header.msg_control = room.as_mut_ptr().cast();
+        header.msg_controllen = control as _;
+    }
+    // SAFETY: the header points to `data`, `name` and `room` with their true sizes; all outlive the call.
+    let n = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) };
+    if n < 0 {
+        return Err(Errno::last());
+    }
+    let bytes = |words: &[u64], length: usize| {
+        let mut out: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        out.truncate(length);
+        out
+    };
+    Ok(Received {
+        length: n as usize,
+        name: bytes(&name, header.msg_namelen as usize),
+        control: bytes(&room, header.msg_controllen as usize),
+        flags: header.msg_flags,
+    })
+}
+
+/// getsockname(2), or with `peer` getpeername(2): the raw struct sockaddr, whatever its family.
+pub fn raw_name(fd: BorrowedFd<'_>, peer: bool) -> Result<Vec<u8>, Errno> {
+    let mut storage = [0u64; 16];
+    let mut length = size_of_val(&storage) as libc::socklen_t;
+    let call = if peer { libc::getpeername } else { libc::getsockname };
+    // SAFETY: the kernel writes at most `length` bytes into `storage`, and the true length.
+    let r = unsafe { call(fd.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut length) };
+    if r < 0 {
+        return Err(Errno::last());
+    }
+    let mut bytes: Vec<u8> = storage.iter().flat_map(|w| w.to_ne_bytes()).collect();
+    bytes.truncate(length as usize);
+    Ok(bytes)
+}
+
+/// One control message: level, type and data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    /// cmsg_level.
+    pub level: i32,
+    /// cmsg_type.
+    pub kind: i32,
+    /// What follows the header.
+    pub data: Vec<u8>,
+}
+
+/// sizeof(struct cmsghdr) on a 64-bit machine.
+const CMSGHDR: usize = 16;
+
+/// Splits control data (cmsg(3)). EINVAL for a header that does not fit, as the kernel says it.
+pub fn parse_control(mut bytes: &[u8]) -> Result<Vec<Control>, Errno> {
+    let mut out = Vec::new();
+    while bytes.len() >= CMSGHDR {
+        let mut length = [0u8; 8];
+        length.copy_from_slice(&bytes[..8]);
+        let length = usize::try_from(u64::from_ne_bytes(length)).map_err(|_| Errno::EINVAL)?;
+        if length < CMSGHDR || length > bytes.len() {
+            return Err(Errno::EINVAL);
+        }
+        let int = |o: usize| i32::from_ne_bytes([bytes[o], bytes[o + 1], bytes[o + 2], bytes[o + 3]]);
+        out.push(Control { level: int(8), kind: int(12), data: bytes[CMSGHDR..length].to_vec() });
+        bytes = &bytes[length.next_multiple_of(8).min(bytes.len())..];
+    }
+    Ok(out)
+}
+
+/// Joins control messages again, each aligned to eight bytes (the last one is not padded).
+pub fn build_control(messages: &[Control]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for m in messages {
+        out.resize(out.len().next_multiple_of(8), 0);
+        out.extend_from_slice(&((CMSGHDR + m.data.len()) as u64).to_ne_bytes());
+        out.extend_from_slice(&m.level.to_ne_bytes());
+        out.extend_from_slice(&m.kind.to_ne_bytes());
+        out.extend_from_slice(&m.data);
+    }
+    out
+}
+
+/// The descriptors in an SCM_RIGHTS message.
+pub fn descriptors(data: &[u8]) -> impl Iterator<Item = i32> + '_ {
+    data.chunks_exact(4).map(|c| i32::from_ne_bytes([c[0], c[1], c[2], c[3]]))
+}
+
+/// Takes ownership of descriptors that the kernel just installed in this process by SCM_RIGHTS.
+pub fn adopt(received: &Received) -> io::Result<Vec<(Control, Vec<std::os::fd::OwnedFd>)>> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    let mut out = Vec::new();
+    for m in parse_control(&received.control).map_err(io::Error::from)? {
+        let fds = if m.level == libc::SOL_SOCKET && m.kind == libc::SCM_RIGHTS {
+            // SAFETY: recvmsg made these descriptors for this message; each is adopted once, here.
+            descriptors(&m.data).map(|n| unsafe { OwnedFd::from_raw_fd(n) }).collect()
+        } else {
+            Vec::new()
+        };
+        out.push((m, fds));
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn control_data_survives_the_round_trip() {
+        let messages = vec![
+            Control { level: 1, kind: 1, data: vec![1, 2, 3, 4] },
+            Control { level: 0, kind: 8, data: vec![7; 12] },
+        ];
+        assert_eq!(parse_control(&build_control(&messages)).unwrap(), messages);
+    }
+
+    #[test]
+    fn control_data_that_lies_about_its_length_is_refused() {
+        for length in [0u64, 15, 17, u64::MAX] {
+            let mut bytes = length.to_ne_bytes().to_vec();
+            bytes.extend_from_slice(&[0; 8]);
+            assert_eq!(parse_control(&bytes), Err(Errno::EINVAL), "{length}");
+        }
+        assert_eq!(parse_control(&[0; 15]), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_datagram_goes_and_comes_with_its_source() {
+        let a = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let b = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = Destination::Inet(b.local_addr().unwrap());
+        assert_eq!(send(a.as_fd(), b"hello", to, &[], 0).unwrap(), 5);
+        let mut data = [0; 3];
+        let got = receive(b.as_fd(), &mut data, 0, libc::MSG_TRUNC).unwrap();
+        assert_eq!((got.length, &data), (5, b"hel"));
+        assert_eq!(got.source(), Some(a.local_addr().unwrap()));
+        assert_ne!(got.flags & libc::MSG_TRUNC, 0);
+    }
+}

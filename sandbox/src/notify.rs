@@ -1,0 +1,258 @@
+//! Notifications: one trapped call each, answered exactly once.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::child::{pidfd_getfd, pidfd_open};
+
+/// The receiving end of the notify filter. Cheap to clone; several threads may receive at once.
+#[derive(Clone)]
+pub struct Listener {
+    fd: Arc<OwnedFd>,
+}
+
+/// The kernel's ERESTARTSYS: with a signal pending it makes the call end as a native one does (restart or EINTR).
+const ERESTARTSYS: i32 = 512;
+
+/// How many threads of the program one notification thread remembers by pidfd.
+const REMEMBERED: usize = 128;
+
+thread_local! {
+    /// Threads of the program by thread id. A pidfd names one thread for good: when the thread is gone and its id is
+    /// another's, pidfd_getfd says ESRCH, so an entry can be stale but never wrong.
+    static THREADS: RefCell<HashMap<u32, OwnedFd>> = RefCell::new(HashMap::new());
+}
+
+impl Listener {
+    /// Duplicates the listener `number` out of the waiting child and asks for wake-ups on the same CPU.
+    pub(crate) fn fetch(pid: Pid, number: RawFd) -> io::Result<Listener> {
+        let fd = pidfd_getfd(&pidfd_open(pid.as_raw(), false)?, number)?;
+        /// SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP of include/uapi/linux/seccomp.h (Linux 6.6).
+        const SYNC_WAKE_UP: libc::c_ulong = 1;
+        // SAFETY: the ioctl takes its flags by value. Older kernels refuse it, which costs only time.
+        unsafe { libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
+        Ok(Listener { fd: Arc::new(fd) })
+    }
+
+    /// Blocks until the program makes a trapped call. None when no process of the program is left.
+    pub fn receive(&self) -> io::Result<Option<Notification>> {
+        loop {
+            // SAFETY: plain data for which zero is valid; the kernel demands it zeroed.
+            let mut raw: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+            // SAFETY: the kernel writes one seccomp_notif to the pointer.
+            if unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut raw) } == 0 {
+                return Ok(Some(Notification {
+                    reply: Reply { listener: self.clone(), id: raw.id, answered: false },
+                    thread: raw.pid,
+                    call: i64::from(raw.data.nr),
+                    arguments: raw.data.args,
+                }));
+            }
+            let e = io::Error::last_os_error();
+            match e.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // ENOENT is also the answer when the caller died between wake-up and receipt: look who is left.
+                Some(libc::ENOENT) if self.is_finished() => return Ok(None),
+                Some(libc::ENOENT) => {}
+                _ => return Err(e),
+            }
+        }
+    }
+
+    fn is_valid(&self, id: u64) -> bool {
+        // SAFETY: the kernel reads eight bytes.
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
+    }
+
+    /// True when no task with this filter is left: the listener then polls as hung up.
+    fn is_finished(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        use std::os::fd::AsFd;
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::ZERO);
+        fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
+    }
+}
+
+/// One trapped call: registers, the thread that made it, and the duty to answer.
+pub struct Notification {
+    /// The duty to answer.
+    pub reply: Reply,
+    /// Thread id of the caller in the supervisor's pid namespace.
+    pub thread: u32,
+    /// System call number.
+    pub call: i64,
+    /// The six argument registers.
+    pub arguments: [u64; 6],
+}
+
+impl Notification {
+    /// A duplicate of the caller's descriptor `number`, to be dropped when the call is answered: the peer of a socket
+    /// sees its end only when no duplicate is left. EBADF as the kernel would say it.
+    pub fn descriptor(&self, number: i32) -> Result<OwnedFd, Errno> {
+        descriptor_of(self.thread, number)
+    }
+}
+
+/// A duplicate of descriptor `number` of thread `thread`.
+pub fn descriptor_of(thread: u32, number: i32) -> Result<OwnedFd, Errno> {
+    if number < 0 {
+        return Err(Errno::EBADF);
+    }
+    THREADS.with_borrow_mut(|threads| {
+        if let Some(pidfd) = threads.get(&thread) {
+            match pidfd_getfd(pidfd, number).map_err(to_errno) {
+                Err(Errno::ESRCH) => {
+                    threads.remove(&thread);
+                }
+                other => return other,
+            }
+        }
+        match pidfd_open(thread as i32, true) {
+            Ok(pidfd) => {
+                let fd = pidfd_getfd(&pidfd, number).map_err(to_errno);
+                if threads.len() >= REMEMBERED {
+                    threads.clear();
+                }
+                threads.insert(thread, pidfd);
+                fd
+            }
+            // Before Linux 6.9 a pidfd names a process only, so nothing can be remembered by thread id.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                let process = process_of(thread).ok_or(Errno::ESRCH)?;
+                let pidfd = pidfd_open(process, false).map_err(to_errno)?;
+                pidfd_getfd(&pidfd, number).map_err(to_errno)
+            }
+            Err(e) => Err(to_errno(e)),
+        }
+    })
+}
+
+fn to_errno(e: io::Error) -> Errno {
+    Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// The process of a thread: the line "Tgid:" of /proc/TID/status (proc(5)).
+pub fn process_of(thread: u32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|l| l.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
+/// The duty to answer one call. Every method that answers consumes it; dropping it unanswered answers EIO, so that no
+/// thread of the program is ever left hanging.
+#[must_use]
+pub struct Reply {
+    listener: Listener,
+    id: u64,
+    answered: bool,
+}
+
+static UNANSWERED: AtomicU64 = AtomicU64::new(0);
+
+/// How many calls were dropped without an answer so far: each is a defect of the supervisor.
+pub fn unanswered() -> u64 {
+    UNANSWERED.load(Ordering::Relaxed)
+}
+
+/// Says whether the caller of one trapped call still waits; cannot answer it.
+pub struct Waiting {
+    listener: Listener,
+    id: u64,
+}
+
+impl Waiting {
+    /// True while the caller still waits: it has not been killed.
+    pub fn is_waiting(&self) -> bool {
+        self.listener.is_valid(self.id)
+    }
+}
+
+impl Reply {
+    /// The question alone.
+    pub fn watch(&self) -> Waiting {
+        Waiting { listener: self.listener.clone(), id: self.id }
+    }
+
+    /// True while the caller still waits: it has not been killed, and its thread id still means it.
+    pub fn is_waiting(&self) -> bool {
+        self.listener.is_valid(self.id)
+    }
+
+    /// The call returns `value`.
+    pub fn value(mut self, value: i64) {
+        self.send(value, 0);
+    }
+
+    /// The call fails with `errno`.
+    pub fn error(mut self, errno: Errno) {
+        self.send(0, -(errno as i32));
+    }
+
+    /// The call returns the value, or fails with the errno.
+    pub fn result(self, result: Result<i64, Errno>) {
+        match result {
+            Ok(value) => self.value(value),
+            Err(errno) => self.error(errno),
+        }
+    }
+
+    /// The call ends as a native one that a signal interrupts: handler, then restart or EINTR. Only for a thread with
+    /// a pending, unblocked signal; see [`crate::signals`].
+    pub fn interrupted(mut self) {
+        self.send(0, -ERESTARTSYS);
+    }
+
+    /// Installs a duplicate of `fd` in the program and returns its number to it, in one step
+    /// (SECCOMP_ADDFD_FLAG_SEND). ESRCH or ENOENT when the caller is gone; EMFILE when its table is full.
+    pub fn install(mut self, fd: BorrowedFd<'_>, close_on_exec: bool) -> Result<(), (Reply, Errno)> {
+        match self.add(fd, close_on_exec, libc::SECCOMP_ADDFD_FLAG_SEND as u32) {
+            Ok(_) => {
+                self.answered = true;
+                Ok(())
+            }
+            Err(e) => Err((self, e)),
+        }
+    }
+
+    /// Installs a duplicate of `fd` in the program without answering yet; returns its number there.
+    pub fn add_descriptor(&self, fd: BorrowedFd<'_>, close_on_exec: bool) -> Result<i32, Errno> {
+        self.add(fd, close_on_exec, 0)
+    }
+
+    fn add(&self, fd: BorrowedFd<'_>, close_on_exec: bool, flags: u32) -> Result<i32, Errno> {
+        let request = libc::seccomp_notif_addfd {
+            id: self.id,
+            flags,
+            srcfd: fd.as_raw_fd() as u32,
+            newfd: 0,
+            newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+        };
+        // SAFETY: the kernel reads one seccomp_notif_addfd; `fd` is open for the length of the call.
+        let n =
+            unsafe { libc::ioctl(self.listener.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw const request) };
+        if n < 0 { Err(Errno::last()) } else { Ok(n) }
+    }
+
+    fn send(&mut self, val: i64, error: i32) {
+        self.answered = true;
+        let mut response = libc::seccomp_notif_resp { id: self.id, val, error, flags: 0 };
+        // SAFETY: the kernel reads one seccomp_notif_resp. ENOENT means that the caller died: nothing is owed then.
+        unsafe { libc::ioctl(self.listener.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if !self.answered {
+            UNANSWERED.fetch_add(1, Ordering::Relaxed);
+            self.send(0, -libc::EIO);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The processes of the program: children of this one, and theirs, and the orphans that a subreaper inherits.
+
+use std::os::fd::BorrowedFd;
+
+/// The inode of a descriptor: sockets have one of their own each.
+pub fn inode(fd: BorrowedFd<'_>) -> Option<u64> {
+    nix::sys::stat::fstat(fd).ok().map(|s| s.st_ino)
+}
+
+/// The children of this process.
+pub fn children() -> Vec<u32> {
+    children_of(std::process::id())
+}
+
+/// The children of a process, of all its threads (/proc/PID/task/TID/children, proc(5)).
+fn children_of(process: u32) -> Vec<u32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
+    let lists = threads.flatten().map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default());
+    lists.flat_map(|l| l.split_ascii_whitespace().filter_map(|c| c.parse().ok()).collect::<Vec<u32>>()).collect()
+}
+
+/// All processes below this one.
+pub fn descendants() -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut open = vec![std::process::id()];
+    while let Some(process) = open.pop() {
+        let children = children_of(process);
+        found.extend_from_slice(&children);
+        open.extend(children);
+    }
+    found
+}
+
+/// Processes of the program with a descriptor of the socket with this inode: process and descriptor.
+pub fn holders(inode: u64) -> Vec<(u32, i32)> {
+    let wanted = format!("socket:[{inode}]");
+    let mut found = Vec::new();
+    for process in descendants() {
+        let Ok(entries) = std::fs::read_dir(format!("/proc/{process}/fd")) else { continue };
+        for entry in entries.flatten() {
+            let is_it = std::fs::read_link(entry.path()).is_ok_and(|l| l.as_os_str() == wanted.as_str());
+            if is_it && let Some(number) = entry.file_name().to_str().and_then(|n| n.parse().ok()) {
+                found.push((process, number));
+            }
+        }
+    }
+    found
+}
