@@ -1,0 +1,98 @@
+//! `a=sipbox:1 label=".." source=".." virtual=".."`: what sipbox tells a sipbox.
+
+use std::net::SocketAddr;
+
+use sdp_types::Attribute;
+
+use super::SdpError;
+use crate::label::Label;
+
+/// The sipbox attribute of an m= line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sipbox {
+    /// What the calling program asked for.
+    pub label: Option<Label>,
+    /// Physical address of the socket that connects or sends.
+    pub source: Option<SocketAddr>,
+    /// Address under which the called program should see the caller.
+    pub virtual_source: Option<SocketAddr>,
+}
+
+pub(super) fn named(name: &str, value: &str) -> Attribute {
+    Attribute { attribute: name.to_owned(), value: Some(value.to_owned()) }
+}
+
+impl Sipbox {
+    pub(super) fn attribute(&self) -> Attribute {
+        let mut value = String::from("1");
+        if let Some(label) = self.label {
+            value.push_str(&format!(" label=\"{label}\""));
+        }
+        if let Some(source) = self.source {
+            value.push_str(&format!(" source=\"{source}\""));
+        }
+        if let Some(source) = self.virtual_source {
+            value.push_str(&format!(" virtual=\"{source}\""));
+        }
+        named("sipbox", &value)
+    }
+
+    /// `None` for a version that is not 1: such a peer is not known. Words that are not known are ignored.
+    pub(super) fn parse(value: &str) -> Result<Option<Sipbox>, SdpError> {
+        let (version, mut rest) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
+        if version != "1" {
+            return Ok(None);
+        }
+        let mut out = Sipbox::default();
+        while !rest.trim_start().is_empty() {
+            rest = rest.trim_start();
+            let name_len = rest.find(['=', ' ']).unwrap_or(rest.len());
+            let (name, after) = rest.split_at(name_len);
+            let Some(quoted) = after.strip_prefix('=') else {
+                rest = after;
+                continue;
+            };
+            let (text, after) = quoted
+                .strip_prefix('"')
+                .and_then(|q| q.split_once('"'))
+                .ok_or(SdpError::Sipbox("a value is not in quotes"))?;
+            match name {
+                "label" => out.label = Some(text.parse().map_err(|_| SdpError::Sipbox("label is not tcp/PORT"))?),
+                "source" => out.source = Some(address(text)?),
+                "virtual" => out.virtual_source = Some(address(text)?),
+                _ => {}
+            }
+            rest = after;
+        }
+        Ok(Some(out))
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, SdpError> {
+    text.parse().map_err(|_| SdpError::Sipbox("source and virtual are ADDRESS:PORT"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_are_not_known_are_ignored() {
+        let text = "1 quic fp=\"sha-256 AB:CD\" label=\"udp/53\" virtual=\"[2001:db8::1]:9\" later";
+        let sipbox = Sipbox::parse(text).unwrap().unwrap();
+        assert_eq!(sipbox.label, Some("udp/53".parse().unwrap()));
+        assert_eq!(sipbox.virtual_source, Some("[2001:db8::1]:9".parse().unwrap()));
+        assert_eq!(sipbox.source, None);
+        assert_eq!(Sipbox::parse("1").unwrap(), Some(Sipbox::default()));
+        assert_eq!(Sipbox::parse("2 label=\"tcp/1\"").unwrap(), None);
+    }
+
+    #[test]
+    fn refused() {
+        for bad in
+            ["1 label=tcp/1", "1 label=\"tcp\"", "1 source=\"localhost:1\"", "1 virtual=\"::1\"", "1 label=\"tcp/1"]
+        {
+            assert!(matches!(Sipbox::parse(bad), Err(SdpError::Sipbox(_))), "{bad}");
+        }
+    }
+}
