@@ -1,7 +1,17 @@
 #![forbid(unsafe_code)]
 //! The SIP session engine: messages, transactions, dialogs, registration, calls, offer/answer, and the embedded hub.
 
+pub mod agent;
 pub mod auth;
+mod dialog;
+pub mod hub;
 pub mod label;
 pub mod message;
+mod random;
+mod registration;
 pub mod sdp;
+#[cfg(test)]
+mod simulation;
+mod transaction;
+mod transport;
+mod user_agent;

@@ -1,0 +1,128 @@
+//! What can go wrong with a registration or a call, in words for the user.
+
+use crate::message::Uri;
+use std::net::SocketAddr;
+
+/// Why the address of record could not be registered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The registrar's address refuses or cannot be reached.
+    #[error("cannot register {aor}: the registrar at {registrar} is not reachable: {why}")]
+    Unreachable {
+        /// The address of record.
+        aor: Uri,
+        /// Where REGISTER was sent.
+        registrar: SocketAddr,
+        /// What the network said.
+        why: String,
+    },
+    /// The registrar refused.
+    #[error("cannot register {aor}: the registrar at {registrar} answered {status} {reason}")]
+    Rejected {
+        /// The address of record.
+        aor: Uri,
+        /// Where REGISTER was sent.
+        registrar: SocketAddr,
+        /// Status of the final response.
+        status: u16,
+        /// Its reason phrase.
+        reason: String,
+    },
+    /// The registrar wants a password and none was given.
+    #[error(
+        "cannot register {aor}: the registrar at {registrar} wants credentials for realm {realm:?} and none are set"
+    )]
+    NoCredentials {
+        /// The address of record.
+        aor: Uri,
+        /// Where REGISTER was sent.
+        registrar: SocketAddr,
+        /// Realm of the challenge.
+        realm: String,
+    },
+    /// The registrar did not accept the user name and password.
+    #[error("cannot register {aor}: the registrar at {registrar} refuses the credentials for realm {realm:?}")]
+    BadCredentials {
+        /// The address of record.
+        aor: Uri,
+        /// Where REGISTER was sent.
+        registrar: SocketAddr,
+        /// Realm of the challenge.
+        realm: String,
+    },
+    /// No answer within 32 seconds.
+    #[error("cannot register {aor}: no answer from the registrar at {registrar}")]
+    Timeout {
+        /// The address of record.
+        aor: Uri,
+        /// Where REGISTER was sent.
+        registrar: SocketAddr,
+    },
+    /// The agent was shut down meanwhile.
+    #[error("cannot register: the agent has been shut down")]
+    Shutdown,
+}
+
+/// Why there is no session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The other side or a proxy refused.
+    #[error("no session with {target}: {status} {reason}{}", .warning.as_ref().map(|text| format!(" ({text})")).unwrap_or_default())]
+    Rejected {
+        /// Who was called.
+        target: Uri,
+        /// Status of the final response.
+        status: u16,
+        /// Its reason phrase.
+        reason: String,
+        /// Text of its Warning header.
+        warning: Option<String>,
+    },
+    /// No final response in time.
+    #[error("no session with {target}: no answer through {hop}")]
+    Timeout {
+        /// Who was called.
+        target: Uri,
+        /// Where INVITE was sent.
+        hop: SocketAddr,
+    },
+    /// The hub or proxy cannot be reached.
+    #[error("no session with {target}: the hub at {hop} is not reachable: {why}")]
+    Unreachable {
+        /// Who was called.
+        target: Uri,
+        /// Where INVITE was sent.
+        hop: SocketAddr,
+        /// What the network said.
+        why: String,
+    },
+    /// A password is wanted and none was given.
+    #[error("no session with {target}: credentials for realm {realm:?} are wanted and none are set")]
+    NoCredentials {
+        /// Who was called.
+        target: Uri,
+        /// Realm of the challenge.
+        realm: String,
+    },
+    /// The user name and password were not accepted.
+    #[error("no session with {target}: the credentials for realm {realm:?} were refused")]
+    BadCredentials {
+        /// Who was called.
+        target: Uri,
+        /// Realm of the challenge.
+        realm: String,
+    },
+    /// The other side accepted, but not with an answer that can be used. The session was ended again.
+    #[error("no session with {target}: its answer cannot be used: {why}")]
+    BadAnswer {
+        /// Who was called.
+        target: Uri,
+        /// What is wrong.
+        why: String,
+    },
+    /// The agent was shut down meanwhile.
+    #[error("no session: the agent has been shut down")]
+    Shutdown,
+}

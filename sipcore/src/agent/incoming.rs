@@ -1,0 +1,91 @@
+//! What happens to an agent without its asking.
+
+use super::seat::Seat;
+use super::{EndReason, IncomingOffer, SessionId};
+use crate::message::Uri;
+use crate::transport::Core;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Weak;
+
+/// Told to the owner of an agent.
+#[derive(Debug)]
+pub enum Event {
+    /// Someone calls.
+    Incoming(IncomingCall),
+    /// A session ended, not by our `bye`.
+    Ended {
+        /// Which one.
+        id: SessionId,
+        /// Why.
+        reason: EndReason,
+    },
+    /// A refresh of the registration failed; attempts go on.
+    RegistrationLost {
+        /// What went wrong.
+        why: String,
+    },
+    /// The registration stands again.
+    RegistrationRestored,
+}
+
+/// A call that waits for `accept` or `reject`. Dropping it rejects it with 500.
+pub struct IncomingCall {
+    /// The session that it will be.
+    pub id: SessionId,
+    /// Who calls, as an address of record.
+    pub from: Uri,
+    /// What is offered.
+    pub offer: IncomingOffer,
+    core: Option<Weak<Core<Seat>>>,
+}
+
+impl IncomingCall {
+    pub(super) fn new(id: SessionId, from: Uri, offer: IncomingOffer, core: Weak<Core<Seat>>) -> Self {
+        IncomingCall { id, from, offer, core: Some(core) }
+    }
+
+    /// Takes the call; `media` is where the program listens or receives. If the caller has given up meanwhile, `Event::Ended` follows.
+    pub fn accept(mut self, media: SocketAddr) {
+        let id = self.id;
+        if let Some(core) = self.take() {
+            core.with(|seat, now| seat.agent.accept(now, id, media));
+        }
+    }
+
+    /// Refuses the call with a status of 300 to 699.
+    pub fn reject(mut self, status: u16, reason: &str) {
+        let id = self.id;
+        if let Some(core) = self.take() {
+            core.with(|seat, now| seat.agent.reject(now, id, status, reason));
+        }
+    }
+
+    /// Nobody will decide on this call through this value.
+    pub(super) fn disarm(mut self) {
+        self.core = None;
+    }
+
+    fn take(&mut self) -> Option<std::sync::Arc<Core<Seat>>> {
+        self.core.take()?.upgrade()
+    }
+}
+
+impl Drop for IncomingCall {
+    fn drop(&mut self) {
+        let id = self.id;
+        if let Some(core) = self.take() {
+            core.with(|seat, now| seat.agent.reject(now, id, 500, "Server Internal Error"));
+        }
+    }
+}
+
+impl fmt::Debug for IncomingCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IncomingCall")
+            .field("id", &self.id)
+            .field("from", &self.from)
+            .field("offer", &self.offer)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,136 @@
+//! A SIP user agent for a program: registration and sessions, over UDP and TCP.
+//!
+//! Everything goes through one next hop, the registrar. The protocol runs in a state machine without I/O; an [`Agent`] is its handle.
+
+mod error;
+mod incoming;
+mod seat;
+mod types;
+
+pub use crate::auth::Credentials;
+pub use crate::label::{Label, Proto};
+pub use crate::sdp::{Offer, Setup};
+pub use crate::transport::{Counters, Direction, StartError, Tap, TapEvent, Transport};
+pub use error::{CallError, RegisterError};
+pub use incoming::{Event, IncomingCall};
+pub use types::{AgentConfig, EndReason, IncomingOffer, Registrar, Session, SessionId};
+
+use crate::message::Uri;
+use crate::transaction::Timing;
+use crate::transport::{Core, Driver, Flow, Setup as Sockets};
+use crate::user_agent::{Config, UserAgent, contact_uri};
+use seat::Seat;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// TCP connections of one agent: to and from its registrar.
+const MAX_CONNECTIONS: usize = 64;
+
+/// A user agent. Clones are handles to the same one; when the last is gone, its sockets close.
+#[derive(Clone)]
+pub struct Agent {
+    driver: Arc<Driver<Seat>>,
+}
+
+impl Agent {
+    /// Binds the sockets and starts the driver on the current tokio runtime. No message is sent yet.
+    pub async fn start(config: AgentConfig) -> Result<(Agent, mpsc::UnboundedReceiver<Event>), StartError> {
+        let (events, receiver) = mpsc::unbounded_channel();
+        let Registrar { addr, transport } = config.registrar;
+        let sockets = Sockets {
+            listen: vec![SocketAddr::new(config.local_ip, 0)],
+            next_hop: Some(addr),
+            tap: config.tap,
+            max_connections: MAX_CONNECTIONS,
+        };
+        let driver = Driver::start(sockets, |addresses| {
+            let local = addresses.first().copied().unwrap_or(addr);
+            let agent = Config {
+                contact: contact_uri(&config.aor, local, transport).unwrap_or_else(|| config.aor.clone()),
+                aor: config.aor,
+                instance: config.instance,
+                next_hop: Flow { transport, local: 0, remote: addr },
+                credentials: config.credentials,
+                expires: config.expires,
+                timing: Timing::default(),
+            };
+            Seat::new(UserAgent::new(agent, local), events)
+        })
+        .await?;
+        let core = Arc::downgrade(&driver.core);
+        driver.core.with(|seat, _| seat.core = core);
+        Ok((Agent { driver: Arc::new(driver) }, receiver))
+    }
+
+    /// Registers the address of record. Afterwards the binding is refreshed by itself, with growing pauses while that fails. If it stands
+    /// already this returns at once.
+    pub async fn register(&self) -> Result<(), RegisterError> {
+        let (tell, told) = oneshot::channel();
+        self.core().with(|seat, now| seat.register(now, tell));
+        told.await.unwrap_or(Err(RegisterError::Shutdown))
+    }
+
+    /// One session with `target`: INVITE with `offer`, ACK for the 2xx. Dropping the future sends CANCEL, or BYE when a 2xx comes all the same.
+    pub async fn invite(&self, target: &Uri, offer: Offer) -> Result<Session, CallError> {
+        let (tell, told) = oneshot::channel();
+        let id = SessionId::next();
+        let mut attempt = Attempt { core: self.core().clone(), id, decided: false };
+        self.core().with(|seat, now| seat.invite(now, id, target, offer, tell));
+        let outcome = told.await.unwrap_or(Err(CallError::Shutdown));
+        attempt.decided = true;
+        outcome
+    }
+
+    /// Ends a session. A session that has ended already is left alone.
+    pub fn bye(&self, id: SessionId) {
+        self.core().with(|seat, now| seat.agent.end(now, id));
+    }
+
+    /// Ends all sessions, removes the binding, and waits at most `limit` for the answers. Afterwards nothing is sent or received
+    /// any more; the sockets close with the last handle.
+    pub async fn shutdown(&self, limit: Duration) {
+        let idle = self.core().with(|seat, now| seat.close(now));
+        let core = self.core();
+        let quiet = async {
+            while !core.with(|seat, _| seat.agent.is_idle()) {
+                idle.notified().await;
+            }
+        };
+        // Whoever has not answered by then is left to its own timers.
+        let _ = timeout(limit, quiet).await;
+        core.stop();
+    }
+
+    /// Address of the SIP sockets, UDP and TCP alike.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.core().addresses().first().copied()
+    }
+
+    /// What was sent, received and thrown away.
+    pub fn counters(&self) -> Counters {
+        self.core().counters()
+    }
+
+    fn core(&self) -> &Arc<Core<Seat>> {
+        &self.driver.core
+    }
+}
+
+/// An INVITE under way: dropped before the outcome is known, it is cancelled.
+struct Attempt {
+    core: Arc<Core<Seat>>,
+    id: SessionId,
+    decided: bool,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.decided {
+            let id = self.id;
+            self.core.with(|seat, now| seat.withdraw(now, id));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The user agent machine together with those who wait for its outcomes.
+
+use super::{CallError, Event, IncomingCall, RegisterError, Session, SessionId};
+use crate::message::{Message, Uri};
+use crate::sdp::Offer;
+use crate::transport::{Core, Flow, Machine, Transmit};
+use crate::user_agent::{Notice, UserAgent};
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+pub(crate) struct Seat {
+    pub agent: UserAgent,
+    pub core: Weak<Core<Seat>>,
+    events: mpsc::UnboundedSender<Event>,
+    calling: HashMap<SessionId, oneshot::Sender<Result<Session, CallError>>>,
+    registering: Vec<oneshot::Sender<Result<(), RegisterError>>>,
+    /// Told whenever something may have become idle.
+    idle: Arc<Notify>,
+    closed: bool,
+}
+
+impl Seat {
+    pub fn new(agent: UserAgent, events: mpsc::UnboundedSender<Event>) -> Self {
+        Seat {
+            agent,
+            core: Weak::new(),
+            events,
+            calling: HashMap::new(),
+            registering: Vec::new(),
+            idle: Arc::default(),
+            closed: false,
+        }
+    }
+
+    pub fn register(&mut self, now: Instant, tell: oneshot::Sender<Result<(), RegisterError>>) {
+        if self.closed {
+            return;
+        }
+        if self.agent.is_registered() {
+            // Nobody is hurt when the one who asked is gone.
+            let _ = tell.send(Ok(()));
+            return;
+        }
+        self.registering.push(tell);
+        self.agent.register(now);
+    }
+
+    pub fn invite(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        target: &Uri,
+        offer: Offer,
+        tell: oneshot::Sender<Result<Session, CallError>>,
+    ) {
+        if self.closed {
+            return;
+        }
+        self.calling.insert(id, tell);
+        self.agent.invite(now, id, target, offer);
+    }
+
+    /// The one who called no longer waits.
+    pub fn withdraw(&mut self, now: Instant, id: SessionId) {
+        self.calling.remove(&id);
+        self.agent.end(now, id);
+    }
+
+    /// Ends everything; what waits learns that the agent has been shut down.
+    pub fn close(&mut self, now: Instant) -> Arc<Notify> {
+        self.closed = true;
+        self.calling.clear();
+        self.registering.clear();
+        self.agent.end_all(now);
+        self.agent.unregister(now);
+        self.idle.clone()
+    }
+
+    fn registered(&mut self, outcome: Result<(), RegisterError>) {
+        for tell in self.registering.drain(..) {
+            let _ = tell.send(outcome.clone());
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, notice: Notice) {
+        let event = match notice {
+            Notice::Answered(session) => return self.answered(now, session),
+            Notice::Failed { id, error } => {
+                if let Some(tell) = self.calling.remove(&id) {
+                    let _ = tell.send(Err(error));
+                }
+                return;
+            }
+            Notice::Registered => return self.registered(Ok(())),
+            Notice::NotRegistered(error) => return self.registered(Err(error)),
+            Notice::Incoming { id, from, offer } => {
+                Event::Incoming(IncomingCall::new(id, from, offer, self.core.clone()))
+            }
+            Notice::Ended { id, reason } => Event::Ended { id, reason },
+            Notice::RegistrationLost(why) => Event::RegistrationLost { why },
+            Notice::RegistrationRestored => Event::RegistrationRestored,
+        };
+        if let Err(mpsc::error::SendError(Event::Incoming(call))) = self.events.send(event) {
+            // Nobody listens any more. The call must not answer by itself here: the machine is in use.
+            let id = call.id;
+            call.disarm();
+            self.agent.reject(now, id, 480, "Temporarily Unavailable");
+        }
+    }
+
+    fn answered(&mut self, now: Instant, session: Session) {
+        let id = session.id;
+        let waits = self.calling.remove(&id);
+        if waits.is_none_or(|tell| tell.send(Ok(session)).is_err()) {
+            self.agent.end(now, id);
+        }
+    }
+}
+
+impl Machine for Seat {
+    fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
+        self.agent.handle_message(now, flow, message);
+    }
+
+    fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
+        self.agent.handle_unreachable(now, flow, why);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.agent.handle_timeout(now);
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.agent.poll_transmit()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.agent.poll_timeout()
+    }
+
+    fn deliver_events(&mut self, now: Instant) {
+        while let Some(notice) = self.agent.poll_notice() {
+            self.deliver(now, notice);
+        }
+        if self.closed && self.agent.is_idle() {
+            self.idle.notify_waiters();
+            self.idle.notify_one();
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The values that pass between an agent and its user.
+
+use crate::auth::Credentials;
+use crate::label::{Label, Proto};
+use crate::message::Uri;
+use crate::sdp::Setup;
+use crate::transport::{Tap, Transport};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Where an agent sends everything: its registrar, which is also its outbound proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registrar {
+    /// Address and port.
+    pub addr: SocketAddr,
+    /// How it is spoken to.
+    pub transport: Transport,
+}
+
+/// What an agent is.
+#[derive(Clone)]
+pub struct AgentConfig {
+    /// The address of record: `sip:echo@sipbox.invalid`.
+    pub aor: Uri,
+    /// Registrar and outbound proxy.
+    pub registrar: Registrar,
+    /// For registrars and proxies that ask.
+    pub credentials: Option<Credentials>,
+    /// The SIP sockets (UDP and TCP on one ephemeral port) are bound here.
+    pub local_ip: IpAddr,
+    /// `urn:uuid:...`, the `+sip.instance` of this agent (RFC 5626 4.1).
+    pub instance: String,
+    /// Registration expiry to ask for.
+    pub expires: Duration,
+    /// Sees every message sent and received.
+    pub tap: Option<Tap>,
+}
+
+impl fmt::Debug for AgentConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentConfig")
+            .field("aor", &self.aor)
+            .field("registrar", &self.registrar)
+            .field("credentials", &self.credentials)
+            .field("local_ip", &self.local_ip)
+            .field("instance", &self.instance)
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}
+
+static LAST_SESSION: AtomicU64 = AtomicU64::new(0);
+
+/// A session, unique in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(u64);
+
+impl SessionId {
+    /// A number that no other session of this process has.
+    pub fn next() -> Self {
+        SessionId(LAST_SESSION.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A session that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// For `bye` and `Event::Ended`.
+    pub id: SessionId,
+    /// Who answered, as an address of record.
+    pub remote_aor: Uri,
+    /// Where to connect or send.
+    pub media: SocketAddr,
+}
+
+/// The flow that a caller offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IncomingOffer {
+    /// Stream or datagrams.
+    pub proto: Proto,
+    /// The socket that the caller's program asked for; `None` when the caller is no sipbox.
+    pub label: Option<Label>,
+    /// Physical address of the caller's socket. For TCP from a caller that is no sipbox the port means nothing.
+    pub source: SocketAddr,
+    /// Address under which the program should see the caller; `source` when the caller is no sipbox.
+    pub virtual_source: SocketAddr,
+    /// Which end connects (RFC 4145 4), as the caller sees it.
+    pub setup: Setup,
+}
+
+/// Why a session ended without our doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// The other side sent BYE.
+    PeerHungUp,
+    /// The caller gave up before the call was accepted.
+    Cancelled,
+    /// The call was accepted, but the caller never acknowledged it.
+    NotAcknowledged,
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EndReason::PeerHungUp => "the other side hung up",
+            EndReason::Cancelled => "the caller gave up",
+            EndReason::NotAcknowledged => "the caller never acknowledged the answer",
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! Requests passed on (RFC 3261 16.3 to 16.6, 16.10).
+
+use super::home::HomeProxy;
+use super::outcome::{Branch, Context};
+use super::routes::{Destination, Routed, Target};
+use crate::message::{Message, Method, name};
+use crate::transaction::{ServerId, mark_of};
+use crate::transport::Flow;
+use std::time::{Duration, Instant};
+
+/// Timer C (RFC 3261 16.6 step 11): longer than three minutes.
+pub(super) const RING_LIMIT: Duration = Duration::from_secs(200);
+
+impl HomeProxy {
+    pub(super) fn proxy(&mut self, now: Instant, server: ServerId, flow: Flow, mut request: Message) {
+        let mark = self.mark(&request);
+        if self.has_passed(&request, mark) {
+            return self.respond(now, server, Message::response_to(&request, 482, "Loop Detected"));
+        }
+        let Routed { destination, sealed } = self.route(now, flow, &mut request);
+        if !sealed && let Err(answer) = self.check_sender(now, &request) {
+            return self.respond(now, server, *answer);
+        }
+        let targets = match destination {
+            Destination::Here => return self.answer_as_server(now, server, &request),
+            Destination::Nowhere(status, reason) => {
+                return self.respond(now, server, Message::response_to(&request, status, reason));
+            }
+            Destination::Targets(targets) => targets,
+        };
+        let unknown: Vec<&str> = request.tokens(name::PROXY_REQUIRE).collect();
+        if !unknown.is_empty() {
+            let answer = Message::response_to(&request, 420, "Bad Extension");
+            return self.respond(now, server, answer.header(name::UNSUPPORTED, unknown.join(", ")));
+        }
+        let before = request.clone();
+        match request.decrement_max_forwards() {
+            Ok(true) => self.fork(now, server, flow, before, request, targets, mark),
+            Ok(false) => self.respond(now, server, Message::response_to(&request, 483, "Too Many Hops")),
+            Err(_) => self.respond(now, server, Message::response_to(&request, 400, "Bad Max-Forwards")),
+        }
+    }
+
+    /// Opens a response context and sends one copy to each target.
+    #[allow(clippy::too_many_arguments)]
+    fn fork(
+        &mut self,
+        now: Instant,
+        server: ServerId,
+        flow: Flow,
+        before: Message,
+        request: Message,
+        targets: Vec<Target>,
+        mark: u32,
+    ) {
+        let invite = request.method() == Some(&Method::Invite);
+        if invite {
+            self.layer.respond(now, server, &Message::response_to(&before, 100, "Trying").build());
+        }
+        self.last_context += 1;
+        let id = self.last_context;
+        let mut context = Context::new(server, before, invite);
+        for target in targets {
+            let copy = self.copy_for(&request, flow, &target);
+            let client = self.layer.request(now, target.flow, copy, Some(mark));
+            self.clients.insert(client, id);
+            context.branches.push(Branch::new(client));
+        }
+        if invite {
+            self.invites.insert(server, id);
+            context.armed = Some(now + RING_LIMIT);
+            self.timers.update(id, None, context.armed);
+        }
+        self.contexts.insert(id, context);
+    }
+
+    fn copy_for(&self, request: &Message, came: Flow, target: &Target) -> Message {
+        let mut copy = request.clone();
+        if let Some(uri) = &target.uri {
+            copy.set_request_uri(uri);
+        }
+        if self.guard.is_some() {
+            // The answer to our own challenge is nobody else's business.
+            copy.remove(name::PROXY_AUTHORIZATION);
+        }
+        if request.method().is_some_and(Method::creates_dialog) {
+            self.record_route(&mut copy, came, target.flow);
+        }
+        copy
+    }
+
+    /// ACK for a 2xx, passed on without state (RFC 3261 16.11).
+    pub(super) fn on_ack(&mut self, now: Instant, flow: Flow, mut ack: Message) {
+        let mark = self.mark(&ack);
+        if self.has_passed(&ack, mark) {
+            return;
+        }
+        let Routed { destination, .. } = self.route(now, flow, &mut ack);
+        let Destination::Targets(targets) = destination else { return };
+        let Some(target) = targets.first() else { return };
+        if ack.decrement_max_forwards() == Ok(true) {
+            let copy = self.copy_for(&ack, flow, target);
+            self.layer.send_ack(target.flow, copy, Some(mark));
+        }
+    }
+
+    /// The request is back where it was: one of its Vias is ours and speaks of the same Request-URI and Route (RFC 3261 16.3 step 4).
+    fn has_passed(&self, request: &Message, mark: u32) -> bool {
+        request.vias().flatten().any(|via| {
+            let port = via.port.unwrap_or(5060);
+            let ours = via.host_ip().is_some_and(|ip| self.own.iter().any(|own| own.ip() == ip && own.port() == port));
+            ours && via.branch().and_then(mark_of) == Some(mark)
+        })
+    }
+
+    /// With users set, every new request has to come from one of them.
+    fn check_sender(&mut self, now: Instant, request: &Message) -> Result<(), Box<crate::message::ResponseBuilder>> {
+        let Some(guard) = &mut self.guard else { return Ok(()) };
+        let from = request.from().ok().and_then(|from| from.uri().ok());
+        let user = from.filter(|uri| !uri.host().is_empty()).and_then(|uri| uri.user_decoded()).unwrap_or_default();
+        guard.check(now, request, &user, false)
+    }
+}

@@ -1,0 +1,233 @@
+//! Responses to a request that was passed on (RFC 3261 16.7 to 16.10).
+
+use super::choice::best;
+use super::forward::RING_LIMIT;
+use super::home::HomeProxy;
+use crate::message::{Message, ResponseBuilder, name};
+use crate::transaction::{ClientId, ServerId};
+use std::time::Instant;
+
+/// One copy of the request.
+pub(super) struct Branch {
+    client: ClientId,
+    /// Its final response is known.
+    done: bool,
+    provisional: bool,
+    /// CANCEL is to be sent as soon as that is allowed.
+    cancel: bool,
+    cancelled: bool,
+}
+
+impl Branch {
+    pub fn new(client: ClientId) -> Self {
+        Branch { client, done: false, provisional: false, cancel: false, cancelled: false }
+    }
+}
+
+/// Response context (RFC 3261 16): what belongs together between a request and its responses.
+pub(super) struct Context {
+    server: ServerId,
+    /// The request as it came, until its final response has been sent.
+    request: Option<Message>,
+    invite: bool,
+    pub branches: Vec<Branch>,
+    refusals: Vec<Message>,
+    cancelled: bool,
+    pub armed: Option<Instant>,
+}
+
+impl Context {
+    pub fn new(server: ServerId, request: Message, invite: bool) -> Self {
+        Context {
+            server,
+            request: Some(request),
+            invite,
+            branches: Vec::new(),
+            refusals: Vec::new(),
+            cancelled: false,
+            armed: None,
+        }
+    }
+
+    fn branch(&mut self, client: ClientId) -> Option<&mut Branch> {
+        self.branches.iter_mut().find(|branch| branch.client == client)
+    }
+}
+
+impl HomeProxy {
+    pub(super) fn on_response(&mut self, now: Instant, client: ClientId, mut response: Message) {
+        let (Some(id), Some(status)) = (self.clients.get(&client).copied(), response.status()) else { return };
+        response.pop_first(name::VIA);
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let server = context.server;
+        let open = context.request.is_some();
+        let invite = context.invite;
+        let Some(branch) = context.branch(client) else { return };
+        match status {
+            100..=199 => {
+                let first = !std::mem::replace(&mut branch.provisional, true);
+                let cancel = first && branch.cancel;
+                if cancel {
+                    self.cancel_branches(now, id);
+                }
+                if status > 100 && open {
+                    self.layer.respond(now, server, &response);
+                    self.set_ring_limit(id, now);
+                }
+            }
+            200..=299 => {
+                branch.done = true;
+                context.request = None;
+                self.layer.respond(now, server, &response);
+                self.set_ring_limit_off(id);
+                if invite {
+                    // The client transaction still passes on repeated 2xx; it tells when it is gone.
+                    self.cancel_all(now, id);
+                } else {
+                    self.end_branch(client);
+                }
+            }
+            _ => {
+                branch.done = true;
+                context.refusals.push(response);
+                self.end_branch(client);
+                if status >= 600 {
+                    self.cancel_all(now, id);
+                }
+                self.conclude(now, id);
+            }
+        }
+    }
+
+    /// A branch without any final response: it timed out, or its place cannot be reached (RFC 3261 16.8, 16.9).
+    pub(super) fn on_no_response(&mut self, now: Instant, client: ClientId, unreachable: bool) {
+        let Some(id) = self.clients.get(&client).copied() else { return };
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        if let Some(request) = &context.request {
+            let answer = match (context.cancelled, unreachable) {
+                (true, _) => Message::response_to(request, 487, "Request Terminated"),
+                (false, true) => Message::response_to(request, 480, "Contact Not Reachable"),
+                (false, false) => Message::response_to(request, 408, "Request Timeout"),
+            };
+            let answer = with_tag(answer).build();
+            context.refusals.push(answer);
+        }
+        if let Some(branch) = context.branch(client) {
+            branch.done = true;
+        }
+        self.end_branch(client);
+        self.conclude(now, id);
+    }
+
+    /// An accepted branch can receive no further 2xx.
+    pub(super) fn on_gone(&mut self, client: ClientId) {
+        self.end_branch(client);
+    }
+
+    /// CANCEL (RFC 3261 16.10).
+    pub(super) fn on_cancel(&mut self, now: Instant, server: ServerId, cancel: &Message) {
+        let id = self.layer.cancelled_by(cancel).and_then(|invite| self.invites.get(&invite).copied());
+        let Some(id) = id else {
+            let answer = Message::response_to(cancel, 481, "Call/Transaction Does Not Exist");
+            return self.respond(now, server, answer);
+        };
+        self.respond(now, server, Message::response_to(cancel, 200, "OK"));
+        if let Some(context) = self.contexts.get_mut(&id) {
+            context.cancelled = true;
+        }
+        self.cancel_all(now, id);
+        if let Some(context) = self.contexts.get(&id).filter(|context| context.request.is_some()) {
+            let limit = now + self.layer.timing().limit();
+            let armed = context.armed.map_or(limit, |armed| armed.min(limit));
+            self.arm(id, Some(armed));
+        }
+    }
+
+    /// Timer C, or nothing came after CANCEL: branches that are cancelled already are given up, the others cancelled.
+    pub(super) fn on_ring_limit(&mut self, now: Instant, id: u64) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        context.armed = None;
+        let open = || context.branches.iter().filter(|branch| !branch.done);
+        let hopeless: Vec<ClientId> =
+            open().filter(|branch| branch.cancelled || !branch.provisional).map(|branch| branch.client).collect();
+        for client in hopeless {
+            self.layer.abandon(client);
+            self.on_no_response(now, client, false);
+        }
+        if self.contexts.contains_key(&id) {
+            self.cancel_all(now, id);
+            let limit = now + self.layer.timing().limit();
+            self.arm(id, Some(limit));
+        }
+    }
+
+    fn cancel_all(&mut self, now: Instant, id: u64) {
+        let Some(context) = self.contexts.get_mut(&id).filter(|context| context.invite) else { return };
+        for branch in context.branches.iter_mut().filter(|branch| !branch.done) {
+            branch.cancel = true;
+        }
+        self.cancel_branches(now, id);
+    }
+
+    /// Sends the CANCELs that are wanted and allowed.
+    fn cancel_branches(&mut self, now: Instant, id: u64) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        for branch in &mut context.branches {
+            if branch.cancel && branch.provisional && !branch.done && !branch.cancelled {
+                branch.cancelled = true;
+                self.layer.cancel(now, branch.client);
+            }
+        }
+    }
+
+    /// When every branch has its final response and none accepted, the best one goes back.
+    fn conclude(&mut self, now: Instant, id: u64) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        if context.request.is_some() && context.branches.iter().all(|branch| branch.done) {
+            context.request = None;
+            let refusals = std::mem::take(&mut context.refusals);
+            let server = context.server;
+            if let Some(answer) = best(refusals) {
+                self.layer.respond(now, server, &answer);
+            }
+        }
+        self.forget_if_over(id);
+    }
+
+    fn end_branch(&mut self, client: ClientId) {
+        let Some(id) = self.clients.remove(&client) else { return };
+        self.forget_if_over(id);
+    }
+
+    /// A context is over when it has answered and no branch can bring anything more.
+    fn forget_if_over(&mut self, id: u64) {
+        let Some(context) = self.contexts.get(&id) else { return };
+        let alive = context.branches.iter().any(|branch| self.clients.contains_key(&branch.client));
+        if context.request.is_none() && !alive {
+            self.timers.update(id, context.armed, None);
+            self.invites.remove(&context.server);
+            self.contexts.remove(&id);
+        }
+    }
+
+    fn set_ring_limit(&mut self, id: u64, now: Instant) {
+        if self.contexts.get(&id).is_some_and(|context| context.invite && !context.cancelled) {
+            self.arm(id, Some(now + RING_LIMIT));
+        }
+    }
+
+    fn set_ring_limit_off(&mut self, id: u64) {
+        self.arm(id, None);
+    }
+
+    fn arm(&mut self, id: u64, at: Option<Instant>) {
+        if let Some(context) = self.contexts.get_mut(&id) {
+            let old = std::mem::replace(&mut context.armed, at);
+            self.timers.update(id, old, at);
+        }
+    }
+}
+
+fn with_tag(answer: ResponseBuilder) -> ResponseBuilder {
+    answer.to_tag(&crate::random::tag())
+}

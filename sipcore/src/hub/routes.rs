@@ -1,0 +1,138 @@
+//! Where a request goes next (RFC 3261 16.4, 16.5, 16.12), and the Record-Route by which later requests come back (16.6).
+
+use super::home::HomeProxy;
+use super::location::{Lookup, address_of, transport_of};
+use crate::message::{Message, Uri, name};
+use crate::transport::{Flow, Transport};
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// The URI parameter that marks a route as made here for one Call-ID.
+const SEAL: &str = "s";
+
+/// One place that a request is sent to.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub flow: Flow,
+    /// The new Request-URI; `None`: it stays.
+    pub uri: Option<Uri>,
+}
+
+/// What follows from Request-URI and Route.
+pub(super) enum Destination {
+    /// The hub itself.
+    Here,
+    /// These places.
+    Targets(Vec<Target>),
+    /// Nowhere: status and reason.
+    Nowhere(u16, &'static str),
+}
+
+/// A request whose own routes have been taken off.
+pub(super) struct Routed {
+    pub destination: Destination,
+    /// It came on a route that was made here for this dialog.
+    pub sealed: bool,
+}
+
+impl HomeProxy {
+    /// Takes our entries off the Route and finds the destination.
+    pub(super) fn route(&self, now: Instant, flow: Flow, request: &mut Message) -> Routed {
+        let seal = self.seal(request);
+        let is_sealed = |uri: &Uri| uri.param(SEAL).is_some_and(|said| said == seal);
+        let mut sealed = false;
+        // A strict router before us has put our own route into the Request-URI; the last Route is the true one (16.4).
+        if let Ok(uri) = request.request_uri()
+            && self.is_ours(&uri)
+            && uri.has_param(SEAL)
+        {
+            sealed |= is_sealed(&uri);
+            if let Some(last) = pop_last_route(request) {
+                request.set_request_uri(&last);
+            }
+        }
+        while let Some(top) = top_route(request).filter(|uri| self.is_ours(uri)) {
+            sealed |= is_sealed(&top);
+            request.pop_first(name::ROUTE);
+        }
+        let destination = match (top_route(request), request.request_uri()) {
+            (Some(next), _) => self.direct(flow, &next, sealed),
+            (None, Ok(uri)) if !uri.is_sip() => Destination::Nowhere(416, "Unsupported URI Scheme"),
+            (None, Ok(uri)) if !self.is_ours(&uri) => self.direct(flow, &uri, sealed),
+            (None, Ok(uri)) if uri.user().is_none() => Destination::Here,
+            (None, Ok(uri)) => self.contacts(now, &uri),
+            (None, Err(_)) => Destination::Nowhere(400, "Bad Request-URI"),
+        };
+        Routed { destination, sealed }
+    }
+
+    fn contacts(&self, now: Instant, uri: &Uri) -> Destination {
+        match self.location.lookup(&self.record(uri), now) {
+            Lookup::Unknown => Destination::Nowhere(404, "Not Found"),
+            Lookup::Absent => Destination::Nowhere(480, "Temporarily Unavailable"),
+            Lookup::Bound(bindings) => Destination::Targets(
+                bindings.into_iter().map(|binding| Target { flow: binding.flow, uri: Some(binding.contact) }).collect(),
+            ),
+        }
+    }
+
+    /// To a URI that is not ours: only to a contact that is bound here, or within a dialog that went through here.
+    fn direct(&self, flow: Flow, uri: &Uri, sealed: bool) -> Destination {
+        let Some(addr) = address_of(uri) else { return Destination::Nowhere(404, "Not Our Domain") };
+        let transport = transport_of(uri);
+        let target = match self.location.flow_to(transport, addr) {
+            Some(known) => known,
+            None if sealed => Flow { transport, local: self.local_for(addr.ip(), flow.local), remote: addr },
+            None => return Destination::Nowhere(403, "Relaying Is Not Allowed"),
+        };
+        Destination::Targets(vec![Target { flow: target, uri: None }])
+    }
+
+    /// The listening point from which an address is reached.
+    pub(super) fn local_for(&self, ip: IpAddr, preferred: u16) -> u16 {
+        let fits = |local: u16| self.layer.sent_by(local).is_ipv4() == ip.is_ipv4();
+        let all = 0..self.own.len() as u16;
+        std::iter::once(preferred).chain(all).find(|local| fits(*local)).unwrap_or(preferred)
+    }
+
+    /// Puts us on the route of the dialog; twice when the request leaves by another way than it came (RFC 5658).
+    pub(super) fn record_route(&self, request: &mut Message, came: Flow, leaves: Flow) {
+        let seal = self.seal(request);
+        let mut put = |flow: Flow| {
+            let transport = if flow.transport == Transport::Tcp { ";transport=tcp" } else { "" };
+            let value = format!("<sip:{}{transport};lr;{SEAL}={seal}>", self.layer.sent_by(flow.local));
+            request.push_front(name::RECORD_ROUTE, value);
+        };
+        put(came);
+        if (came.local, came.transport) != (leaves.local, leaves.transport) {
+            put(leaves);
+        }
+    }
+
+    fn seal(&self, request: &Message) -> String {
+        format!("{:016x}", self.key.hash_one(request.call_id().unwrap_or_default()))
+    }
+
+    /// What a branch of ours says about the request that it carries on (RFC 3261 16.6 step 8).
+    pub(super) fn mark(&self, request: &Message) -> u32 {
+        let routes: Vec<&[u8]> = request.elements(name::ROUTE).collect();
+        self.key.hash_one((request.request_uri_raw(), routes, request.call_id().unwrap_or_default())) as u32
+    }
+}
+
+fn top_route(request: &Message) -> Option<Uri> {
+    request.routes().next()?.ok()?.uri().ok()
+}
+
+fn pop_last_route(request: &mut Message) -> Option<Uri> {
+    let mut routes: Vec<String> =
+        request.elements(name::ROUTE).map(|route| String::from_utf8_lossy(route).into_owned()).collect();
+    let last = request.routes().last()?.ok()?.uri().ok()?;
+    routes.pop();
+    request.remove(name::ROUTE);
+    for route in routes {
+        request.push(name::ROUTE, route);
+    }
+    Some(last)
+}

@@ -1,0 +1,301 @@
+//! What the hub answers and passes on, message by message.
+
+use super::home::HomeProxy;
+use super::{HubConfig, Users};
+use crate::message::{Message, name};
+use crate::transaction::{Layer, Timing};
+use crate::transport::{Flow, Machine, Transport};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Bench {
+    now: Instant,
+    hub: HomeProxy,
+    serial: u32,
+}
+
+fn bench() -> Bench {
+    bench_with(HubConfig::default())
+}
+
+fn bench_with(config: HubConfig) -> Bench {
+    let now = Instant::now();
+    let own = ["10.0.0.1:5060".parse().unwrap()];
+    Bench { now, hub: HomeProxy::new(&config, &own, Timing::default(), now), serial: 0 }
+}
+
+fn from(host: u8) -> Flow {
+    Flow { transport: Transport::Udp, local: 0, remote: SocketAddr::from(([10, 0, 0, host], 5060)) }
+}
+
+impl Bench {
+    fn request(&mut self, method: &str, uri: &str, extra: &str) -> Message {
+        self.serial += 1;
+        let serial = self.serial;
+        let text = format!(
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.9:5060;branch=z9hG4bKx{serial};rport\r\n\
+             Max-Forwards: 70\r\nTo: <sip:bob@sipbox.invalid>\r\nFrom: <sip:alice@sipbox.invalid>;tag=a{serial}\r\n\
+             Call-ID: c{serial}\r\nCSeq: {serial} {method}\r\n{extra}Content-Length: 0\r\n\r\n"
+        );
+        Message::parse_datagram(text.into()).unwrap()
+    }
+
+    fn register(&mut self, extra: &str) -> Message {
+        let mut request = self.request("REGISTER", "sip:sipbox.invalid", extra);
+        request.set(name::CALL_ID, "always");
+        request
+    }
+
+    fn put(&mut self, host: u8, message: Message) -> Vec<(u8, Message)> {
+        self.hub.handle_message(self.now, from(host), message);
+        self.sent()
+    }
+
+    /// What was sent: last byte of the address, and the message.
+    fn sent(&mut self) -> Vec<(u8, Message)> {
+        std::iter::from_fn(|| self.hub.poll_transmit())
+            .map(|transmit| {
+                let host = match transmit.flow.remote {
+                    SocketAddr::V4(addr) => addr.ip().octets()[3],
+                    SocketAddr::V6(_) => 0,
+                };
+                (host, Message::parse_datagram(transmit.payload).unwrap())
+            })
+            .filter(|(_, message)| message.status() != Some(100))
+            .collect()
+    }
+
+    fn answer(&mut self, request: Message) -> Message {
+        let mut sent = self.put(9, request);
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        sent.remove(0).1
+    }
+
+    fn status(&mut self, request: Message) -> u16 {
+        self.answer(request).status().unwrap()
+    }
+
+    fn bind(&mut self, contact: &str) {
+        let register = self.register(&format!("Contact: {contact}\r\n"));
+        assert_eq!(self.status(register), 200);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.hub.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.hub.handle_timeout(self.now);
+        }
+        self.now = end;
+    }
+}
+
+fn contacts(answer: &Message) -> Vec<String> {
+    answer.contacts().map(|contact| contact.unwrap().uri_text().to_string()).collect()
+}
+
+#[test]
+fn bindings_come_and_go() {
+    let mut bench = bench();
+    let register =
+        bench.register("Contact: <sip:bob@10.0.0.9>;q=0.5, <sip:bob@10.0.0.8>;expires=30\r\nExpires: 7200\r\n");
+    let answer = bench.answer(register);
+    assert_eq!(contacts(&answer), ["sip:bob@10.0.0.8", "sip:bob@10.0.0.9"], "best q first");
+    let expires: Vec<_> = answer.contacts().map(|contact| contact.unwrap().expires()).collect();
+    assert_eq!(expires, [Some(30), Some(3600)], "the longest is an hour");
+    bench.pass(31 * SECOND);
+    let query = bench.register("");
+    assert_eq!(contacts(&bench.answer(query)), ["sip:bob@10.0.0.9"]);
+    let remove = bench.register("Contact: <sip:bob@10.0.0.9>;expires=0\r\n");
+    assert!(contacts(&bench.answer(remove)).is_empty());
+    bench.bind("<sip:bob@10.0.0.7>");
+    let half = bench.register("Contact: *\r\n");
+    assert_eq!(bench.status(half), 400, "* goes with Expires: 0 only");
+    let all = bench.register("Contact: *\r\nExpires: 0\r\n");
+    assert!(contacts(&bench.answer(all)).is_empty());
+    assert_eq!(bench.hub.activity().bindings, 0);
+}
+
+#[test]
+fn an_instance_has_one_contact() {
+    let mut bench = bench();
+    let instance = "+sip.instance=\"<urn:uuid:00000000-0000-4000-8000-000000000001>\"";
+    bench.bind(&format!("<sip:bob@10.0.0.9:1000>;{instance}"));
+    bench.bind(&format!("<sip:bob@10.0.0.9:2000>;{instance}"));
+    let query = bench.register("");
+    let answer = bench.answer(query);
+    assert_eq!(contacts(&answer), ["sip:bob@10.0.0.9:2000"]);
+    assert!(answer.header(name::CONTACT).unwrap().text().contains(instance));
+}
+
+#[test]
+fn registers_that_are_refused() {
+    let mut bench = bench();
+    let brief = bench.register("Contact: <sip:bob@10.0.0.9>;expires=1\r\n");
+    let answer = bench.answer(brief);
+    assert_eq!((answer.status(), answer.seconds(name::MIN_EXPIRES)), (Some(423), Some(10)));
+    bench.bind("<sip:bob@10.0.0.9>");
+    let mut old = bench.register("Contact: <sip:bob@10.0.0.9>\r\n");
+    old.set(name::CSEQ, "1 REGISTER");
+    assert_eq!(bench.status(old), 500, "older than the last one");
+    let require = bench.register("Require: outbound\r\n");
+    assert_eq!(bench.status(require), 420);
+    let mut foreign = bench.register("Contact: <sip:bob@10.0.0.9>\r\n");
+    foreign.set(name::TO, "<sip:bob@elsewhere.example>");
+    assert_eq!(bench.status(foreign), 404);
+    let many: Vec<_> = (0..65).map(|port| format!("<sip:bob@10.0.0.9:{}>", 2000 + port)).collect();
+    let many = bench.register(&format!("Contact: {}\r\n", many.join(", ")));
+    assert_eq!(bench.status(many), 503);
+    assert_eq!(bench.hub.activity().bindings, 1);
+}
+
+#[test]
+fn a_request_is_passed_on_to_every_contact() {
+    let mut bench = bench();
+    bench.bind("<sip:bob@10.0.0.7>");
+    bench.bind("<sip:bob@10.0.0.8>");
+    let invite = bench.request("INVITE", "sip:bob@sipbox.invalid", "Contact: <sip:alice@10.0.0.9>\r\n");
+    let sent = bench.put(9, invite);
+    assert_eq!(sent.iter().map(|(host, _)| *host).collect::<Vec<_>>(), [7, 8]);
+    let lines: Vec<_> = sent.iter().map(|(_, message)| message.start_line().into_owned()).collect();
+    assert_eq!(lines, ["INVITE sip:bob@10.0.0.7 SIP/2.0", "INVITE sip:bob@10.0.0.8 SIP/2.0"]);
+    for (_, copy) in &sent {
+        assert_eq!((copy.vias().count(), copy.max_forwards()), (2, Ok(Some(69))));
+        let route = copy.record_routes().next().unwrap().unwrap().uri().unwrap();
+        assert!(route.has_param("lr") && route.host() == "10.0.0.1");
+    }
+    // 486 alone is not passed on; 603 decides and cancels the other.
+    let ringing = Message::response_to(&sent[0].1, 180, "Ringing").to_tag("x").build();
+    let back = bench.put(9, ringing);
+    assert_eq!(back.len(), 1);
+    assert_eq!((back[0].1.status(), back[0].1.vias().count()), (Some(180), 1));
+    let decline = Message::response_to(&sent[1].1, 603, "Decline").to_tag("y").build();
+    let methods: Vec<_> =
+        bench.put(9, decline).into_iter().map(|(_, message)| message.start_line().into_owned()).collect();
+    assert_eq!(methods, ["ACK sip:bob@10.0.0.8 SIP/2.0", "CANCEL sip:bob@10.0.0.7 SIP/2.0"]);
+    let over = Message::response_to(&sent[0].1, 487, "Request Terminated").to_tag("x").build();
+    let back = bench.put(9, over);
+    assert!(back.iter().any(|(_, message)| message.status() == Some(603)), "{back:?}");
+}
+
+#[test]
+fn a_contact_that_never_answers_times_out() {
+    let mut bench = bench();
+    bench.bind("<sip:bob@10.0.0.9:7777>");
+    let invite = bench.request("INVITE", "sip:bob@sipbox.invalid", "");
+    bench.put(9, invite);
+    bench.pass(33 * SECOND);
+    let answers: Vec<_> = bench.sent().into_iter().filter_map(|(_, message)| message.status()).collect();
+    assert_eq!(answers.first(), Some(&408));
+    bench.pass(40 * SECOND);
+    assert_eq!(bench.hub.leftovers(), [0; 6]);
+}
+
+#[test]
+fn requests_that_go_no_further() {
+    let mut bench = bench();
+    bench.bind("<sip:bob@10.0.0.9:7777>");
+    let options = bench.request("OPTIONS", "sip:sipbox.invalid", "");
+    assert_eq!(bench.status(options), 200);
+    let options = bench.request("OPTIONS", "sip:10.0.0.1:5060", "");
+    assert_eq!(bench.status(options), 200);
+    let mut worn = bench.request("OPTIONS", "sip:bob@sipbox.invalid", "");
+    worn.set(name::MAX_FORWARDS, 0);
+    assert_eq!(bench.status(worn), 483);
+    let unknown = bench.request("INVITE", "sip:nobody@sipbox.invalid", "");
+    assert_eq!(bench.status(unknown), 404);
+    let scheme = bench.request("INVITE", "mailto:bob@sipbox.invalid", "");
+    assert_eq!(bench.status(scheme), 416);
+    let extension = bench.request("INVITE", "sip:bob@sipbox.invalid", "Proxy-Require: magic\r\n");
+    assert_eq!(bench.status(extension), 420);
+    let relay = bench.request("INVITE", "sip:carol@192.0.2.7", "");
+    assert_eq!(bench.status(relay), 403);
+    let route = bench.request("INVITE", "sip:bob@sipbox.invalid", "Route: <sip:192.0.2.7;lr>\r\n");
+    assert_eq!(bench.status(route), 403);
+    let forged = "Route: <sip:10.0.0.1:5060;lr;s=0123456789abcdef>, <sip:192.0.2.7;lr>\r\n";
+    let forged = bench.request("BYE", "sip:bob@192.0.2.8", forged);
+    assert_eq!(bench.status(forged), 403);
+    let cancel = bench.request("CANCEL", "sip:bob@sipbox.invalid", "");
+    assert_eq!(bench.status(cancel), 481);
+    let mut broken = bench.request("INVITE", "sip:bob@sipbox.invalid", "");
+    broken.set(name::CSEQ, "x INVITE");
+    assert_eq!(bench.status(broken), 400);
+}
+
+#[test]
+fn a_loop_is_found() {
+    let mut bench = bench();
+    // The contact is the hub itself, under a name that leads back to it.
+    bench.bind("<sip:bob@10.0.0.1:5060>");
+    let invite = bench.request("INVITE", "sip:bob@sipbox.invalid", "");
+    let mut on_the_way = bench.put(9, invite);
+    let mut rounds = 0;
+    while let Some((host, message)) = on_the_way.pop() {
+        rounds += 1;
+        assert!(rounds < 50, "it goes on and on");
+        if host == 1 {
+            bench.hub.handle_message(bench.now, from(1), message);
+            on_the_way.extend(bench.sent());
+        } else if host == 9 && message.status().is_some() {
+            assert_eq!(message.status(), Some(482));
+            return;
+        }
+    }
+    panic!("no answer");
+}
+
+#[test]
+fn later_requests_of_a_dialog_take_the_recorded_route() {
+    let mut bench = bench();
+    bench.bind("<sip:bob@10.0.0.9:7777>");
+    let invite = bench.request("INVITE", "sip:bob@sipbox.invalid", "Contact: <sip:alice@10.0.0.5:6666>\r\n");
+    let call_id = invite.call_id().unwrap().to_string();
+    let passed = bench.put(9, invite).remove(0).1;
+    let recorded = passed.header(name::RECORD_ROUTE).unwrap().text().into_owned();
+    // To a contact that is not bound here, but by a route that was made here for this Call-ID.
+    let mut bye = bench.request("BYE", "sip:alice@10.0.0.5:6666", &format!("Route: {recorded}\r\n"));
+    bye.set(name::CALL_ID, &call_id);
+    let sent = bench.put(9, bye);
+    assert_eq!(sent[0].0, 5);
+    assert_eq!(sent[0].1.header(name::ROUTE).map(|route| route.text().into_owned()), None);
+    // A strict router in between: the route stands in the Request-URI and the target in Route (RFC 3261 16.4).
+    let uri = recorded.trim_matches(['<', '>']).to_string();
+    let mut strict = bench.request("BYE", &uri, "Route: <sip:alice@10.0.0.5:6666>\r\n");
+    strict.set(name::CALL_ID, &call_id);
+    let sent = bench.put(9, strict);
+    assert_eq!((sent[0].0, sent[0].1.start_line().into_owned()), (5, "BYE sip:alice@10.0.0.5:6666 SIP/2.0".into()));
+    // The same route with another Call-ID leads nowhere.
+    let stolen = bench.request("BYE", "sip:alice@10.0.0.5:6666", &format!("Route: {recorded}\r\n"));
+    assert_eq!(bench.status(stolen), 403);
+}
+
+#[test]
+fn users_are_asked_for_their_password() {
+    let users = Users::new("sipbox").with("bob", "secret");
+    let mut bench = bench_with(HubConfig { users: Some(users), ..HubConfig::default() });
+    let register = bench.register("Contact: <sip:bob@10.0.0.9>\r\n");
+    let answer = bench.answer(register);
+    assert_eq!(answer.status(), Some(401));
+    assert_eq!(answer.headers_named(name::WWW_AUTHENTICATE).count(), 2, "SHA-256 and MD5");
+    let invite = bench.request("INVITE", "sip:bob@sipbox.invalid", "");
+    assert_eq!(bench.status(invite), 407);
+    let options = bench.request("OPTIONS", "sip:sipbox.invalid", "");
+    assert_eq!(bench.status(options), 407);
+}
+
+#[test]
+fn a_crowd_is_answered_503() {
+    let mut bench = bench();
+    bench.bind("<sip:bob@10.0.0.9:7777>");
+    let mut refused = 0;
+    bench.hub.layer = Layer::new(Timing::default(), bench.hub.own.clone(), 100);
+    for _ in 0..200 {
+        let options = bench.request("OPTIONS", "sip:nobody@sipbox.invalid", "");
+        refused += usize::from(bench.status(options) == 503);
+    }
+    assert_eq!(refused, 100);
+    bench.pass(60 * SECOND);
+    assert_eq!(bench.hub.leftovers(), [0; 6]);
+}

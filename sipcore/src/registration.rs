@@ -1,0 +1,256 @@
+//! Registration of one contact (RFC 3261 10.2): when to send REGISTER, how long it stands, and how failures are paced (RFC 5626 4.5).
+
+use std::time::{Duration, Instant};
+
+/// First pause after a failure; it doubles up to the limit for its kind.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Nobody is troubled by an attempt that the network refuses, and the registrar may be back any moment.
+const BACKOFF_MAX_REFUSED: Duration = Duration::from_secs(5);
+/// A registrar that keeps raising Min-Expires is not followed for ever.
+const MIN_EXPIRES_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing is wanted.
+    Idle,
+    /// REGISTER is on its way.
+    Asking,
+    /// The binding stands.
+    Standing,
+    /// A failure; the next attempt is set.
+    Waiting,
+    /// REGISTER with Expires: 0 is on its way.
+    Removing,
+}
+
+/// How an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The registrar's address refuses, at once.
+    Unreachable,
+    /// No answer in time.
+    Silence,
+    /// A final response that is no success; it may say how long to wait.
+    Refused(Option<Duration>),
+}
+
+/// What has changed for the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    None,
+    /// The first success after `start`.
+    Registered,
+    /// A success after a loss.
+    Restored,
+    /// A refresh failed; attempts go on.
+    Lost,
+    /// The first attempt failed; nothing goes on.
+    Refused,
+    /// The binding is gone, as wanted.
+    Removed,
+}
+
+/// The machine. It knows no messages: the user agent writes REGISTER and reads the answer.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    phase: Phase,
+    /// It stood once since `start`.
+    stood: bool,
+    lost: bool,
+    asked: Duration,
+    failures: u32,
+    next: Option<Instant>,
+}
+
+impl Registration {
+    pub fn new(expires: Duration) -> Self {
+        Registration { phase: Phase::Idle, stood: false, lost: false, asked: expires, failures: 0, next: None }
+    }
+
+    /// The Expires value for the next REGISTER.
+    pub fn expires(&self) -> Duration {
+        match self.phase {
+            Phase::Removing => Duration::ZERO,
+            _ => self.asked,
+        }
+    }
+
+    /// The binding stands as far as we know.
+    pub fn is_standing(&self) -> bool {
+        self.stood && !self.lost && self.phase != Phase::Removing
+    }
+
+    /// The user wants to be registered. `true`: send REGISTER now.
+    pub fn start(&mut self) -> bool {
+        match self.phase {
+            Phase::Idle | Phase::Waiting => {
+                self.phase = Phase::Asking;
+                self.next = None;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The user wants the binding gone. `true`: send REGISTER with Expires 0 now.
+    pub fn remove(&mut self) -> bool {
+        self.next = None;
+        let had = self.stood || self.phase == Phase::Asking;
+        self.phase = if had { Phase::Removing } else { Phase::Idle };
+        had
+    }
+
+    /// 2xx: the binding stands for `granted`. The refresh comes after 50 to 60 % of it; `jitter` is between 0 and 1.
+    pub fn on_success(&mut self, now: Instant, granted: Duration, jitter: f64) -> Change {
+        self.failures = 0;
+        if self.phase == Phase::Removing {
+            *self = Registration::new(self.asked);
+            return Change::Removed;
+        }
+        self.phase = Phase::Standing;
+        self.next = Some(now + granted.mul_f64(0.5 + 0.1 * jitter));
+        let change = match (self.stood, self.lost) {
+            (false, _) => Change::Registered,
+            (true, true) => Change::Restored,
+            (true, false) => Change::None,
+        };
+        self.stood = true;
+        self.lost = false;
+        change
+    }
+
+    /// 423 with Min-Expires. `true`: send REGISTER again now with the longer expiry.
+    pub fn on_too_brief(&mut self, min_expires: Duration) -> bool {
+        let follow = self.phase == Phase::Asking && min_expires > self.asked && min_expires <= MIN_EXPIRES_LIMIT;
+        if follow {
+            self.asked = min_expires;
+        }
+        follow
+    }
+
+    /// The attempt failed; `jitter` is between 0 and 1.
+    pub fn on_failure(&mut self, now: Instant, failure: Failure, jitter: f64) -> Change {
+        if self.phase == Phase::Removing {
+            *self = Registration::new(self.asked);
+            return Change::Removed;
+        }
+        if !self.stood {
+            *self = Registration::new(self.asked);
+            return Change::Refused;
+        }
+        let (limit, at_least) = match failure {
+            Failure::Unreachable => (BACKOFF_MAX_REFUSED, Duration::ZERO),
+            Failure::Silence => (BACKOFF_MAX, Duration::ZERO),
+            Failure::Refused(retry_after) => (BACKOFF_MAX, retry_after.unwrap_or_default().min(BACKOFF_MAX)),
+        };
+        let pause = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(10)).min(limit);
+        self.failures += 1;
+        let pause = pause.mul_f64(0.5 + 0.5 * jitter).max(at_least);
+        self.phase = Phase::Waiting;
+        self.next = Some(now + pause);
+        match std::mem::replace(&mut self.lost, true) {
+            false => Change::Lost,
+            true => Change::None,
+        }
+    }
+
+    /// The way to the registrar broke or is doubtful: ask again at once.
+    pub fn on_doubt(&mut self, now: Instant) {
+        if self.phase == Phase::Standing {
+            self.next = Some(now);
+        }
+    }
+
+    pub fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// `true`: send REGISTER now.
+    pub fn on_timer(&mut self, now: Instant) -> bool {
+        let due = self.next.is_some_and(|at| at <= now);
+        if due {
+            self.next = None;
+            self.phase = Phase::Asking;
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn is_refreshed_before_it_expires() {
+        let now = Instant::now();
+        let mut registration = Registration::new(HOUR);
+        assert!(registration.start());
+        assert!(!registration.start(), "one REGISTER at a time");
+        assert_eq!(registration.on_success(now, HOUR, 1.0), Change::Registered);
+        let due = registration.next().expect("a refresh is set");
+        assert!(due < now + HOUR && due > now + HOUR / 3);
+        assert!(!registration.on_timer(now));
+        assert!(registration.on_timer(due));
+        assert_eq!(registration.on_success(due, HOUR, 0.0), Change::None);
+    }
+
+    #[test]
+    fn failures_back_off_and_are_told_once() {
+        let mut now = Instant::now();
+        let mut registration = Registration::new(HOUR);
+        registration.start();
+        registration.on_success(now, HOUR, 0.0);
+        now = registration.next().expect("a refresh is set");
+        assert!(registration.on_timer(now));
+        assert_eq!(registration.on_failure(now, Failure::Silence, 1.0), Change::Lost);
+        let mut last = Duration::ZERO;
+        for _ in 0..20 {
+            let next = registration.next().expect("another attempt is set");
+            assert!(next - now >= last && next - now <= BACKOFF_MAX);
+            last = next - now;
+            now = next;
+            assert!(registration.on_timer(now));
+            assert_eq!(registration.on_failure(now, Failure::Silence, 1.0), Change::None);
+        }
+        assert_eq!(last, BACKOFF_MAX);
+        now = registration.next().expect("another attempt is set");
+        assert!(registration.on_timer(now));
+        assert_eq!(registration.on_success(now, HOUR, 0.0), Change::Restored);
+    }
+
+    #[test]
+    fn a_refused_first_attempt_ends_it() {
+        let now = Instant::now();
+        let mut registration = Registration::new(HOUR);
+        registration.start();
+        assert_eq!(registration.on_failure(now, Failure::Refused(None), 0.0), Change::Refused);
+        assert_eq!(registration.next(), None);
+        assert!(registration.start(), "and it can be asked for again");
+    }
+
+    #[test]
+    fn follows_min_expires_upwards_only() {
+        let mut registration = Registration::new(Duration::from_secs(60));
+        registration.start();
+        assert!(!registration.on_too_brief(Duration::from_secs(60)));
+        assert!(registration.on_too_brief(Duration::from_secs(120)));
+        assert_eq!(registration.expires(), Duration::from_secs(120));
+        assert!(!registration.on_too_brief(Duration::from_secs(u64::from(u32::MAX))));
+    }
+
+    #[test]
+    fn removal_ends_in_removed_even_when_it_fails() {
+        let now = Instant::now();
+        let mut registration = Registration::new(HOUR);
+        assert!(!registration.remove(), "nothing to remove");
+        registration.start();
+        registration.on_success(now, HOUR, 0.0);
+        assert!(registration.remove());
+        assert_eq!(registration.expires(), Duration::ZERO);
+        assert_eq!(registration.on_failure(now, Failure::Refused(None), 0.0), Change::Removed);
+        assert!(!registration.is_standing());
+    }
+}

@@ -1,0 +1,191 @@
+//! One TCP connection that carries SIP (RFC 3261 18, RFC 5626 3.5.1 keep-alive).
+
+use super::driver::Core;
+use super::tap::count;
+use super::{Flow, Machine};
+use crate::message::{Frame, Limits, Message, Method, StreamError, StreamParser};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// How long a connection attempt may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// A connection on which nothing moves for this long is closed; agents send a keep-alive far more often.
+const IDLE_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Unsent bytes above which the other side is taken for dead.
+const OUTBOX_LIMIT: usize = 4 * 1024 * 1024;
+
+#[derive(Debug, Default)]
+struct Outbox {
+    queue: VecDeque<Bytes>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// The sending half, shared by everyone who sends; its task owns the receiving half.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    stream: OnceLock<TcpStream>,
+    outbox: Mutex<Outbox>,
+    wake: Notify,
+}
+
+impl Connection {
+    /// Sends at once when the socket takes it, else leaves it to the task. `false`: the connection is gone.
+    pub fn send(&self, payload: Bytes) -> bool {
+        let mut outbox = self.outbox.lock();
+        if outbox.closed {
+            return false;
+        }
+        let mut rest = payload;
+        if outbox.queue.is_empty()
+            && let Some(stream) = self.stream.get()
+        {
+            match stream.try_write(&rest) {
+                Ok(n) if n == rest.len() => return true,
+                Ok(n) => rest = rest.slice(n..),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    outbox.closed = true;
+                    self.wake.notify_one();
+                    return false;
+                }
+            }
+        }
+        if outbox.bytes + rest.len() > OUTBOX_LIMIT {
+            outbox.closed = true;
+            self.wake.notify_one();
+            return false;
+        }
+        outbox.bytes += rest.len();
+        outbox.queue.push_back(rest);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Writes what waits. `true`: more waits until the socket is writable.
+    fn flush(&self, stream: &TcpStream) -> io::Result<bool> {
+        let mut outbox = self.outbox.lock();
+        if outbox.closed {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        while let Some(first) = outbox.queue.front_mut() {
+            match stream.try_write(first) {
+                Ok(n) => {
+                    let done = n == first.len();
+                    *first = first.slice(n..);
+                    outbox.bytes -= n;
+                    if done {
+                        outbox.queue.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    fn close(&self) {
+        let mut outbox = self.outbox.lock();
+        outbox.closed = true;
+        outbox.queue.clear();
+        outbox.bytes = 0;
+    }
+}
+
+/// Runs a connection to its end: `accepted`, or made here.
+pub(super) async fn run<M: Machine>(
+    core: Arc<Core<M>>,
+    flow: Flow,
+    connection: Arc<Connection>,
+    accepted: Option<TcpStream>,
+) {
+    let why = match exchange(&core, flow, &connection, accepted).await {
+        Ok(()) => "connection closed".to_string(),
+        Err(error) => error.to_string(),
+    };
+    connection.close();
+    core.forget(flow, &connection);
+    core.unreachable(flow, &why);
+}
+
+async fn exchange<M: Machine>(
+    core: &Arc<Core<M>>,
+    flow: Flow,
+    connection: &Connection,
+    accepted: Option<TcpStream>,
+) -> io::Result<()> {
+    let stream = match accepted {
+        Some(stream) => stream,
+        None => timeout(CONNECT_LIMIT, TcpStream::connect(flow.remote)).await??,
+    };
+    stream.set_nodelay(true)?;
+    let local = stream.local_addr()?;
+    let stream = connection.stream.get_or_init(|| stream);
+    let mut parser = StreamParser::new(Limits::default());
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let interest = match connection.flush(stream)? {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        let ready = tokio::select! {
+            ready = timeout(IDLE_LIMIT, stream.ready(interest)) => ready??,
+            () = connection.wake.notified() => continue,
+        };
+        if !ready.is_readable() && !ready.is_read_closed() {
+            continue;
+        }
+        loop {
+            match stream.try_read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => parser.push(buffer.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+            read_messages(core, flow, local, connection, &mut parser)?;
+        }
+    }
+}
+
+fn read_messages<M: Machine>(
+    core: &Arc<Core<M>>,
+    flow: Flow,
+    local: SocketAddr,
+    connection: &Connection,
+    parser: &mut StreamParser,
+) -> io::Result<()> {
+    while let Some(frame) = parser.pull() {
+        match frame {
+            Ok(Frame::Message(message)) => core.receive(flow, local, message),
+            Ok(Frame::Ping) => {
+                connection.send(Bytes::from_static(b"\r\n"));
+            }
+            Ok(Frame::Pong) => {}
+            Err(error) => {
+                count(&core.cells.garbage);
+                if let Some(answer) = refusal(&error) {
+                    connection.send(answer);
+                }
+                return Err(io::Error::new(ErrorKind::InvalidData, error));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The answer to a request after which the stream cannot be read on.
+fn refusal(error: &StreamError) -> Option<Bytes> {
+    let request = error.message.as_ref()?;
+    let answers = request.method().is_some_and(|method| *method != Method::Ack);
+    answers.then(|| Message::response_to(request, error.status(), &error.why.to_string()).build().to_bytes())
+}

@@ -1,0 +1,419 @@
+//! Sockets, clock and tasks around one state machine. Nothing is polled: a message is answered in the task that read it, and calls from
+//! outside send from the calling thread.
+
+use super::connection::{self, Connection};
+use super::refusals;
+use super::tap::{CounterCells, Counters, Direction, Tap, TapEvent, count};
+use super::{Flow, Machine, Transmit, Transport};
+use crate::message::Message;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+/// How often an ephemeral port is tried again when its TCP twin is taken.
+const PORT_ATTEMPTS: usize = 16;
+/// Rounds of "send, learn that it failed, tell the machine" within one input.
+const FLUSH_ROUNDS: usize = 8;
+/// Pause after accept() failed, for instance because no file descriptor was left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the sockets could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open SIP socket {transport}/{addr}: {source}")]
+pub struct StartError {
+    /// The address tried.
+    pub addr: SocketAddr,
+    /// UDP or TCP.
+    pub transport: Transport,
+    /// What the kernel said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// What the driver is to open.
+pub(crate) struct Setup {
+    /// UDP and TCP are bound to each; port 0 takes a free one, the same for both.
+    pub listen: Vec<SocketAddr>,
+    /// The only address that UDP is exchanged with. Its refusal (ICMP) is then seen at once.
+    pub next_hop: Option<SocketAddr>,
+    pub tap: Option<Tap>,
+    pub max_connections: usize,
+}
+
+/// One address on which we listen, with UDP and TCP.
+pub(super) struct Point {
+    udp: UdpSocket,
+    addr: SocketAddr,
+    connected: Option<SocketAddr>,
+}
+
+struct State<M> {
+    machine: M,
+    /// The deadline for which the timer task sleeps.
+    armed: Option<Instant>,
+}
+
+/// The machine and everything that its tasks share.
+pub(crate) struct Core<M> {
+    state: Mutex<State<M>>,
+    points: Vec<Point>,
+    connections: Mutex<HashMap<Flow, Arc<Connection>>>,
+    max_connections: usize,
+    tasks: Mutex<JoinSet<()>>,
+    stopped: AtomicBool,
+    wake: Notify,
+    tap: Option<Tap>,
+    runtime: Handle,
+    pub(super) cells: CounterCells,
+}
+
+/// Owner of the tasks: dropping it ends them and closes the sockets.
+pub(crate) struct Driver<M: Machine> {
+    pub core: Arc<Core<M>>,
+}
+
+impl<M: Machine> Drop for Driver<M> {
+    fn drop(&mut self) {
+        self.core.stop();
+    }
+}
+
+impl<M: Machine> Driver<M> {
+    /// Opens the sockets, makes the machine from the addresses that they got, and starts the tasks on the current runtime.
+    pub async fn start(setup: Setup, machine: impl FnOnce(&[SocketAddr]) -> M) -> Result<Self, StartError> {
+        let mut points = Vec::new();
+        let mut listeners = Vec::new();
+        for addr in &setup.listen {
+            let (udp, listener) = bind(*addr).await?;
+            let failed = |source| StartError { addr: *addr, transport: Transport::Udp, source };
+            if let Some(hop) = setup.next_hop {
+                udp.connect(hop).await.map_err(failed)?;
+            }
+            // A new socket counts as not writable until the reactor has seen it once.
+            udp.writable().await.map_err(failed)?;
+            if setup.next_hop.is_none() {
+                refusals::watch(&udp).map_err(failed)?;
+            }
+            let bound = advertised(udp.local_addr().map_err(failed)?);
+            points.push(Point { udp, addr: bound, connected: setup.next_hop });
+            listeners.push(listener);
+        }
+        let addresses: Vec<_> = points.iter().map(|point| point.addr).collect();
+        let core = Arc::new(Core {
+            state: Mutex::new(State { machine: machine(&addresses), armed: None }),
+            points,
+            connections: Mutex::default(),
+            max_connections: setup.max_connections,
+            tasks: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            wake: Notify::new(),
+            tap: setup.tap,
+            runtime: Handle::current(),
+            cells: CounterCells::default(),
+        });
+        core.spawn(run_timer(core.clone()));
+        for (index, listener) in listeners.into_iter().enumerate() {
+            core.spawn(run_udp(core.clone(), index as u16));
+            core.spawn(run_listener(core.clone(), index as u16, listener));
+        }
+        Ok(Driver { core })
+    }
+}
+
+impl<M: Machine> Driver<M> {
+    /// Ends all tasks and waits until their sockets are closed.
+    pub async fn finish(self) {
+        self.core.stop();
+        let mut tasks = std::mem::take(&mut *self.core.tasks.lock());
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+impl<M: Machine> Core<M> {
+    /// The addresses on which the driver listens, UDP and TCP alike.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.points.iter().map(|point| point.addr).collect()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.cells.read()
+    }
+
+    /// Asks or changes the machine, then sends what it wants sent.
+    pub fn with<R>(self: &Arc<Self>, call: impl FnOnce(&mut M, Instant) -> R) -> R {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let result = call(&mut state.machine, now);
+        self.flush(&mut state.machine, now);
+        let next = state.machine.poll_timeout();
+        if next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed)) {
+            state.armed = next;
+            self.wake.notify_one();
+        }
+        result
+    }
+
+    /// Ends all tasks. The sockets close when the last task is gone.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.tasks.lock().abort_all();
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        if !self.stopped.load(Ordering::Acquire) {
+            tasks.spawn_on(task, &self.runtime);
+        }
+    }
+
+    /// A message was read from the network.
+    pub(super) fn receive(self: &Arc<Self>, flow: Flow, local: SocketAddr, message: Message) {
+        if message.via().is_err() {
+            // It belongs to nothing and cannot be answered.
+            return count(&self.cells.garbage);
+        }
+        count(&self.cells.received);
+        if let Some(tap) = &self.tap {
+            tap(&TapEvent::of(Direction::Received, local, flow.remote, flow.transport, &message));
+        }
+        self.with(|machine, now| machine.handle_message(now, flow, message));
+    }
+
+    pub(super) fn unreachable(self: &Arc<Self>, flow: Flow, why: &str) {
+        debug!(transport = %flow.transport, remote = %flow.remote, why, "way lost");
+        self.with(|machine, now| machine.handle_unreachable(now, flow, why));
+    }
+
+    /// The connection has ended; a newer one under the same flow stays.
+    pub(super) fn forget(&self, flow: Flow, connection: &Arc<Connection>) {
+        let mut connections = self.connections.lock();
+        if connections.get(&flow).is_some_and(|known| Arc::ptr_eq(known, connection)) {
+            connections.remove(&flow);
+        }
+    }
+
+    fn flush(self: &Arc<Self>, machine: &mut M, now: Instant) {
+        for _ in 0..FLUSH_ROUNDS {
+            let mut failed = Vec::new();
+            while let Some(transmit) = machine.poll_transmit() {
+                let flow = transmit.flow;
+                match self.send(transmit) {
+                    Ok(()) => count(&self.cells.sent),
+                    Err(error) => {
+                        count(&self.cells.unsent);
+                        if error.kind() != ErrorKind::WouldBlock {
+                            failed.push((flow, error));
+                        }
+                    }
+                }
+            }
+            machine.deliver_events(now);
+            for (flow, error) in &failed {
+                machine.handle_unreachable(now, *flow, &error.to_string());
+            }
+            if failed.is_empty() {
+                break;
+            }
+        }
+        machine.deliver_events(now);
+    }
+
+    fn send(self: &Arc<Self>, transmit: Transmit) -> io::Result<()> {
+        let Transmit { flow, payload } = transmit;
+        let point = self.points.get(flow.local as usize).ok_or(ErrorKind::AddrNotAvailable)?;
+        self.tap_sent(point, flow, &payload);
+        match flow.transport {
+            Transport::Udp => point.send(&payload, flow.remote),
+            Transport::Tcp => self.send_on_connection(flow, payload),
+        }
+    }
+
+    fn send_on_connection(self: &Arc<Self>, flow: Flow, payload: Bytes) -> io::Result<()> {
+        let connection = {
+            let mut connections = self.connections.lock();
+            match connections.get(&flow) {
+                Some(connection) => connection.clone(),
+                None if connections.len() >= self.max_connections => {
+                    count(&self.cells.refused_connections);
+                    return Err(io::Error::other("too many connections"));
+                }
+                None => {
+                    let connection = Arc::new(Connection::default());
+                    connections.insert(flow, connection.clone());
+                    self.spawn(connection::run(self.clone(), flow, connection.clone(), None));
+                    connection
+                }
+            }
+        };
+        match connection.send(payload) {
+            true => Ok(()),
+            false => Err(ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn tap_sent(&self, point: &Point, flow: Flow, payload: &Bytes) {
+        if let Some(tap) = &self.tap
+            && let Ok(message) = Message::parse_datagram(payload.clone())
+        {
+            tap(&TapEvent::of(Direction::Sent, point.addr, flow.remote, flow.transport, &message));
+        }
+    }
+}
+
+impl Point {
+    fn send(&self, payload: &[u8], remote: SocketAddr) -> io::Result<()> {
+        let once = || match self.connected {
+            Some(_) => self.udp.try_send(payload),
+            None => self.udp.try_send_to(payload, remote),
+        };
+        match once() {
+            Ok(_) => Ok(()),
+            // The refusal belongs to an earlier datagram; this one was not sent. Unconnected, it may be that of another address.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => match (once(), self.connected) {
+                (Ok(_), None) => Ok(()),
+                (Err(again), None) => Err(again),
+                (_, Some(_)) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        match self.connected {
+            Some(remote) => self.udp.try_recv(buffer).map(|n| (n, remote)),
+            None => self.udp.try_recv_from(buffer),
+        }
+    }
+}
+
+/// UDP and TCP on the same port.
+async fn bind(addr: SocketAddr) -> Result<(UdpSocket, TcpListener), StartError> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let udp =
+            UdpSocket::bind(addr).await.map_err(|source| StartError { addr, transport: Transport::Udp, source })?;
+        let port = udp.local_addr().map_err(|source| StartError { addr, transport: Transport::Udp, source })?.port();
+        match TcpListener::bind(SocketAddr::new(addr.ip(), port)).await {
+            Ok(listener) => return Ok((udp, listener)),
+            Err(_) if addr.port() == 0 && attempt < PORT_ATTEMPTS => {}
+            Err(source) => return Err(StartError { addr, transport: Transport::Tcp, source }),
+        }
+    }
+}
+
+/// An address that others can use: a wildcard is replaced by the address of the default route, else by loopback.
+fn advertised(bound: SocketAddr) -> SocketAddr {
+    if !bound.ip().is_unspecified() {
+        return bound;
+    }
+    // Documentation addresses (RFC 5737, RFC 3849): connect() only asks the routing table.
+    let (any, probe, fallback): (IpAddr, IpAddr, IpAddr) = match bound {
+        SocketAddr::V4(_) => {
+            (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::LOCALHOST.into())
+        }
+        SocketAddr::V6(_) => (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+            Ipv6Addr::LOCALHOST.into(),
+        ),
+    };
+    let ip = std::net::UdpSocket::bind((any, 0))
+        .and_then(|socket| {
+            socket.connect((probe, 9))?;
+            socket.local_addr()
+        })
+        .map_or(fallback, |addr| addr.ip());
+    SocketAddr::new(ip, bound.port())
+}
+
+async fn run_timer<M: Machine>(core: Arc<Core<M>>) {
+    loop {
+        let armed = {
+            let mut state = core.state.lock();
+            state.armed = state.machine.poll_timeout();
+            state.armed
+        };
+        let due = async {
+            match armed {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => core.with(|machine, now| machine.handle_timeout(now)),
+            () = core.wake.notified() => {}
+        }
+    }
+}
+
+async fn run_udp<M: Machine>(core: Arc<Core<M>>, local: u16) {
+    let Some(point) = core.points.get(local as usize) else { return };
+    let mut buffer = vec![0; 65536];
+    let flow = |remote| Flow { transport: Transport::Udp, local, remote };
+    loop {
+        let Ok(ready) = point.udp.ready(Interest::READABLE | Interest::ERROR).await else { return };
+        if ready.is_error() {
+            for remote in refusals::take(&point.udp) {
+                core.unreachable(flow(remote), "Connection refused");
+            }
+        }
+        loop {
+            match point.receive(&mut buffer) {
+                Ok((n, remote)) => datagram(&core, flow(remote), point.addr, buffer.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    if let Some(remote) = point.connected {
+                        core.unreachable(flow(remote), &error.to_string());
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn datagram<M: Machine>(core: &Arc<Core<M>>, flow: Flow, local: SocketAddr, bytes: &[u8]) {
+    if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+        return; // keep-alive
+    }
+    match Message::parse_datagram(Bytes::copy_from_slice(bytes)) {
+        Ok(message) => core.receive(flow, local, message),
+        Err(_) => count(&core.cells.garbage),
+    }
+}
+
+async fn run_listener<M: Machine>(core: Arc<Core<M>>, local: u16, listener: TcpListener) {
+    loop {
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "cannot accept SIP connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let flow = Flow { transport: Transport::Tcp, local, remote };
+        let connection = Arc::new(Connection::default());
+        {
+            let mut connections = core.connections.lock();
+            if connections.len() >= core.max_connections {
+                count(&core.cells.refused_connections);
+                continue;
+            }
+            connections.insert(flow, connection.clone());
+        }
+        core.spawn(connection::run(core.clone(), flow, connection, Some(stream)));
+    }
+}

@@ -1,0 +1,80 @@
+//! How SIP messages travel (RFC 3261 18): the names that the state machines use, and the tokio driver that moves the bytes.
+
+mod connection;
+mod driver;
+mod refusals;
+mod tap;
+
+pub use driver::StartError;
+pub(crate) use driver::{Core, Driver, Setup};
+pub use tap::{Counters, Direction, Tap, TapEvent};
+
+use bytes::Bytes;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+/// Transport protocol of SIP itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// Datagrams; the transactions retransmit.
+    Udp,
+    /// One connection per remote address, reused in both directions.
+    Tcp,
+}
+
+impl Transport {
+    /// The transport itself delivers or fails (RFC 3261 17: "reliable").
+    pub fn is_reliable(self) -> bool {
+        self == Transport::Tcp
+    }
+
+    /// As it stands in a Via header: `UDP`, `TCP`.
+    pub fn as_via(self) -> &'static str {
+        match self {
+            Transport::Udp => "UDP",
+            Transport::Tcp => "TCP",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        })
+    }
+}
+
+/// A way to one remote address from one of our listening points (RFC 5626 "flow").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Flow {
+    pub transport: Transport,
+    /// Index of the listening point.
+    pub local: u16,
+    pub remote: SocketAddr,
+}
+
+/// Bytes to be sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Transmit {
+    pub flow: Flow,
+    pub payload: Bytes,
+}
+
+/// A state machine that the driver runs: bytes and time in, bytes and deadlines out.
+pub(crate) trait Machine: Send + 'static {
+    /// One message that arrived on `flow`.
+    fn handle_message(&mut self, now: Instant, flow: Flow, message: crate::message::Message);
+    /// The remote side of `flow` cannot be reached, or its connection ended.
+    fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str);
+    /// The deadline that `poll_timeout` named has passed.
+    fn handle_timeout(&mut self, now: Instant);
+    /// The next bytes to send.
+    fn poll_transmit(&mut self) -> Option<Transmit>;
+    /// When `handle_timeout` wants to be called.
+    fn poll_timeout(&self) -> Option<Instant>;
+    /// Hands over what the machine has to tell its user; called after every input, under the machine's lock.
+    fn deliver_events(&mut self, now: Instant);
+}

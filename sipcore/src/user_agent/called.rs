@@ -1,0 +1,198 @@
+//! INVITEs of others: the called side of a call (RFC 3261 13.3, 8.2, 9.2).
+
+use super::{Accepted, Call, DECISION_LIMIT, Notice, Offered, Phase, UserAgent, refusal};
+use crate::agent::{EndReason, IncomingOffer, SessionId};
+use crate::dialog::{Dialog, DialogKey};
+use crate::message::{Message, Uri, name};
+use crate::random;
+use crate::sdp::{self, Origin, ReceivedOffer, SdpError};
+use crate::transaction::{Clock, ServerId};
+use std::hash::BuildHasher;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+impl UserAgent {
+    /// An INVITE that would make a dialog.
+    pub(super) fn on_invite(&mut self, now: Instant, server: ServerId, request: Message) {
+        let answer = match self.read_invite(&request) {
+            Ok(offered) => return self.offer_call(now, server, request, offered),
+            Err(answer) => *answer,
+        };
+        self.layer.respond(now, server, &answer);
+    }
+
+    fn read_invite(&self, request: &Message) -> Result<(String, ReceivedOffer, Uri), Box<Message>> {
+        let refuse = |status, reason: &str| Box::new(refusal(request, status, reason).build());
+        let user = request.request_uri().ok().and_then(|uri| uri.user_decoded());
+        if user != self.config.aor.user_decoded() {
+            return Err(refuse(404, "Not Found"));
+        }
+        let (Ok(call_id), Ok(cseq), Ok(from)) = (request.call_id(), request.cseq(), request.from()) else {
+            return Err(refuse(400, "Bad Request"));
+        };
+        // The tag follows from the request, so a copy that took another way leads to the same dialog.
+        let local_tag = format!("{:016x}", self.tag_key.hash_one((call_id, from.tag(), cseq.number)));
+        if self.dialogs.contains_key(&DialogKey::new(call_id, &local_tag)) {
+            return Err(refuse(482, "Merged Request"));
+        }
+        let unknown: Vec<&str> = request.tokens(name::REQUIRE).collect();
+        if !unknown.is_empty() {
+            let answer = refusal(request, 420, "Bad Extension").header(name::UNSUPPORTED, unknown.join(", "));
+            return Err(Box::new(answer.build()));
+        }
+        if Dialog::of_called(request, &local_tag).is_none() {
+            return Err(refuse(400, "Contact Missing"));
+        }
+        let from = from.uri().map_err(|_| refuse(400, "Bad From"))?.aor();
+        let is_sdp = matches!(request.content_type(), Ok(Some(kind)) if kind.is("application", "sdp"));
+        if !is_sdp && !request.body().is_empty() {
+            let answer = refusal(request, 415, "Unsupported Media Type").header(name::ACCEPT, sdp::CONTENT_TYPE);
+            return Err(Box::new(answer.build()));
+        }
+        match ReceivedOffer::parse(request.body()) {
+            Ok(received) => Ok((local_tag, received, from)),
+            Err(SdpError::Syntax(_) | SdpError::TooLarge(_)) if is_sdp => Err(refuse(400, "Bad Session Description")),
+            Err(error) => Err(Box::new(self.not_acceptable(request, &error.to_string()))),
+        }
+    }
+
+    /// 488 with a Warning that says why (RFC 3261 21.4.26, 20.43).
+    pub(super) fn not_acceptable(&self, request: &Message, why: &str) -> Message {
+        let why = why.replace(['"', '\\'], "'");
+        let warning = format!("305 {} \"{why}\"", self.layer.sent_by(0));
+        refusal(request, 488, "Not Acceptable Here").header(name::WARNING, warning).build()
+    }
+
+    fn offer_call(
+        &mut self,
+        now: Instant,
+        server: ServerId,
+        request: Message,
+        (local_tag, received, from): (String, ReceivedOffer, Uri),
+    ) {
+        self.layer.respond(now, server, &Message::response_to(&request, 100, "Trying").build());
+        let Some(flow) = received.flows.first() else { return };
+        let said = flow.sipbox.unwrap_or_default();
+        let source = said.source.unwrap_or(flow.address);
+        let offer = IncomingOffer {
+            proto: flow.proto,
+            label: flow.label(),
+            source,
+            virtual_source: said.virtual_source.unwrap_or(source),
+            setup: flow.setup,
+        };
+        let id = SessionId::next();
+        if let Some(dialog) = Dialog::of_called(&request, &local_tag) {
+            self.dialogs.insert(dialog.key(), id);
+            let offered = Offered { server, request, received, local_tag, limit: now + DECISION_LIMIT };
+            let phase = Phase::Offered(Box::new(offered));
+            self.calls.insert(id, Call { dialog: Some(dialog), phase, armed: None });
+            self.offered.insert(server, id);
+            self.arm(id);
+            self.notices.push_back(Notice::Incoming { id, from, offer });
+        }
+    }
+
+    /// The user takes the call; `media` is where its program listens or receives.
+    pub fn accept(&mut self, now: Instant, id: SessionId, media: SocketAddr) {
+        let Some(offered) = self.take_offered(id) else {
+            // Cancelled meanwhile, and answered so.
+            return self.notices.push_back(Notice::Ended { id, reason: EndReason::Cancelled });
+        };
+        let Offered { server, request, received, local_tag, .. } = *offered;
+        let origin = Origin { id: random::number() >> 2, version: 1 };
+        let answer = received
+            .flows
+            .first()
+            .ok_or(SdpError::NoSuchFlow)
+            .and_then(|flow| received.answer(flow.index, media, ReceivedOffer::default_setup(flow), origin));
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                let refusal = self.not_acceptable(&request, &error.to_string());
+                self.layer.respond(now, server, &refusal);
+                self.remove_call(id);
+                return;
+            }
+        };
+        let response = Message::response_to(&request, 200, "OK")
+            .to_tag(&local_tag)
+            .header(name::CONTACT, self.contact())
+            .header(name::ALLOW, super::ALLOW)
+            .body(sdp::CONTENT_TYPE, answer);
+        let flow = self.layer.server_flow(server);
+        let sent = self.respond(now, server, response);
+        let (Some(flow), Some(response)) = (flow, sent) else { return self.remove_call(id) };
+        let timing = *self.layer.timing();
+        let clock = Clock::ending(now, timing.limit()).resending(now, timing.t1, Some(timing.t2));
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.phase = Phase::Accepted(Box::new(Accepted { flow, response, clock, hang_up: false }));
+        }
+        self.arm(id);
+        self.work(now);
+    }
+
+    /// The user refuses the call.
+    pub fn reject(&mut self, now: Instant, id: SessionId, status: u16, reason: &str) {
+        let Some(offered) = self.take_offered(id) else { return };
+        let status = if (300..700).contains(&status) { status } else { 500 };
+        let response = Message::response_to(&offered.request, status, reason).to_tag(&offered.local_tag);
+        self.respond(now, offered.server, response);
+        self.remove_call(id);
+        self.work(now);
+    }
+
+    /// Takes the INVITE out of a call that waits for the user. The call stays until the caller sets its next phase or removes it.
+    fn take_offered(&mut self, id: SessionId) -> Option<Box<Offered>> {
+        let call = self.calls.get_mut(&id)?;
+        if !matches!(call.phase, Phase::Offered(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut call.phase, Phase::Established) {
+            Phase::Offered(offered) => {
+                self.offered.remove(&offered.server);
+                Some(offered)
+            }
+            _ => None,
+        }
+    }
+
+    /// CANCEL (RFC 3261 9.2).
+    pub(super) fn on_cancel(&mut self, now: Instant, server: ServerId, cancel: &Message) {
+        let Some(invite) = self.layer.cancelled_by(cancel) else {
+            self.respond(now, server, refusal(cancel, 481, "Call/Transaction Does Not Exist"));
+            return;
+        };
+        self.respond(now, server, refusal(cancel, 200, "OK"));
+        if let Some(id) = self.offered.get(&invite).copied() {
+            self.reject(now, id, 487, "Request Terminated");
+        }
+    }
+
+    /// ACK for a 2xx of ours.
+    pub(super) fn on_ack(&mut self, now: Instant, ack: &Message) {
+        let Some(id) = DialogKey::of_request(ack).and_then(|key| self.dialogs.get(&key).copied()) else { return };
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let Phase::Accepted(accepted) = &call.phase else { return };
+        if call.dialog.as_ref().and_then(|dialog| dialog.remote_tag()) != ack.from_tag() {
+            return;
+        }
+        let hang_up = accepted.hang_up;
+        call.phase = Phase::Established;
+        self.arm(id);
+        if hang_up {
+            self.hang_up(now, id);
+        }
+    }
+
+    /// 64*T1 without ACK: the dialog is ended (RFC 3261 13.3.1.4).
+    pub(super) fn on_never_acknowledged(&mut self, now: Instant, id: SessionId) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let wanted = matches!(&call.phase, Phase::Accepted(accepted) if !accepted.hang_up);
+        call.phase = Phase::Established;
+        self.hang_up(now, id);
+        if wanted {
+            self.notices.push_back(Notice::Ended { id, reason: EndReason::NotAcknowledged });
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Our INVITEs: the caller's side of a call (RFC 3261 13.2, 9.1).
+
+use super::credentials::CannotAnswer;
+use super::{ALLOW, Call, Inviting, Notice, Phase, Purpose, RING_LIMIT, USER_AGENT, UserAgent};
+use crate::agent::{CallError, Session, SessionId};
+use crate::dialog::Dialog;
+use crate::message::{Message, Method, Uri, address, name};
+use crate::random;
+use crate::sdp::{self, Answer, Offer, Origin};
+use crate::transaction::ClientId;
+use std::time::Instant;
+
+/// Dialogs that one INVITE can make; a fork of more is not acknowledged.
+const MAX_FORKS: usize = 16;
+
+impl UserAgent {
+    /// Calls `target`. The outcome is told as `Notice::Answered` or `Notice::Failed`.
+    pub fn invite(&mut self, now: Instant, id: SessionId, target: &Uri, offer: Offer) {
+        let origin = Origin { id: random::number() >> 2, version: 1 };
+        let mut request = Message::request(Method::Invite, target)
+            .header(name::MAX_FORWARDS, 70)
+            .header(name::FROM, address(None, &self.config.aor, &[("tag", Some(&random::tag()))]))
+            .header(name::TO, address(None, target, &[]))
+            .header(name::CALL_ID, random::token())
+            .header(name::CSEQ, "1 INVITE")
+            .header(name::CONTACT, self.contact())
+            .header(name::ALLOW, ALLOW)
+            .header(name::USER_AGENT, USER_AGENT)
+            .body(sdp::CONTENT_TYPE, offer.to_sdp(origin))
+            .build();
+        self.wallet.authorize(&mut request);
+        let client = self.send(now, request.clone(), Purpose::Invite(id));
+        let inviting = Inviting {
+            request,
+            client,
+            target: target.clone(),
+            offer,
+            provisional: false,
+            cancelled: false,
+            limit: now + RING_LIMIT,
+        };
+        self.calls.insert(id, Call { dialog: None, phase: Phase::Inviting(Box::new(inviting)), armed: None });
+        self.arm(id);
+        self.work(now);
+    }
+
+    /// Gives up an INVITE of ours: CANCEL as soon as that is allowed, BYE if a 2xx comes all the same.
+    pub(super) fn cancel(&mut self, now: Instant, id: SessionId) {
+        let limit = self.layer.timing().limit();
+        let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get_mut(&id) else { return };
+        inviting.cancelled = true;
+        inviting.limit = now + limit;
+        if inviting.provisional {
+            let client = inviting.client;
+            self.send_cancel(now, client);
+        }
+        self.arm(id);
+    }
+
+    fn send_cancel(&mut self, now: Instant, client: ClientId) {
+        if let Some(cancel) = self.layer.cancel(now, client) {
+            self.purposes.insert(cancel, Purpose::Courtesy);
+        }
+    }
+
+    pub(super) fn on_invite_response(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        id: SessionId,
+        status: u16,
+        response: &Message,
+    ) {
+        match status {
+            100..=199 => self.on_provisional(now, client, id),
+            200..=299 => self.on_accepted(now, client, id, response),
+            401 | 407 => self.on_invite_challenge(now, id, response),
+            _ => self.on_rejected(id, status, response),
+        }
+    }
+
+    fn on_provisional(&mut self, now: Instant, client: ClientId, id: SessionId) {
+        let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get_mut(&id) else { return };
+        let first = !std::mem::replace(&mut inviting.provisional, true);
+        if first && inviting.cancelled {
+            self.send_cancel(now, client);
+        }
+    }
+
+    fn on_rejected(&mut self, id: SessionId, status: u16, response: &Message) {
+        let Some(target) = self.give_up(id) else { return };
+        let warning = response.warnings().next().map(|warning| warning.text.into_owned());
+        let reason = response.reason().into_owned();
+        self.fail(id, CallError::Rejected { target, status, reason, warning });
+    }
+
+    pub(super) fn on_invite_silence(&mut self, id: SessionId, why: Option<&str>) {
+        let Some(target) = self.give_up(id) else { return };
+        let hop = self.config.next_hop.remote;
+        self.fail(
+            id,
+            match why {
+                Some(why) => CallError::Unreachable { target, hop, why: why.to_string() },
+                None => CallError::Timeout { target, hop },
+            },
+        );
+    }
+
+    /// It rang too long, or nothing came after CANCEL (RFC 3261 9.1).
+    pub(super) fn on_ring_limit(&mut self, now: Instant, id: SessionId) {
+        let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get(&id) else { return };
+        let (client, target) = (inviting.client, inviting.target.clone());
+        if inviting.cancelled {
+            self.layer.abandon(client);
+            self.purposes.remove(&client);
+            self.remove_call(id);
+            return;
+        }
+        self.fail(id, CallError::Timeout { target, hop: self.config.next_hop.remote });
+        self.cancel(now, id);
+    }
+
+    fn on_invite_challenge(&mut self, now: Instant, id: SessionId, response: &Message) {
+        let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get_mut(&id) else { return };
+        let target = inviting.target.clone();
+        if inviting.cancelled {
+            return self.remove_call(id);
+        }
+        let error = match self.wallet.retry(&mut inviting.request, response) {
+            Ok(()) => {
+                let cseq = inviting.request.cseq().map_or(1, |cseq| cseq.number) + 1;
+                inviting.request.set(name::CSEQ, format_args!("{cseq} INVITE"));
+                inviting.provisional = false;
+                let attempt = inviting.request.clone();
+                let client = self.send(now, attempt, Purpose::Invite(id));
+                if let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get_mut(&id) {
+                    inviting.client = client;
+                }
+                return;
+            }
+            Err(CannotAnswer::NoCredentials(realm)) => CallError::NoCredentials { target, realm },
+            Err(CannotAnswer::Refused(realm)) => CallError::BadCredentials { target, realm },
+        };
+        self.remove_call(id);
+        self.fail(id, error);
+    }
+
+    /// A 2xx: always acknowledged. The first one makes the session; what comes after a decision is ended again (RFC 3261 13.2.2.4).
+    fn on_accepted(&mut self, now: Instant, client: ClientId, id: SessionId, response: &Message) {
+        let tag = response.to_tag().unwrap_or_default().to_string();
+        let acks = self.acks.entry(client).or_default();
+        if let Some((_, ack)) = acks.iter().find(|(known, _)| *known == tag) {
+            let ack = ack.clone();
+            return self.layer.transmit(self.config.next_hop, ack);
+        }
+        if acks.len() >= MAX_FORKS {
+            return;
+        }
+        let inviting = match self.calls.get_mut(&id) {
+            Some(Call { phase: Phase::Inviting(inviting), .. }) => Some(&*inviting),
+            _ => None,
+        };
+        let Some(mut dialog) = Dialog::of_caller(response) else {
+            // Without a Contact there is nowhere to send ACK and BYE to.
+            if let Some(target) = self.give_up(id) {
+                self.fail(id, CallError::BadAnswer { target, why: "the 200 has no usable Contact".into() });
+            }
+            return;
+        };
+        let mut ack = dialog.ack(response.cseq().map(|cseq| cseq.number).unwrap_or_default());
+        // ACK carries the credentials of its INVITE (RFC 3261 22.1).
+        for header in inviting.iter().flat_map(|inviting| inviting.request.headers()) {
+            if header.is(name::AUTHORIZATION) || header.is(name::PROXY_AUTHORIZATION) {
+                ack = ack.copy(header);
+            }
+        }
+        let outcome = inviting
+            .filter(|inviting| !inviting.cancelled)
+            .map(|inviting| (inviting.target.clone(), Answer::parse(response.body(), &inviting.offer)));
+        let ack = self.layer.send_ack(self.config.next_hop, ack.build(), None);
+        self.acks.entry(client).or_default().push((tag, ack));
+        match outcome {
+            Some((target, Ok(answer))) => {
+                let remote_aor = remote_aor(response).unwrap_or_else(|| target.aor());
+                self.dialogs.insert(dialog.key(), id);
+                if let Some(call) = self.calls.get_mut(&id) {
+                    call.dialog = Some(dialog);
+                    call.phase = Phase::Established;
+                }
+                self.arm(id);
+                self.notices.push_back(Notice::Answered(Session { id, remote_aor, media: answer.media }));
+            }
+            Some((target, Err(error))) => {
+                self.end_stray(now, &mut dialog);
+                self.remove_call(id);
+                self.fail(id, CallError::BadAnswer { target, why: error.to_string() });
+            }
+            None => {
+                self.end_stray(now, &mut dialog);
+                if matches!(self.calls.get(&id), Some(Call { phase: Phase::Inviting(_), .. })) {
+                    self.remove_call(id);
+                }
+            }
+        }
+    }
+
+    /// Ends a dialog that nobody wants.
+    fn end_stray(&mut self, now: Instant, dialog: &mut Dialog) {
+        let mut bye = dialog.request(Method::Bye).header(name::USER_AGENT, USER_AGENT).build();
+        self.wallet.authorize(&mut bye);
+        self.send(now, bye, Purpose::Courtesy);
+    }
+
+    /// Forgets a call that has not been answered; its target if the user still waits for it.
+    fn give_up(&mut self, id: SessionId) -> Option<Uri> {
+        let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get(&id) else { return None };
+        let target = (!inviting.cancelled).then(|| inviting.target.clone());
+        self.remove_call(id);
+        target
+    }
+
+    fn fail(&mut self, id: SessionId, error: CallError) {
+        self.notices.push_back(Notice::Failed { id, error });
+    }
+}
+
+/// Who answered: the asserted identity (RFC 3325), else To.
+fn remote_aor(response: &Message) -> Option<Uri> {
+    let asserted = response.addresses(name::P_ASSERTED_IDENTITY).flatten().find_map(|address| address.uri().ok());
+    Some(asserted.or_else(|| response.to().ok()?.uri().ok())?.aor())
+}

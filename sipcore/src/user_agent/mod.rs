@@ -1,0 +1,360 @@
+//! One user agent (RFC 3261 8, 10 to 15): registration and calls as a single state machine without I/O. Everything is sent to one next hop,
+//! the registrar and outbound proxy.
+
+mod called;
+mod caller;
+mod credentials;
+mod in_dialog;
+mod registering;
+#[cfg(test)]
+mod tests;
+
+use crate::agent::{CallError, EndReason, IncomingOffer, RegisterError, Session, SessionId};
+use crate::auth::Credentials;
+use crate::dialog::{Dialog, DialogKey};
+use crate::message::{Message, ResponseBuilder, Uri, address, name};
+use crate::random;
+use crate::registration::Registration;
+use crate::sdp::{Offer, ReceivedOffer};
+use crate::transaction::{ClientId, Clock, Due, Event, Layer, ServerId, Timers, Timing};
+use crate::transport::{Flow, Transmit, Transport};
+use bytes::Bytes;
+use credentials::Wallet;
+use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
+use std::time::{Duration, Instant};
+
+/// The methods that are answered (Allow, RFC 3261 20.5).
+const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS";
+/// Transactions of one side; above it new requests are answered 503.
+const MAX_TRANSACTIONS: usize = 100_000;
+/// How long a call may ring before it is cancelled.
+const RING_LIMIT: Duration = Duration::from_secs(180);
+/// How long an INVITE of the other side waits for the user. Its caller may be gone without a word.
+const DECISION_LIMIT: Duration = Duration::from_secs(200);
+/// How often the way to the next hop is kept open and found to be alive (RFC 5626 4.4.1).
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What one user agent is.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub aor: Uri,
+    pub contact: Uri,
+    pub instance: String,
+    pub next_hop: Flow,
+    pub credentials: Option<Credentials>,
+    pub expires: Duration,
+    pub timing: Timing,
+}
+
+/// What the user is told.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    Answered(Session),
+    Failed {
+        id: SessionId,
+        error: CallError,
+    },
+    Incoming {
+        id: SessionId,
+        from: Uri,
+        offer: IncomingOffer,
+    },
+    Ended {
+        id: SessionId,
+        reason: EndReason,
+    },
+    /// An attempt succeeded.
+    Registered,
+    /// An attempt failed.
+    NotRegistered(RegisterError),
+    RegistrationLost(String),
+    RegistrationRestored,
+}
+
+/// Why a request of ours is on its way.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    Register,
+    Invite(SessionId),
+    Bye(SessionId),
+    /// The answer changes nothing.
+    Courtesy,
+}
+
+struct Call {
+    dialog: Option<Dialog>,
+    phase: Phase,
+    armed: Option<Instant>,
+}
+
+enum Phase {
+    /// Our INVITE has no final response yet.
+    Inviting(Box<Inviting>),
+    /// The user has not decided on an INVITE of the other side yet.
+    Offered(Box<Offered>),
+    /// We sent a 2xx and wait for ACK.
+    Accepted(Box<Accepted>),
+    Established,
+    /// Our BYE is on its way.
+    Ending(Box<Message>),
+}
+
+struct Inviting {
+    /// As sent, without Via: for another attempt after a challenge.
+    request: Message,
+    client: ClientId,
+    target: Uri,
+    offer: Offer,
+    provisional: bool,
+    cancelled: bool,
+    limit: Instant,
+}
+
+struct Offered {
+    server: ServerId,
+    request: Message,
+    received: ReceivedOffer,
+    local_tag: String,
+    limit: Instant,
+}
+
+struct Accepted {
+    flow: Flow,
+    response: Bytes,
+    clock: Clock,
+    hang_up: bool,
+}
+
+/// The machine.
+pub(crate) struct UserAgent {
+    config: Config,
+    layer: Layer,
+    registration: Registration,
+    register_call_id: String,
+    register_cseq: u32,
+    /// The last REGISTER, without Via.
+    register_request: Option<Message>,
+    wallet: Wallet,
+    calls: HashMap<SessionId, Call>,
+    dialogs: HashMap<DialogKey, SessionId>,
+    /// INVITEs that wait for the user.
+    offered: HashMap<ServerId, SessionId>,
+    purposes: HashMap<ClientId, Purpose>,
+    /// ACKs sent for each 2xx of an INVITE, by To tag, as long as the 2xx may be repeated.
+    acks: HashMap<ClientId, Vec<(String, Bytes)>>,
+    timers: Timers<SessionId>,
+    keep_alive_at: Option<Instant>,
+    tag_key: RandomState,
+    notices: VecDeque<Notice>,
+}
+
+impl UserAgent {
+    /// `sent_by`: our address.
+    pub fn new(config: Config, sent_by: std::net::SocketAddr) -> Self {
+        UserAgent {
+            layer: Layer::new(config.timing, vec![sent_by], MAX_TRANSACTIONS),
+            registration: Registration::new(config.expires),
+            register_call_id: random::token(),
+            register_cseq: 0,
+            register_request: None,
+            wallet: Wallet::new(config.credentials.clone()),
+            calls: HashMap::new(),
+            dialogs: HashMap::new(),
+            offered: HashMap::new(),
+            purposes: HashMap::new(),
+            acks: HashMap::new(),
+            timers: Timers::default(),
+            keep_alive_at: None,
+            tag_key: RandomState::new(),
+            notices: VecDeque::new(),
+            config,
+        }
+    }
+
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.layer.poll_transmit()
+    }
+
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.layer.poll_timeout(), self.timers.next(), self.registration.next(), self.keep_alive_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// No call is up and no request of ours waits for an answer.
+    pub fn is_idle(&self) -> bool {
+        self.calls.is_empty() && self.purposes.keys().all(|client| self.acks.contains_key(client))
+    }
+
+    /// Everything that is remembered of calls and transactions: transactions, calls, dialogs and requests under way.
+    #[cfg(test)]
+    pub fn leftovers(&self) -> [usize; 8] {
+        [
+            self.layer.len(),
+            self.layer.windows(),
+            self.calls.len(),
+            self.dialogs.len(),
+            self.offered.len(),
+            self.purposes.len(),
+            self.acks.len(),
+            self.timers.len(),
+        ]
+    }
+
+    pub fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
+        self.layer.handle_message(now, flow, message);
+        self.work(now);
+    }
+
+    pub fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
+        self.layer.handle_unreachable(now, flow, why);
+        if flow == self.config.next_hop {
+            self.registration.on_doubt(now);
+        }
+        self.work(now);
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.layer.handle_timeout(now);
+        while let Some((_, id)) = self.timers.pop_due(now) {
+            self.on_call_timer(now, id);
+        }
+        if self.registration.on_timer(now) {
+            self.send_register(now);
+        }
+        if self.keep_alive_at.is_some_and(|at| at <= now) {
+            self.keep_alive_at = None;
+            if self.registration.is_standing() {
+                self.layer.transmit(self.config.next_hop, Bytes::from_static(b"\r\n\r\n"));
+                self.keep_alive_at = Some(now + KEEP_ALIVE);
+            }
+        }
+        self.work(now);
+    }
+
+    /// Handles what the transactions have to say.
+    fn work(&mut self, now: Instant) {
+        while let Some(event) = self.layer.poll_event() {
+            match event {
+                Event::Request { id, message, .. } => self.on_request(now, id, message),
+                Event::Ack { message, .. } => self.on_ack(now, &message),
+                Event::Response { id, message } => self.on_response(now, id, &message),
+                Event::Timeout { id } => self.on_no_response(now, id, None),
+                Event::Unreachable { id, why } => self.on_no_response(now, id, Some(&why)),
+                Event::Gone { id } => {
+                    self.purposes.remove(&id);
+                    self.acks.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn on_response(&mut self, now: Instant, client: ClientId, response: &Message) {
+        let Some(purpose) = self.purposes.get(&client).copied() else { return };
+        let Some(status) = response.status() else { return };
+        let keep = status < 200 || (status < 300 && matches!(purpose, Purpose::Invite(_)));
+        if !keep {
+            self.purposes.remove(&client);
+        }
+        match purpose {
+            Purpose::Register if status >= 200 => self.on_register_response(now, status, response),
+            Purpose::Invite(id) => self.on_invite_response(now, client, id, status, response),
+            Purpose::Bye(id) if status >= 200 => self.on_bye_response(now, id, status, response),
+            _ => {}
+        }
+    }
+
+    /// Neither timer nor transport lets us hope for a response: `why` is set when it was the transport.
+    fn on_no_response(&mut self, now: Instant, client: ClientId, why: Option<&str>) {
+        match self.purposes.remove(&client) {
+            Some(Purpose::Register) => self.on_register_silence(now, why),
+            Some(Purpose::Invite(id)) => self.on_invite_silence(id, why),
+            Some(Purpose::Bye(id)) => self.remove_call(id),
+            Some(Purpose::Courtesy) | None => {}
+        }
+    }
+
+    fn on_call_timer(&mut self, now: Instant, id: SessionId) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        call.armed = None;
+        match &mut call.phase {
+            Phase::Inviting(_) => self.on_ring_limit(now, id),
+            Phase::Offered(_) => self.reject(now, id, 480, "No Decision In Time"),
+            Phase::Accepted(accepted) => {
+                match accepted.clock.due(now) {
+                    Due::Nothing => {}
+                    Due::Resend => {
+                        let (flow, response) = (accepted.flow, accepted.response.clone());
+                        self.layer.transmit(flow, response);
+                    }
+                    Due::Expired => return self.on_never_acknowledged(now, id),
+                }
+                self.arm(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sets the deadline of a call as its phase wants it.
+    fn arm(&mut self, id: SessionId) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let next = match &call.phase {
+            Phase::Inviting(inviting) => Some(inviting.limit),
+            Phase::Offered(offered) => Some(offered.limit),
+            Phase::Accepted(accepted) => accepted.clock.next(),
+            _ => None,
+        };
+        let old = std::mem::replace(&mut call.armed, next);
+        self.timers.update(id, old, next);
+    }
+
+    fn remove_call(&mut self, id: SessionId) {
+        let Some(call) = self.calls.remove(&id) else { return };
+        self.timers.update(id, call.armed, None);
+        if let Some(dialog) = &call.dialog {
+            self.dialogs.remove(&dialog.key());
+        }
+        if let Phase::Offered(offered) = &call.phase {
+            self.offered.remove(&offered.server);
+        }
+    }
+
+    fn send(&mut self, now: Instant, request: Message, purpose: Purpose) -> ClientId {
+        let client = self.layer.request(now, self.config.next_hop, request, None);
+        self.purposes.insert(client, purpose);
+        client
+    }
+
+    fn respond(&mut self, now: Instant, server: ServerId, response: ResponseBuilder) -> Option<Bytes> {
+        self.layer.respond(now, server, &response.header(name::SERVER, USER_AGENT).build())
+    }
+
+    /// Our Contact header.
+    fn contact(&self) -> String {
+        let instance = format!("\"<{}>\"", self.config.instance);
+        address(None, &self.config.contact, &[("+sip.instance", Some(&instance))])
+    }
+}
+
+/// Software name for User-Agent and Server.
+pub(crate) const USER_AGENT: &str = concat!("sipbox/", env!("CARGO_PKG_VERSION"));
+
+/// A final answer that needs no more than status and words.
+fn refusal(request: &Message, status: u16, reason: &str) -> ResponseBuilder {
+    Message::response_to(request, status, reason).to_tag(&random::tag())
+}
+
+/// Our Contact as a URI: user of the address of record, our address, our transport.
+pub(crate) fn contact_uri(aor: &Uri, addr: std::net::SocketAddr, transport: Transport) -> Option<Uri> {
+    let uri = Uri::sip(aor.user_decoded().as_deref(), &addr.ip().to_string(), Some(addr.port())).ok()?;
+    match transport {
+        Transport::Udp => Some(uri),
+        Transport::Tcp => uri.with_param("transport", Some("tcp")).ok(),
+    }
+}

@@ -1,0 +1,339 @@
+//! What one user agent answers, message by message.
+
+use super::{Config, Notice, UserAgent, contact_uri};
+use crate::agent::{CallError, SessionId};
+use crate::label::{Label, Proto};
+use crate::message::{Message, name};
+use crate::sdp::Offer;
+use crate::transaction::Timing;
+use crate::transport::{Flow, Transport};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+const SDP: &str = "v=0\r\no=- 1 1 IN IP4 10.0.0.9\r\ns=-\r\nc=IN IP4 10.0.0.9\r\nt=0 0\r\nm=application 9 TCP octet-stream\r\n\
+    a=setup:active\r\na=connection:new\r\n";
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Bench {
+    now: Instant,
+    agent: UserAgent,
+    hop: Flow,
+    serial: u32,
+}
+
+fn bench() -> Bench {
+    bench_of("bob")
+}
+
+fn bench_of(user: &str) -> Bench {
+    let local: SocketAddr = "10.0.0.2:5062".parse().unwrap();
+    let hop = Flow { transport: Transport::Udp, local: 0, remote: "10.0.0.1:5060".parse().unwrap() };
+    let aor = format!("sip:{user}@sipbox.invalid").parse().unwrap();
+    let config = Config {
+        contact: contact_uri(&aor, local, Transport::Udp).unwrap(),
+        aor,
+        instance: "urn:uuid:00000000-0000-4000-8000-000000000001".into(),
+        next_hop: hop,
+        credentials: None,
+        expires: 60 * SECOND,
+        timing: Timing::default(),
+    };
+    Bench { now: Instant::now(), agent: UserAgent::new(config, local), hop, serial: 0 }
+}
+
+impl Bench {
+    /// A request as text, from the top Via on completed with what every request has.
+    fn request(&mut self, method: &str, extra: &str, body: &str) -> Message {
+        self.serial += 1;
+        let serial = self.serial;
+        let text = format!(
+            "{method} sip:bob@10.0.0.2:5062 SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.1:5060;branch=z9hG4bKx{serial};rport\r\n\
+             Max-Forwards: 70\r\nTo: <sip:bob@sipbox.invalid>\r\nFrom: <sip:alice@sipbox.invalid>;tag=a{serial}\r\n\
+             Call-ID: c{serial}\r\nCSeq: 1 {method}\r\nContact: <sip:alice@10.0.0.9:5064>\r\n{extra}\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        Message::parse_datagram(text.into()).unwrap()
+    }
+
+    fn invite(&mut self) -> Message {
+        self.request("INVITE", "Content-Type: application/sdp\r\n", SDP)
+    }
+
+    fn put(&mut self, message: Message) {
+        self.agent.handle_message(self.now, self.hop, message);
+    }
+
+    fn sent(&mut self) -> Vec<Message> {
+        std::iter::from_fn(|| self.agent.poll_transmit())
+            .filter_map(|transmit| Message::parse_datagram(transmit.payload).ok())
+            .collect()
+    }
+
+    /// The final answer to a request.
+    fn answer(&mut self, request: Message) -> Message {
+        self.put(request);
+        let mut sent = self.sent();
+        sent.retain(|message| message.status() != Some(100));
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        sent.remove(0)
+    }
+
+    fn status(&mut self, request: Message) -> u16 {
+        self.answer(request).status().unwrap()
+    }
+
+    fn offered(&mut self) -> Option<SessionId> {
+        match self.agent.poll_notice() {
+            Some(Notice::Incoming { id, .. }) => Some(id),
+            _ => None,
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.agent.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.agent.handle_timeout(self.now);
+        }
+        self.now = end;
+    }
+
+    /// An INVITE that we have accepted: it, and the 200.
+    fn accepted(&mut self) -> (SessionId, Message, Message) {
+        let invite = self.invite();
+        self.put(invite.clone());
+        let id = self.offered().unwrap();
+        self.agent.accept(self.now, id, "10.0.0.2:7000".parse().unwrap());
+        let ok = self.sent().pop().unwrap();
+        assert_eq!(ok.status(), Some(200));
+        (id, invite, ok)
+    }
+
+    /// A later request of the caller within the dialog.
+    fn within(&mut self, method: &str, cseq: u32, invite: &Message, ok: &Message) -> Message {
+        let mut request = self.request(method, "", "");
+        for same in [name::FROM, name::CALL_ID] {
+            request.set(same, invite.header(same).unwrap().text());
+        }
+        request.set(name::TO, ok.header(name::TO).unwrap().text());
+        request.set(name::CSEQ, format_args!("{cseq} {method}"));
+        request
+    }
+}
+
+#[test]
+fn requests_that_are_not_taken() {
+    let mut bench = bench();
+    let options = bench.request("OPTIONS", "", "");
+    let answer = bench.answer(options);
+    assert_eq!(answer.status(), Some(200));
+    assert!(answer.has_token(name::ALLOW, "INVITE"));
+    let message = bench.request("MESSAGE", "", "");
+    let answer = bench.answer(message);
+    assert_eq!(answer.status(), Some(405));
+    assert!(answer.has_token(name::ALLOW, "BYE"));
+    let unknown = bench.request("DANCE", "", "");
+    assert_eq!(bench.status(unknown), 405);
+    let bye = bench.request("BYE", "", "");
+    assert_eq!(bench.status(bye), 481);
+    let cancel = bench.request("CANCEL", "", "");
+    assert_eq!(bench.status(cancel), 481);
+    let mut broken = bench.request("OPTIONS", "", "");
+    broken.set(name::CSEQ, "1 INVITE");
+    assert_eq!(bench.status(broken), 400);
+}
+
+#[test]
+fn invites_that_are_not_taken() {
+    let mut bench = bench();
+    let extension = bench.request("INVITE", "Require: 100rel, foo\r\nContent-Type: application/sdp\r\n", SDP);
+    let answer = bench.answer(extension);
+    assert_eq!(answer.status(), Some(420));
+    assert!(answer.has_token(name::UNSUPPORTED, "100rel") && answer.has_token(name::UNSUPPORTED, "foo"));
+    let text = bench.request("INVITE", "Content-Type: text/plain\r\n", "hello");
+    let answer = bench.answer(text);
+    assert_eq!(answer.status(), Some(415));
+    assert_eq!(answer.header(name::ACCEPT).unwrap().text(), "application/sdp");
+    let audio = SDP.replace("m=application 9 TCP octet-stream", "m=audio 4000 RTP/AVP 0");
+    let audio = bench.request("INVITE", "Content-Type: application/sdp\r\n", &audio);
+    let answer = bench.answer(audio);
+    assert_eq!(answer.status(), Some(488));
+    assert_eq!(answer.warnings().next().unwrap().code, 305);
+    let garbage = bench.request("INVITE", "Content-Type: application/sdp\r\n", "v=");
+    assert_eq!(bench.status(garbage), 400);
+    let empty = bench.request("INVITE", "", "");
+    assert_eq!(bench.status(empty), 488);
+    let mut other = bench.invite();
+    other.set_request_uri(&"sip:carol@10.0.0.2:5062".parse().unwrap());
+    assert_eq!(bench.status(other), 404);
+    let mut homeless = bench.invite();
+    homeless.remove(name::CONTACT);
+    assert_eq!(bench.status(homeless), 400);
+    assert!(bench.offered().is_none());
+}
+
+#[test]
+fn a_copy_that_took_another_way_is_merged() {
+    let mut bench = bench();
+    let invite = bench.invite();
+    bench.put(invite.clone());
+    let id = bench.offered().unwrap();
+    bench.sent();
+    bench.put(invite.clone());
+    assert_eq!(bench.sent().len(), 1, "a repeated INVITE gets the 100 again");
+    let mut copy = invite;
+    copy.set_first_param(name::VIA, "branch", Some("z9hG4bKother"));
+    assert_eq!(bench.status(copy), 482);
+    bench.agent.reject(bench.now, id, 486, "Busy Here");
+    assert_eq!(bench.sent().pop().unwrap().status(), Some(486));
+    bench.pass(40 * SECOND);
+    assert_eq!(bench.agent.leftovers(), [0; 8]);
+}
+
+#[test]
+fn the_answer_is_repeated_until_it_is_acknowledged() {
+    let mut bench = bench();
+    let (_, invite, ok) = bench.accepted();
+    bench.pass(4 * SECOND);
+    let repeated = bench.sent();
+    assert_eq!(repeated.len(), 3, "after 0.5, 1.5 and 3.5 s");
+    assert!(repeated.iter().all(|message| message.to_bytes() == ok.to_bytes()));
+    let ack = bench.within("ACK", 1, &invite, &ok);
+    bench.put(ack);
+    bench.pass(60 * SECOND);
+    assert!(bench.sent().is_empty());
+    let reinvite = bench.within("INVITE", 2, &invite, &ok);
+    assert_eq!(bench.status(reinvite), 488);
+    let old = bench.within("BYE", 1, &invite, &ok);
+    assert_eq!(bench.status(old), 500);
+    let mut stranger = bench.within("BYE", 9, &invite, &ok);
+    stranger.set(name::FROM, "<sip:eve@sipbox.invalid>;tag=e");
+    assert_eq!(bench.status(stranger), 481);
+    let bye = bench.within("BYE", 3, &invite, &ok);
+    assert_eq!(bench.status(bye), 200);
+    assert!(matches!(bench.agent.poll_notice(), Some(Notice::Ended { .. })));
+    let again = bench.within("BYE", 4, &invite, &ok);
+    assert_eq!(bench.status(again), 481);
+}
+
+#[test]
+fn an_answer_that_is_never_acknowledged_ends_in_bye() {
+    let mut bench = bench();
+    bench.accepted();
+    bench.pass(33 * SECOND);
+    let last = bench.sent().pop().unwrap();
+    assert_eq!(last.method().unwrap().as_str(), "BYE");
+    assert!(matches!(bench.agent.poll_notice(), Some(Notice::Ended { .. })));
+    bench.pass(100 * SECOND);
+    assert_eq!(bench.agent.leftovers(), [0; 8]);
+}
+
+#[test]
+fn hanging_up_before_the_ack_waits_for_it() {
+    let mut bench = bench();
+    let (id, invite, ok) = bench.accepted();
+    bench.agent.end(bench.now, id);
+    assert!(bench.sent().is_empty());
+    let ack = bench.within("ACK", 1, &invite, &ok);
+    bench.put(ack);
+    assert_eq!(bench.sent().pop().unwrap().method().unwrap().as_str(), "BYE");
+}
+
+fn calling(bench: &mut Bench) -> (SessionId, Message) {
+    let id = SessionId::next();
+    let source = "10.0.0.2:40000".parse().unwrap();
+    let offer = Offer { label: Label { proto: Proto::Tcp, port: 7000 }, source, virtual_source: source };
+    bench.agent.invite(bench.now, id, &"sip:alice@sipbox.invalid".parse().unwrap(), offer);
+    (id, bench.sent().pop().unwrap())
+}
+
+fn ok(invite: &Message, tag: &str) -> Message {
+    let answer = SDP.replace("setup:active", "setup:passive").replace("m=application 9", "m=application 7000");
+    Message::response_to(invite, 200, "OK")
+        .to_tag(tag)
+        .header(name::CONTACT, "<sip:alice@10.0.0.9:5064>")
+        .body("application/sdp", answer)
+        .build()
+}
+
+#[test]
+fn every_answer_is_acknowledged_and_one_session_kept() {
+    let mut bench = bench();
+    let (id, invite) = calling(&mut bench);
+    bench.put(ok(&invite, "one"));
+    let first: Vec<_> = bench.sent();
+    assert_eq!(first.len(), 1);
+    assert_eq!(first[0].start_line(), "ACK sip:alice@10.0.0.9:5064 SIP/2.0");
+    assert!(matches!(bench.agent.poll_notice(), Some(Notice::Answered(session)) if session.id == id));
+    bench.put(ok(&invite, "one"));
+    let again = bench.sent();
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].to_bytes(), first[0].to_bytes());
+    bench.put(ok(&invite, "two"));
+    let other: Vec<_> = bench.sent().iter().map(|message| message.method().unwrap().to_string()).collect();
+    assert_eq!(other, ["ACK", "BYE"]);
+    assert!(bench.agent.poll_notice().is_none());
+}
+
+#[test]
+fn cancel_waits_for_a_sign_of_life() {
+    let mut bench = bench();
+    let (id, invite) = calling(&mut bench);
+    bench.agent.end(bench.now, id);
+    assert!(bench.sent().is_empty(), "CANCEL before a provisional response is not allowed");
+    bench.put(Message::response_to(&invite, 100, "Trying").build());
+    let cancel = bench.sent().pop().unwrap();
+    assert_eq!(cancel.method().unwrap().as_str(), "CANCEL");
+    assert_eq!(cancel.via().unwrap().branch(), invite.via().unwrap().branch());
+    bench.put(ok(&invite, "late"));
+    let sent: Vec<_> = bench.sent().iter().map(|message| message.method().unwrap().to_string()).collect();
+    assert_eq!(sent, ["ACK", "BYE"], "the 200 was faster");
+    bench.pass(100 * SECOND);
+    assert_eq!(bench.agent.leftovers(), [0; 8]);
+}
+
+#[test]
+fn an_answer_without_use_is_ended_again() {
+    let mut bench = bench();
+    let (_, invite) = calling(&mut bench);
+    let mut answer = ok(&invite, "x");
+    answer.set_body("application/sdp", "v=0\r\no=- 1 1 IN IP4 10.0.0.9\r\ns=-\r\nt=0 0\r\n".into());
+    bench.put(answer);
+    let sent: Vec<_> = bench.sent().iter().map(|message| message.method().unwrap().to_string()).collect();
+    assert_eq!(sent, ["ACK", "BYE"]);
+    let Some(Notice::Failed { error: CallError::BadAnswer { .. }, .. }) = bench.agent.poll_notice() else {
+        panic!("a bad answer is told")
+    };
+}
+
+#[test]
+fn a_next_hop_that_is_gone_fails_calls_at_once() {
+    let mut bench = bench();
+    calling(&mut bench);
+    bench.agent.handle_unreachable(bench.now, bench.hop, "Connection refused");
+    let Some(Notice::Failed { error, .. }) = bench.agent.poll_notice() else { panic!("told") };
+    assert!(matches!(error, CallError::Unreachable { .. }));
+    assert_eq!(
+        error.to_string(),
+        "no session with sip:alice@sipbox.invalid: the hub at 10.0.0.1:5060 is not reachable: Connection refused"
+    );
+    assert_eq!(bench.agent.leftovers(), [0; 8]);
+}
+
+#[test]
+fn what_is_too_large_for_a_datagram_goes_over_tcp() {
+    let mut bench = bench_of(&"b".repeat(400));
+    let now = bench.now;
+    bench.agent.register(now);
+    let first = bench.agent.poll_transmit().unwrap();
+    assert_eq!(first.flow, Flow { transport: Transport::Tcp, ..bench.hop });
+    assert_eq!(Message::parse_datagram(first.payload).unwrap().via().unwrap().transport, "TCP");
+    bench.agent.handle_unreachable(now, first.flow, "Connection refused");
+    let second = bench.agent.poll_transmit().unwrap();
+    assert_eq!(second.flow, bench.hop);
+    let second = Message::parse_datagram(second.payload).unwrap();
+    assert_eq!(second.via().unwrap().transport, "UDP");
+    bench.put(Message::response_to(&second, 200, "OK").header(name::EXPIRES, 60).build());
+    assert!(matches!(bench.agent.poll_notice(), Some(Notice::Registered)));
+}
