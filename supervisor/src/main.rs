@@ -1,4 +1,79 @@
 #![forbid(unsafe_code)]
 //! The program `sipbox`.
 
-fn main() {}
+mod accept;
+mod attempt;
+mod call;
+mod cli;
+mod connect;
+mod datagram;
+mod deaths;
+mod dns;
+mod doorbell;
+mod hub;
+mod ladder;
+mod message;
+mod names;
+mod options;
+mod parking;
+mod receive;
+mod registrar;
+mod resolver;
+mod run;
+mod send;
+mod sessions;
+mod supervisor;
+mod table;
+mod unix;
+
+use clap::Parser;
+
+fn main() {
+    let status = match cli::Cli::parse().command {
+        cli::Command::Run(arguments) => {
+            log();
+            run::run(arguments)
+        }
+        cli::Command::Hub(arguments) => {
+            log();
+            serve_hub(arguments)
+        }
+        cli::Command::Doctor => {
+            let report = sandbox::doctor::run();
+            println!("{report}");
+            i32::from(!report.fit())
+        }
+    };
+    std::process::exit(status);
+}
+
+/// Events go to stderr; SIPBOX_LOG chooses which (by default, warnings).
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SIPBOX_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+fn serve_hub(arguments: cli::HubArguments) -> i32 {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(r) => r,
+        Err(e) => {
+            eprintln!("sipbox hub: {e}");
+            return 1;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        if arguments.auto {
+            hub::serve_user().await
+        } else {
+            hub::serve_foreground(arguments.listen, arguments.ladder.then(ladder::tap)).await
+        }
+    });
+    match outcome {
+        Ok(()) => 0,
+        Err(why) => {
+            eprintln!("sipbox hub: {why}");
+            1
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! listen and accept of TCP sockets (and accept of AF_UNIX ones).
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::PollFlags;
+use sandbox::memory::{AddressOut, sockaddr_bytes};
+use sandbox::ready::when_ready;
+use sandbox::sock;
+use sipcore::agent::Proto;
+use tokio::io::Interest;
+
+use crate::call::{Call, Held, Target, errno};
+use crate::names::is_reachable;
+use crate::supervisor::Supervisor;
+use crate::table::{Socket, State};
+
+/// listen(2).
+pub fn listen(mut call: Call) {
+    let (number, backlog) = (call.int(0), call.int(1));
+    call.note(|| format!("listen({number}, {backlog})"));
+    let supervisor = call.supervisor.clone();
+    let result = (|| {
+        let target = call.target(number)?;
+        let proto = supervisor.known(&target)?;
+        if proto == Some(Proto::Tcp) {
+            if supervisor.table.lock().get(target.cookie).is_some_and(|s| matches!(s.state, State::Connecting(_))) {
+                return Err(Errno::EINVAL);
+            }
+            supervisor.ensure_bound(&target)?;
+        }
+        // A negative backlog means the most there is, as in the kernel's unsigned comparison.
+        let backlog = nix::sys::socket::Backlog::new(backlog.clamp(-1, 4096)).map_err(|_| Errno::EINVAL)?;
+        nix::sys::socket::listen(&target.fd, backlog)?;
+        if proto != Some(Proto::Tcp) {
+            return Ok(None);
+        }
+        let mut table = supervisor.table.lock();
+        let Some(s) = table.get_mut(target.cookie) else { return Ok(None) };
+        s.state = State::Listening;
+        Ok(s.bound)
+    })();
+    match result {
+        Ok(Some(bound)) if is_reachable(&supervisor, Proto::Tcp, &bound.virtual_) => {
+            let runtime = supervisor.runtime.clone();
+            runtime.spawn(async move {
+                supervisor.sessions.ensure_registered().await;
+                call.finish(Ok(0));
+            });
+        }
+        Ok(_) => call.finish(Ok(0)),
+        Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// A connection taken from a listener's queue, with the names that the program is to see.
+struct Accepted {
+    fd: OwnedFd,
+    peer: Vec<u8>,
+}
+
+/// accept(2) and accept4(2).
+pub fn accept(mut call: Call, flags: i32) {
+    let number = call.int(0);
+    call.note(|| format!("accept4({number}, {flags:#x})"));
+    if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 {
+        return call.finish(Err(Errno::EINVAL));
+    }
+    let target = match call.target(number) {
+        Ok(t) => t,
+        Err(e) => return call.finish(Err(e)),
+    };
+    let inet = match call.supervisor.known(&target) {
+        Ok(p) => p.is_some(),
+        Err(e) => return call.finish(Err(e)),
+    };
+    match take(&call.supervisor, &target, inet, flags) {
+        Err(Errno::EAGAIN) if sock::is_nonblocking(target.as_fd()).is_ok_and(|n| !n) => {
+            let runtime = call.supervisor.runtime.clone();
+            runtime.spawn(accept_later(call, target, inet, flags));
+        }
+        result => {
+            drop(target);
+            deliver(call, result, flags);
+        }
+    }
+}
+
+async fn accept_later(call: Call, target: Target, inet: bool, flags: i32) {
+    let limit = receive_timeout(&target);
+    let supervisor = call.supervisor.clone();
+    let taking = async {
+        let ready = when_ready(target.as_fd(), Interest::READABLE, || take(&supervisor, &target, inet, flags));
+        match limit {
+            Some(limit) => tokio::time::timeout(limit, ready).await.unwrap_or(Err(Errno::EAGAIN)),
+            None => ready.await,
+        }
+    };
+    match call.hold(taking).await {
+        Held::Done(result) => {
+            drop(target);
+            deliver(call, result, flags);
+        }
+        Held::Interrupted => call.interrupted(),
+        Held::Gone => {}
+    }
+}
+
+/// SO_RCVTIMEO, when one is set.
+pub fn receive_timeout(target: &Target) -> Option<Duration> {
+    use nix::sys::time::TimeValLike;
+    let t = nix::sys::socket::getsockopt(&target.fd, nix::sys::socket::sockopt::ReceiveTimeout).ok()?;
+    u64::try_from(t.num_microseconds()).ok().filter(|us| *us > 0).map(Duration::from_micros)
+}
+
+/// Takes the next connection that was announced; connections that nobody announced are reset. Never blocks, even if
+/// the listener's file description is in blocking mode.
+fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Result<Accepted, Errno> {
+    loop {
+        let _one = supervisor.accepting.lock();
+        if !sock::is_ready(target.as_fd(), PollFlags::POLLIN) && sock::is_listening(target.as_fd()).map_err(errno)? {
+            return Err(Errno::EAGAIN);
+        }
+        let mut how = nix::sys::socket::SockFlag::SOCK_CLOEXEC;
+        if flags & libc::SOCK_NONBLOCK != 0 {
+            how |= nix::sys::socket::SockFlag::SOCK_NONBLOCK;
+        }
+        let fd = sock::accept(target.as_fd(), how).map_err(errno)?;
+        if !inet {
+            let peer = sandbox::message::raw_name(fd.as_fd(), true).unwrap_or_default();
+            return Ok(Accepted { fd, peer });
+        }
+        let source = match sock::peer_addr(fd.as_fd()).map(sock::canonical) {
+            Ok(SocketAddr::V4(a)) => a,
+            // Reset while it waited in the queue: the program still gets it, as natively.
+            _ => continue,
+        };
+        let mut table = supervisor.table.lock();
+        let siblings = table.siblings(target.cookie);
+        let (fd, expected) = if let Some(rung) = table.take_rung(source) {
+            (rung.media, rung.expected)
+        } else if let Some(expected) = table.take_expected(&source, &siblings) {
+            (fd, expected)
+        } else {
+            drop(table);
+            tracing::debug!(%source, "a connection that no session announced was reset");
+            let _ = sock::reset_on_close(fd.as_fd());
+            continue;
+        };
+        if flags & libc::SOCK_NONBLOCK == 0 {
+            sock::set_blocking(fd.as_fd()).map_err(errno)?;
+        }
+        let Some((v6, bound)) = table.get(target.cookie).and_then(|s| Some((s.v6, s.bound?))) else { continue };
+        let cookie = sock::socket_cookie(fd.as_fd()).map_err(errno)?;
+        let peer = Supervisor::seen_by(v6, expected.peer);
+        let local = match expected.local {
+            Some(local) => Supervisor::seen_by(v6, local),
+            None if bound.virtual_.ip().is_unspecified() => supervisor.local_for(&peer, bound.virtual_.port()),
+            None => bound.virtual_,
+        };
+        table.insert(
+            cookie,
+            Socket {
+                proto: Proto::Tcp,
+                v6,
+                v6only: false,
+                bound: None,
+                state: State::Connected { local, peer, session: expected.session },
+                error: None,
+                datagram: None,
+            },
+        );
+        return Ok(Accepted { fd, peer: sockaddr_bytes(&peer) });
+    }
+}
+
+fn deliver(call: Call, result: Result<Accepted, Errno>, flags: i32) {
+    let accepted = match result {
+        Ok(a) => a,
+        Err(e) => return call.finish(Err(e)),
+    };
+    let out = AddressOut { address: call.argument(1), length: call.argument(2) };
+    if let Err(e) = call.n.write_address(out, &accepted.peer) {
+        return call.finish(Err(e));
+    }
+    let _ = call.install(accepted.fd.as_fd(), flags & libc::SOCK_CLOEXEC != 0);
+}

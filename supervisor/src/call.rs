@@ -1,0 +1,209 @@
+//! One trapped call on its way through the handlers: its trace line, its socket, and waiting on its behalf.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use sandbox::notify::{Notification, Waiting};
+
+use crate::supervisor::Supervisor;
+use crate::table::Cookie;
+
+/// A trapped call, and what the trace says of it.
+pub struct Call {
+    pub n: Notification,
+    pub supervisor: Arc<Supervisor>,
+    /// Bytes, or messages, that are done already: what an interrupted call returns if it is not 0.
+    pub partial: i64,
+    trace: Option<Box<Trace>>,
+}
+
+struct Trace {
+    started: Instant,
+    text: String,
+    rule: String,
+}
+
+/// A socket of the program for the length of one call. It is dropped before the call is answered: once the program goes on
+/// it may close its own, and what close() does (FIN, the port free again) must not wait for a duplicate here.
+pub struct Target {
+    pub fd: OwnedFd,
+    pub cookie: Cookie,
+}
+
+impl AsFd for Target {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// How waiting on behalf of a thread ended.
+pub enum Held<T> {
+    Done(T),
+    /// A signal is to be handled: answer [`Call::interrupted`].
+    Interrupted,
+    /// The thread was killed: nobody waits for an answer.
+    Gone,
+}
+
+/// Threads of the program that are being held now: the more, the less often each is looked at.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// The first look for a signal comes after this long, later ones at growing distances up to the last value.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOK: Duration = Duration::from_millis(40);
+/// What each further held thread adds to the distance between two looks.
+const LOOK_PER_THREAD: Duration = Duration::from_millis(2);
+
+impl Call {
+    pub fn new(n: Notification, supervisor: Arc<Supervisor>) -> Call {
+        let trace = supervisor
+            .options
+            .trace
+            .then(|| Box::new(Trace { started: Instant::now(), text: String::new(), rule: String::new() }));
+        Call { n, supervisor, partial: 0, trace }
+    }
+
+    pub fn argument(&self, i: usize) -> u64 {
+        self.n.arguments[i]
+    }
+
+    /// An int argument: the kernel ignores the upper half of the register.
+    pub fn int(&self, i: usize) -> i32 {
+        self.n.arguments[i] as i32
+    }
+
+    /// Adds to the trace line: the call with its arguments.
+    pub fn note(&mut self, text: impl FnOnce() -> String) {
+        if let Some(t) = &mut self.trace {
+            t.text = text();
+        }
+    }
+
+    /// Adds to the trace line: what decided.
+    pub fn rule(&mut self, text: impl FnOnce() -> String) {
+        if let Some(t) = &mut self.trace {
+            t.rule = text();
+        }
+    }
+
+    /// Adds how the flow goes to what decided.
+    pub fn flow(&mut self, text: impl FnOnce() -> String) {
+        if let Some(t) = &mut self.trace {
+            t.rule.push_str(", ");
+            t.rule.push_str(&text());
+        }
+    }
+
+    /// The socket behind descriptor `number`: EBADF or ENOTSOCK as the kernel says it.
+    pub fn target(&self, number: i32) -> Result<Target, Errno> {
+        let fd = self.n.descriptor(number)?;
+        let cookie = sandbox::sock::socket_cookie(fd.as_fd()).map_err(errno)?;
+        Ok(Target { fd, cookie })
+    }
+
+    /// Answers the call.
+    pub fn finish(self, result: Result<i64, Errno>) {
+        self.print(|| match result {
+            Ok(v) => v.to_string(),
+            Err(e) => format!("-1 {e:?}"),
+        });
+        self.n.reply.result(result);
+    }
+
+    /// Answers the call as one that a signal interrupts.
+    pub fn interrupted(self) {
+        self.print(|| "interrupted".to_owned());
+        self.n.reply.interrupted();
+    }
+
+    /// Answers with a new descriptor for `fd`.
+    pub fn install(self, fd: BorrowedFd<'_>, close_on_exec: bool) -> Result<(), Errno> {
+        self.print(|| "a new socket".to_owned());
+        match self.n.reply.install(fd, close_on_exec) {
+            Ok(()) => Ok(()),
+            Err((reply, e)) => {
+                reply.error(e);
+                Err(e)
+            }
+        }
+    }
+
+    /// Waits for `operation` while the thread waits, and for its signals.
+    pub async fn hold<T>(&self, operation: impl Future<Output = T>) -> Held<T> {
+        self.watch().hold(operation).await
+    }
+
+    /// What [`Call::hold`] needs, for operations that change the call itself.
+    pub fn watch(&self) -> Watch {
+        Watch { thread: self.n.thread, waiting: self.n.reply.watch() }
+    }
+
+    /// The thread was killed: no answer is owed.
+    pub fn abandon(self) {
+        self.finish(Err(Errno::EINTR));
+    }
+
+    fn print(&self, result: impl FnOnce() -> String) {
+        if let Some(t) = &self.trace {
+            let mut line = String::with_capacity(120);
+            let name = if t.text.is_empty() { format!("syscall {}", self.n.call) } else { t.text.clone() };
+            let _ = write!(line, "sipbox: [{}] {name} = {}", self.n.thread, result());
+            let _ = write!(line, " <{:.3} ms>", t.started.elapsed().as_secs_f64() * 1e3);
+            if !t.rule.is_empty() {
+                let _ = write!(line, " by {}", t.rule);
+            }
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// Looks after a held thread.
+pub struct Watch {
+    thread: u32,
+    waiting: Waiting,
+}
+
+impl Watch {
+    /// See [`Call::hold`].
+    pub async fn hold<T>(&self, operation: impl Future<Output = T>) -> Held<T> {
+        hold(self.thread, &self.waiting, operation).await
+    }
+}
+
+async fn hold<T>(thread: u32, reply: &Waiting, operation: impl Future<Output = T>) -> Held<T> {
+    struct Counted;
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            HELD.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    HELD.fetch_add(1, Ordering::Relaxed);
+    let _counted = Counted;
+    tokio::pin!(operation);
+    let mut distance = FIRST_LOOK;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut operation => return Held::Done(done),
+            () = tokio::time::sleep(distance) => {}
+        }
+        if !reply.is_waiting() {
+            return Held::Gone;
+        }
+        if sandbox::signals::is_interrupted(thread) {
+            return Held::Interrupted;
+        }
+        let others = u32::try_from(HELD.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        distance = (distance * 2).min(LAST_LOOK + LOOK_PER_THREAD.saturating_mul(others));
+    }
+}
+
+/// The errno of an error of the standard library.
+pub fn errno(e: std::io::Error) -> Errno {
+    Errno::from_raw(e.raw_os_error().unwrap_or(nix::libc::EIO))
+}

@@ -1,0 +1,78 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Lets an unmodified program's sockets be SIP sessions.
+#[derive(Debug, Parser)]
+#[command(name = "sipbox", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  sipbox run --as echo -- ./server 7000            make what it listens on reachable as `echo`
+  sipbox run --to echo -- ./client 198.18.0.9 7000 whatever it connects to is `echo`
+  sipbox run --map web.test:80=web -- curl http://web.test/
+  sipbox doctor                                    what this kernel has";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a program with its sockets as SIP sessions
+    Run(Run),
+    /// Run a hub (registrar and proxy) in the foreground
+    Hub(HubArguments),
+    /// Try what sipbox needs of this kernel, and print the table
+    Doctor,
+}
+
+/// Arguments of `sipbox run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: the program's (128+n on signal n); 2 bad policy or flags, 126 not executable, \
+                        127 not found, 125 sipbox itself failed.")]
+pub struct Run {
+    /// Who the program is: a name at the hub, or a sip: URI. What it binds is then reachable
+    #[arg(long = "as", value_name = "NAME|URI")]
+    pub as_uri: Option<String>,
+    /// Where every address leads
+    #[arg(long, value_name = "NAME|URI")]
+    pub to: Option<String>,
+    /// Where one name or address leads; may be repeated
+    #[arg(long, value_name = "HOST:PORT=URI")]
+    pub map: Vec<String>,
+    /// The registrar, instead of this user's own hub: sip:HOST[:PORT][;transport=tcp]. The password is read from
+    /// SIPBOX_PASSWORD or as the policy says
+    #[arg(long, value_name = "URI")]
+    pub registrar: Option<String>,
+    /// The policy of the program, a TOML file
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Print a line for each trapped call: call, arguments, result, time, rule
+    #[arg(long)]
+    pub trace: bool,
+    /// Print a line for each SIP message
+    #[arg(long)]
+    pub ladder: bool,
+    /// The program and its arguments
+    #[arg(required = true, last = true, value_name = "PROGRAM")]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `sipbox hub`.
+#[derive(Debug, Args)]
+pub struct HubArguments {
+    /// Address to listen on, UDP and TCP; may be repeated
+    #[arg(long, value_name = "IP:PORT", required_unless_present = "auto")]
+    pub listen: Vec<SocketAddr>,
+    /// Print a line for each SIP message
+    #[arg(long)]
+    pub ladder: bool,
+    /// The user's own hub, as `sipbox run` starts it
+    #[arg(long, hide = true, conflicts_with = "listen")]
+    pub auto: bool,
+}

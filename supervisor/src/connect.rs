@@ -1,0 +1,363 @@
+//! connect of every kind of socket, and the sessions of TCP ones.
+
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use sandbox::memory::Address;
+use sandbox::ready::connected;
+use sandbox::sock::{self, Progress as Connect};
+use sipcore::agent::{Label, Proto, SessionId};
+
+use crate::attempt::{Attempt, Progress};
+use crate::call::{Call, Held, Target, errno};
+use crate::sessions::{Failure, Flow};
+use crate::supervisor::{Supervisor, Way};
+use crate::table::{Bound, Cookie, Expected, State};
+use crate::{datagram, unix};
+
+/// A non-blocking connect waits at most this long for its session before it is parked: within it the program keeps
+/// its native path, beyond it the flow is relayed.
+const PARK_AFTER: Duration = Duration::from_millis(25);
+
+/// connect(2), of every kind of socket.
+pub fn connect(mut call: Call) {
+    let number = call.int(0);
+    call.note(|| format!("connect({number})"));
+    let target = match call.target(number) {
+        Ok(t) => t,
+        Err(e) => return call.finish(Err(e)),
+    };
+    let address = match call.n.address(call.argument(1), call.argument(2)) {
+        Ok(a) => a,
+        Err(e) => return call.finish(Err(e)),
+    };
+    call.note(|| format!("connect({number}, {address})"));
+    match call.supervisor.known(&target) {
+        Ok(Some(Proto::Tcp)) => connect_stream(call, target, &address),
+        Ok(Some(Proto::Udp)) => datagram::connect(call, target, &address),
+        Ok(None) => unix::connect(call, target),
+        Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// The Internet address of a connect() or sendto(), or Linux's own refusal of it.
+pub fn destination(address: &Address, v6: bool, v6only: bool) -> Result<SocketAddr, Errno> {
+    match address {
+        Address::Inet(a) if a.is_ipv4() && !v6 => Ok(*a),
+        Address::Inet(a) if a.is_ipv6() && v6 => {
+            if v6only && a.ip().to_canonical().is_ipv4() {
+                Err(Errno::ENETUNREACH)
+            } else {
+                Ok(*a)
+            }
+        }
+        Address::Other { length, .. } if *length < if v6 { 24 } else { 16 } => Err(Errno::EINVAL),
+        _ => Err(Errno::EAFNOSUPPORT),
+    }
+}
+
+fn connect_stream(mut call: Call, target: Target, address: &Address) {
+    let supervisor = call.supervisor.clone();
+    let nonblocking = sock::is_nonblocking(target.as_fd()).unwrap_or(false);
+    if matches!(address, Address::Unspecified(_)) {
+        let result = disconnect(&supervisor, &target);
+        drop(target);
+        return call.finish(result);
+    }
+    let under_way = {
+        let table = supervisor.table.lock();
+        let Some(s) = table.get(target.cookie) else { return call.finish(Err(Errno::EBADF)) };
+        match &s.state {
+            State::Listening => Err(Errno::EISCONN),
+            State::Connected { .. } => Err(Errno::EISCONN),
+            State::Connecting(attempt) => Ok(Err(attempt.clone())),
+            State::Idle => Ok(Ok((s.v6, s.v6only))),
+        }
+    };
+    let (v6, v6only) = match under_way {
+        Err(e) => return call.finish(Err(e)),
+        Ok(Err(_)) if nonblocking => return call.finish(Err(Errno::EALREADY)),
+        Ok(Err(attempt)) => {
+            supervisor.runtime.spawn(wait_for(call, target, attempt));
+            return;
+        }
+        Ok(Ok(kind)) => kind,
+    };
+    let peer = match destination(address, v6, v6only) {
+        Ok(p) => p,
+        Err(e) => return call.finish(Err(e)),
+    };
+    let way = supervisor.way(&mut call, Proto::Tcp, peer);
+    if let Way::Refused(e) = way {
+        return call.finish(Err(e));
+    }
+    supervisor.note_lost_port(&target);
+    let bound = match supervisor.ensure_bound(&target) {
+        Ok(b) => b,
+        Err(e) => return call.finish(Err(e)),
+    };
+    let local = if bound.virtual_.ip().is_unspecified() {
+        supervisor.local_for(&peer, bound.virtual_.port())
+    } else {
+        bound.virtual_
+    };
+    let ends = Ends { local, peer, v6 };
+    match way {
+        Way::Refused(e) => call.finish(Err(e)),
+        Way::Resolver => connect_near(call, target, ends, supervisor.resolver),
+        Way::Own(listener, to) => {
+            let expected = Expected { listener, peer: local, local: Some(peer), session: None };
+            supervisor.table.lock().expect(bound.physical, expected);
+            connect_near(call, target, ends, to.physical);
+        }
+        Way::Uri(uri) => {
+            let attempt = Arc::new(Attempt::new());
+            if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
+                s.state = State::Connecting(attempt.clone());
+            }
+            let connecting = Connecting { uri, target, ends, bound, attempt };
+            let runtime = supervisor.runtime.clone();
+            if nonblocking {
+                runtime.spawn(connecting.without_blocking(call));
+            } else {
+                runtime.spawn(connecting.blocking(call));
+            }
+        }
+    }
+}
+
+/// connect(AF_UNSPEC): the socket is as new, its session ends.
+fn disconnect(supervisor: &Supervisor, target: &Target) -> Result<i64, Errno> {
+    sock::disconnect(target.as_fd()).map_err(errno)?;
+    supervisor.note_lost_port(target);
+    let mut table = supervisor.table.lock();
+    if let Some(s) = table.get_mut(target.cookie)
+        && let State::Connected { session, .. } = std::mem::replace(&mut s.state, State::Idle)
+    {
+        drop(table);
+        if let Some(id) = session {
+            supervisor.sessions.close(id);
+        }
+    }
+    Ok(0)
+}
+
+/// The two virtual ends of a connection.
+#[derive(Clone, Copy)]
+struct Ends {
+    local: SocketAddr,
+    peer: SocketAddr,
+    v6: bool,
+}
+
+impl Ends {
+    fn physical(&self, to: SocketAddrV4) -> SocketAddr {
+        if self.v6 { SocketAddr::V6(sock::mapped(to)) } else { SocketAddr::V4(to) }
+    }
+}
+
+/// Names the ends. Done before the kernel connects: a thread that polls the socket may ask for its peer the moment that it
+/// is connected, and must not hear ENOTCONN then.
+fn set_connected(supervisor: &Supervisor, cookie: Cookie, ends: Ends, session: Option<SessionId>) {
+    let mut table = supervisor.table.lock();
+    if let Some(s) = table.get_mut(cookie) {
+        s.state = State::Connected { local: ends.local, peer: ends.peer, session };
+        if let Some(session) = session {
+            table.note_session(session, cookie);
+        }
+    }
+}
+
+/// The kernel's connect failed after all.
+fn set_idle(supervisor: &Supervisor, cookie: Cookie) {
+    if let Some(s) = supervisor.table.lock().get_mut(cookie) {
+        s.state = State::Idle;
+    }
+}
+
+/// Connects to an endpoint of this run: no session, the kernel's own connect.
+fn connect_near(call: Call, target: Target, ends: Ends, to: SocketAddrV4) {
+    let supervisor = call.supervisor.clone();
+    set_connected(&supervisor, target.cookie, ends, None);
+    match sock::connect_nowait(target.as_fd(), &ends.physical(to)) {
+        Ok(progress) => {
+            if sock::is_nonblocking(target.as_fd()).unwrap_or(false) {
+                drop(target);
+                return call.finish(Err(Errno::EINPROGRESS));
+            }
+            match progress {
+                Connect::Done => {
+                    drop(target);
+                    call.finish(Ok(0));
+                }
+                Connect::InProgress => {
+                    supervisor.runtime.clone().spawn(async move {
+                        let ended = call.hold(connected(target.as_fd())).await;
+                        drop(target);
+                        match ended {
+                            Held::Done(result) => call.finish(result.map(|()| 0)),
+                            Held::Interrupted => call.interrupted(),
+                            Held::Gone => {}
+                        }
+                    });
+                }
+            }
+        }
+        Err(e) => {
+            set_idle(&supervisor, target.cookie);
+            drop(target);
+            call.finish(Err(errno(e)));
+        }
+    }
+}
+
+/// A thread that repeats its connect() joins the attempt under way.
+async fn wait_for(call: Call, _target: Target, attempt: Arc<Attempt>) {
+    match call.hold(attempt.finished()).await {
+        Held::Done(result) => call.finish(result.map(|()| 0)),
+        Held::Interrupted => call.interrupted(),
+        Held::Gone => attempt.set(Progress::Abandoned),
+    }
+}
+
+/// A connect() that needs a session.
+struct Connecting {
+    uri: String,
+    target: Target,
+    ends: Ends,
+    bound: Bound,
+    attempt: Arc<Attempt>,
+}
+
+impl Connecting {
+    /// INVITE and answer, then the program's own socket to the peer's media address.
+    async fn establish(&self, supervisor: &Arc<Supervisor>) -> Result<(), Errno> {
+        let label = Label { proto: Proto::Tcp, port: self.ends.peer.port() };
+        let opened = supervisor.sessions.open(&self.uri, label, self.bound.physical, self.ends.local).await;
+        self.settle(supervisor, opened).await
+    }
+
+    async fn settle(&self, supervisor: &Arc<Supervisor>, opened: Result<Flow, Failure>) -> Result<(), Errno> {
+        let flow = opened.map_err(|f| f.errno)?;
+        set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session));
+        let connected = async {
+            match sock::connect_nowait(self.target.as_fd(), &self.ends.physical(flow.media)).map_err(errno)? {
+                Connect::Done => Ok(()),
+                Connect::InProgress => connected(self.target.as_fd()).await,
+            }
+        };
+        connected.await.inspect_err(|_| {
+            set_idle(supervisor, self.target.cookie);
+            supervisor.sessions.close(flow.session);
+        })
+    }
+
+    /// Ends the attempt: the socket's state, and whoever else waits.
+    fn end(&self, supervisor: &Supervisor, result: Result<(), Errno>) {
+        if result.is_err()
+            && let Some(s) = supervisor.table.lock().get_mut(self.target.cookie)
+            && matches!(s.state, State::Connecting(_))
+        {
+            s.state = State::Idle;
+        }
+        self.attempt.set(Progress::Done(result));
+    }
+
+    async fn blocking(self, mut call: Call) {
+        let supervisor = call.supervisor.clone();
+        let mut work = Box::pin(self.establish(&supervisor));
+        match call.hold(&mut work).await {
+            Held::Done(result) => {
+                self.end(&supervisor, result);
+                drop(work);
+                if result.is_ok() {
+                    call.flow(|| "direct flow".to_owned());
+                }
+                drop(self);
+                call.finish(result.map(|()| 0));
+            }
+            Held::Interrupted => {
+                // The handler runs; a restarted or repeated connect() joins the attempt.
+                call.interrupted();
+                let result = work.await;
+                self.end(&supervisor, result);
+            }
+            Held::Gone => {
+                drop(work);
+                self.end(&supervisor, Err(Errno::ECONNABORTED));
+            }
+        }
+    }
+
+    async fn without_blocking(self, mut call: Call) {
+        let supervisor = call.supervisor.clone();
+        let label = Label { proto: Proto::Tcp, port: self.ends.peer.port() };
+        let uri = self.uri.clone();
+        let opening = {
+            let supervisor = supervisor.clone();
+            let (source, local) = (self.bound.physical, self.ends.local);
+            async move { supervisor.sessions.open(&uri, label, source, local).await }
+        };
+        let mut opening = Box::pin(opening);
+        let opened = tokio::select! {
+            biased;
+            opened = &mut opening => opened,
+            () = tokio::time::sleep(PARK_AFTER) => {
+                // The relay's own socket will share the address of the parked one.
+                let shared = nix::sys::socket::setsockopt(&self.target.fd, nix::sys::socket::sockopt::ReuseAddr, &true);
+                let parked = shared.map_err(std::io::Error::from).map_err(Into::into);
+                return match parked.and_then(|()| supervisor.lot.park(self.target.as_fd())) {
+                    Ok(_) => {
+                        call.flow(|| "parked, to be a relayed flow".to_owned());
+                        let parked = self.into_parked();
+                        call.finish(Err(Errno::EINPROGRESS));
+                        crate::parking::wait(supervisor, parked, opening).await;
+                    }
+                    Err(e) => {
+                        tracing::warn!(error = %e, "a connect could not be parked");
+                        self.end(&supervisor, Err(Errno::ENETUNREACH));
+                        drop(self);
+                        call.finish(Err(Errno::ENETUNREACH));
+                    }
+                };
+            }
+        };
+        // On loopback the kernel's handshake is over when connect() returns, and still it says EINPROGRESS.
+        let result = match opened {
+            Ok(flow) => self.kernel_connect(&supervisor, flow),
+            Err(f) => Err(f.errno),
+        };
+        self.end(&supervisor, result);
+        if result.is_ok() {
+            call.flow(|| "direct flow".to_owned());
+        }
+        drop(self);
+        call.finish(Err(result.err().unwrap_or(Errno::EINPROGRESS)));
+    }
+
+    fn kernel_connect(&self, supervisor: &Supervisor, flow: Flow) -> Result<(), Errno> {
+        set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session));
+        match sock::connect_nowait(self.target.as_fd(), &self.ends.physical(flow.media)) {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                set_idle(supervisor, self.target.cookie);
+                supervisor.sessions.close(flow.session);
+                Err(errno(e))
+            }
+        }
+    }
+
+    /// The duplicate of the program's socket is given up: from now on its close must be seen.
+    fn into_parked(self) -> crate::parking::Parked {
+        crate::parking::Parked {
+            cookie: self.target.cookie,
+            source: self.bound.physical,
+            local: self.ends.local,
+            peer: self.ends.peer,
+            attempt: self.attempt,
+        }
+    }
+}

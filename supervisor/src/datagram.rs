@@ -1,0 +1,460 @@
+//! UDP sockets: every destination is a session of its own behind the one socket.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use parking_lot::Mutex;
+use sandbox::memory::Address;
+use sandbox::message::{self, Destination, Received};
+use sandbox::sock;
+use sipcore::agent::{Label, Proto, SessionId};
+use tokio::net::UdpSocket;
+
+use crate::call::{Call, Target, errno};
+use crate::connect::destination;
+use crate::supervisor::{Supervisor, Way};
+use crate::table::{Cookie, Datagram, Peer, Socket};
+
+/// Datagrams that wait for a session, at most this many for one destination. More are dropped, as a network would.
+const QUEUE: usize = 256;
+/// After a session failed, datagrams to its destination are dropped for this long before it is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(3);
+/// A port of the run's own address where nothing ever listens: what is sent there comes back as ECONNREFUSED. 1 is
+/// TCPMUX; no unprivileged process can bind it.
+const NOBODY: u16 = 1;
+
+/// The socket to which connected datagram sockets point until their session stands: their sends are not trapped, so
+/// this is where the first datagrams come out, and the first of them is what asks for the session.
+pub struct Stub {
+    address: SocketAddrV4,
+    waiting: Mutex<HashMap<SocketAddrV4, Waiting>>,
+}
+
+/// A connected socket whose session does not stand yet.
+struct Waiting {
+    cookie: Cookie,
+    /// Where the program's descriptor was at connect(): a hint, verified by the cookie.
+    thread: u32,
+    number: i32,
+    inode: u64,
+    uri: String,
+    peer: SocketAddr,
+    queue: VecDeque<Vec<u8>>,
+    asked: bool,
+}
+
+impl Stub {
+    pub fn new(address: SocketAddrV4) -> Stub {
+        Stub { address, waiting: Mutex::default() }
+    }
+
+    /// The program closed the socket.
+    pub fn forget(&self, source: &SocketAddrV4) {
+        self.waiting.lock().remove(source);
+    }
+}
+
+/// Serves the stub until the run ends.
+pub async fn serve_stub(supervisor: Arc<Supervisor>, socket: UdpSocket) {
+    let mut buffer = vec![0; 65536];
+    loop {
+        let Ok((length, SocketAddr::V4(source))) = socket.recv_from(&mut buffer).await else { continue };
+        let first = {
+            let mut waiting = supervisor.stub.waiting.lock();
+            let Some(w) = waiting.get_mut(&source) else { continue };
+            if w.queue.len() < QUEUE {
+                w.queue.push_back(buffer[..length].to_vec());
+            }
+            !std::mem::replace(&mut w.asked, true)
+        };
+        if first {
+            tokio::spawn(open_connected(supervisor.clone(), source));
+        }
+    }
+}
+
+/// Sets up the session of a connected socket and turns the socket to it.
+async fn open_connected(supervisor: Arc<Supervisor>, source: SocketAddrV4) {
+    let (uri, peer, cookie) = {
+        let waiting = supervisor.stub.waiting.lock();
+        let Some(w) = waiting.get(&source) else { return };
+        (w.uri.clone(), w.peer, w.cookie)
+    };
+    let label = Label { proto: Proto::Udp, port: peer.port() };
+    let opened = supervisor.sessions.open(&uri, label, source, supervisor.local_for(&peer, source.port())).await;
+    let found = supervisor.stub.waiting.lock().get(&source).map(|w| (w.cookie, w.thread, w.number, w.inode));
+    // None: the program closed or reconnected the socket meanwhile.
+    let Some(socket) = found.and_then(|(cookie, thread, number, inode)| find_again(cookie, thread, number, inode))
+    else {
+        supervisor.stub.forget(&source);
+        if let Ok(flow) = opened {
+            supervisor.sessions.close(flow.session);
+        }
+        return;
+    };
+    let v6 = supervisor.table.lock().get(cookie).is_some_and(|s| s.v6);
+    match opened {
+        Ok(flow) => {
+            // Turned to the peer before anything is sent: the answer must find the socket connected.
+            let media = physical(v6, flow.media);
+            if let Err(error) = sock::connect_nowait(socket.as_fd(), &media) {
+                tracing::warn!(%error, %peer, "connect to the media address failed");
+            }
+            note_peer(&supervisor, cookie, peer, flow.media, Some(flow.session));
+            trace_flow(&supervisor, &peer, &uri);
+            let queue = supervisor.stub.waiting.lock().remove(&source).map(|w| w.queue).unwrap_or_default();
+            for data in queue {
+                let _ = message::send(socket.as_fd(), &data, Destination::Connected, &[], libc::MSG_DONTWAIT);
+            }
+        }
+        Err(_) => {
+            supervisor.stub.forget(&source);
+            // The next send or receive says ECONNREFUSED, as it does when an ICMP message comes back.
+            let nobody = physical(v6, SocketAddrV4::new(supervisor.physical, NOBODY));
+            let _ = sock::connect_nowait(socket.as_fd(), &nobody);
+            let _ = message::send(socket.as_fd(), &[], Destination::Connected, &[], libc::MSG_DONTWAIT);
+        }
+    }
+}
+
+/// The trace of a session that no single call waited for.
+fn trace_flow(supervisor: &Supervisor, peer: &SocketAddr, uri: &str) {
+    if supervisor.options.trace {
+        eprintln!("sipbox: datagrams to {peer} go to {uri}, direct flow");
+    }
+}
+
+/// The descriptor of a socket whose connect() ended long ago: where it was, or wherever the program's processes have it.
+fn find_again(cookie: Cookie, thread: u32, number: i32, inode: u64) -> Option<OwnedFd> {
+    let is_it = |fd: &OwnedFd| sock::socket_cookie(fd.as_fd()).is_ok_and(|c| c == cookie);
+    if let Ok(fd) = sandbox::notify::descriptor_of(thread, number)
+        && is_it(&fd)
+    {
+        return Some(fd);
+    }
+    sandbox::processes::holders(inode)
+        .into_iter()
+        .find_map(|(process, number)| sandbox::notify::descriptor_of(process, number).ok().filter(is_it))
+}
+
+fn physical(v6: bool, address: SocketAddrV4) -> SocketAddr {
+    if v6 { SocketAddr::V6(sock::mapped(address)) } else { SocketAddr::V4(address) }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Notes that `peer` is at `media`, both ways.
+fn note_peer(
+    supervisor: &Supervisor,
+    cookie: Cookie,
+    peer: SocketAddr,
+    media: SocketAddrV4,
+    session: Option<SessionId>,
+) -> Option<Peer> {
+    let peer = canonical(peer);
+    let mut table = supervisor.table.lock();
+    if let Some(s) = session {
+        table.note_session(s, cookie);
+    }
+    datagram_of(table.get_mut(cookie)?).note(peer, media, session)
+}
+
+fn datagram_of(socket: &mut Socket) -> &mut Datagram {
+    socket.datagram.get_or_insert_with(Default::default)
+}
+
+/// connect(2) of a datagram socket: nothing is sent, so no session is asked for yet.
+pub fn connect(mut call: Call, target: Target, address: &Address) {
+    let result = connect_now(&mut call, &target, address);
+    drop(target);
+    call.finish(result);
+}
+
+fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i64, Errno> {
+    let supervisor = call.supervisor.clone();
+    if matches!(address, Address::Unspecified(_)) {
+        sock::disconnect(target.as_fd()).map_err(errno)?;
+        dissolve(&supervisor, target.cookie);
+        supervisor.note_lost_port(target);
+        return Ok(0);
+    }
+    let (v6, v6only) = {
+        let table = supervisor.table.lock();
+        let s = table.get(target.cookie).ok_or(Errno::EBADF)?;
+        (s.v6, s.v6only)
+    };
+    let peer = destination(address, v6, v6only)?;
+    let known = ready_peer(&supervisor, target.cookie, &peer);
+    let way = if known.is_some() { None } else { Some(supervisor.way(call, Proto::Udp, peer)) };
+    if let Some(Way::Refused(e)) = way
+        && e != Errno::ECONNREFUSED
+    {
+        return Err(e);
+    }
+    let bound = supervisor.ensure_bound(target)?;
+    dissolve(&supervisor, target.cookie);
+    let to = match (known, way) {
+        (Some(media), _) => media,
+        (None, Some(Way::Own(other, b))) => {
+            note_own(&supervisor, target.cookie, other, &peer, b.physical);
+            b.physical
+        }
+        (None, Some(Way::Resolver)) => supervisor.resolver,
+        (None, Some(Way::Uri(uri))) => {
+            let inode = sandbox::processes::inode(target.as_fd()).unwrap_or(0);
+            let waiting = Waiting {
+                cookie: target.cookie,
+                thread: call.n.thread,
+                number: call.int(0),
+                inode,
+                uri,
+                peer,
+                queue: VecDeque::new(),
+                asked: false,
+            };
+            supervisor.stub.waiting.lock().insert(bound.physical, waiting);
+            supervisor.stub.address
+        }
+        (None, Some(Way::Refused(_)) | None) => SocketAddrV4::new(supervisor.physical, NOBODY),
+    };
+    sock::connect_nowait(target.as_fd(), &physical(v6, to)).map_err(errno)?;
+    if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
+        datagram_of(s).connected = Some(peer);
+    }
+    Ok(0)
+}
+
+/// Ends the association of a connected socket, if it has one.
+fn dissolve(supervisor: &Supervisor, cookie: Cookie) {
+    let mut table = supervisor.table.lock();
+    let Some(s) = table.get_mut(cookie) else { return };
+    let source = s.bound.map(|b| b.physical);
+    let Some(d) = &mut s.datagram else { return };
+    let Some(peer) = d.connected.take() else { return };
+    let ended = match d.by_virtual.remove(&canonical(peer)) {
+        Some(Peer::Ready { physical, session }) => {
+            d.by_physical.remove(&physical);
+            session
+        }
+        _ => None,
+    };
+    drop(table);
+    if let Some(source) = source {
+        supervisor.stub.forget(&source);
+    }
+    if let Some(session) = ended {
+        supervisor.sessions.close(session);
+    }
+}
+
+fn ready_peer(supervisor: &Supervisor, cookie: Cookie, peer: &SocketAddr) -> Option<SocketAddrV4> {
+    match supervisor.table.lock().get(cookie)?.datagram.as_ref()?.by_virtual.get(&canonical(*peer))? {
+        Peer::Ready { physical, .. } => Some(*physical),
+        _ => None,
+    }
+}
+
+/// Two sockets of this run get to know each other.
+fn note_own(supervisor: &Supervisor, sender: Cookie, receiver: Cookie, peer: &SocketAddr, at: SocketAddrV4) {
+    note_peer(supervisor, sender, *peer, at, None);
+    let mut table = supervisor.table.lock();
+    let Some(from) = table.get(sender).and_then(|s| s.bound) else { return };
+    let seen = if from.virtual_.ip().is_unspecified() {
+        canonical(supervisor.local_for(peer, from.virtual_.port()))
+    } else {
+        canonical(from.virtual_)
+    };
+    if let Some(s) = table.get_mut(receiver) {
+        datagram_of(s).by_physical.insert(from.physical, seen);
+    }
+}
+
+/// One datagram to an address. EAGAIN when it would block.
+pub fn send(
+    call: &mut Call,
+    target: &Target,
+    address: &Address,
+    data: &[u8],
+    control: &[u8],
+    flags: i32,
+) -> Result<usize, Errno> {
+    /// The largest UDP payload over IPv4.
+    const LARGEST: usize = 65507;
+    let supervisor = call.supervisor.clone();
+    let (v6, v6only) = {
+        let table = supervisor.table.lock();
+        let s = table.get(target.cookie).ok_or(Errno::EBADF)?;
+        (s.v6, s.v6only)
+    };
+    let to = match address {
+        // AF_UNSPEC with an address is an old form of AF_INET (udp_sendmsg); on IPv6 it means "where it is connected".
+        Address::Unspecified(_) if v6 => {
+            return message::send(target.as_fd(), data, Destination::Connected, control, flags);
+        }
+        // An AF_INET address on an AF_INET6 socket is taken as its v4-mapped form (udpv6_sendmsg).
+        Address::Inet(a) if v6 && a.is_ipv4() => {
+            if v6only {
+                return Err(Errno::ENETUNREACH);
+            }
+            *a
+        }
+        Address::Unspecified(Some(a)) => SocketAddr::V4(*a),
+        other => destination(other, v6, v6only)?,
+    };
+    if to.port() == 0 {
+        return Err(Errno::EINVAL);
+    }
+    if data.len() > LARGEST {
+        return Err(Errno::EMSGSIZE);
+    }
+    let bound = supervisor.ensure_bound(target)?;
+    if let Some(sent) = send_known(&supervisor, target, v6, &to, data, control, flags)? {
+        return Ok(sent);
+    }
+    match supervisor.way(call, Proto::Udp, to) {
+        // Nobody of this run is there: natively the datagram is sent and lost.
+        Way::Refused(Errno::ECONNREFUSED) if supervisor.is_own(to.ip()) => Ok(data.len()),
+        Way::Refused(e) => Err(e),
+        Way::Resolver => {
+            note_peer(&supervisor, target.cookie, to, supervisor.resolver, None);
+            message::send(target.as_fd(), data, inet(v6, supervisor.resolver), control, flags)
+        }
+        Way::Own(other, b) => {
+            note_own(&supervisor, target.cookie, other, &to, b.physical);
+            message::send(target.as_fd(), data, inet(v6, b.physical), control, flags)
+        }
+        Way::Uri(uri) => {
+            if let Some(s) = supervisor.table.lock().get_mut(target.cookie)
+                && !datagram_of(s).await_session(canonical(to), data.to_vec())
+            {
+                return Err(Errno::ENOBUFS);
+            }
+            let fd = target.fd.try_clone().map_err(errno)?;
+            let opening = Opening { cookie: target.cookie, fd, v6, to, uri, source: bound.physical };
+            supervisor.runtime.clone().spawn(opening.run(supervisor));
+            Ok(data.len())
+        }
+    }
+}
+
+fn inet<'a>(v6: bool, address: SocketAddrV4) -> Destination<'a> {
+    Destination::Inet(physical(v6, address))
+}
+
+/// Sends where the destination is known already: at once, into its queue, or nowhere.
+fn send_known(
+    supervisor: &Supervisor,
+    target: &Target,
+    v6: bool,
+    to: &SocketAddr,
+    data: &[u8],
+    control: &[u8],
+    flags: i32,
+) -> Result<Option<usize>, Errno> {
+    let media = {
+        let mut table = supervisor.table.lock();
+        let Some(d) = table.get_mut(target.cookie).and_then(|s| s.datagram.as_mut()) else { return Ok(None) };
+        match d.by_virtual.get_mut(&canonical(*to)) {
+            Some(Peer::Ready { physical, .. }) => *physical,
+            Some(Peer::Pending(queue)) => {
+                if queue.len() < QUEUE {
+                    queue.push_back(data.to_vec());
+                }
+                return Ok(Some(data.len()));
+            }
+            Some(Peer::Failed(when)) if when.elapsed() < RETRY_AFTER => return Ok(Some(data.len())),
+            Some(Peer::Failed(_)) | None => return Ok(None),
+        }
+    };
+    message::send(target.as_fd(), data, inet(v6, media), control, flags).map(Some)
+}
+
+/// The session of one destination being set up. The duplicate of the program's socket is held no longer than that.
+struct Opening {
+    cookie: Cookie,
+    fd: OwnedFd,
+    v6: bool,
+    to: SocketAddr,
+    uri: String,
+    source: SocketAddrV4,
+}
+
+impl Opening {
+    async fn run(self, supervisor: Arc<Supervisor>) {
+        let label = Label { proto: Proto::Udp, port: self.to.port() };
+        let local = supervisor.local_for(&self.to, self.source.port());
+        let opened = supervisor.sessions.open(&self.uri, label, self.source, local).await;
+        match opened {
+            Ok(flow) => {
+                trace_flow(&supervisor, &self.to, &self.uri);
+                let waiting = note_peer(&supervisor, self.cookie, self.to, flow.media, Some(flow.session));
+                if let Some(Peer::Pending(queue)) = waiting {
+                    for data in queue {
+                        let to = inet(self.v6, flow.media);
+                        let _ = message::send(self.fd.as_fd(), &data, to, &[], libc::MSG_DONTWAIT);
+                    }
+                }
+            }
+            Err(_) => {
+                if let Some(s) = supervisor.table.lock().get_mut(self.cookie) {
+                    datagram_of(s).by_virtual.insert(canonical(self.to), Peer::Failed(Instant::now()));
+                }
+            }
+        }
+    }
+}
+
+/// One datagram with its virtual source. Datagrams of sources that no session announced are dropped. EAGAIN when there
+/// is none.
+pub fn receive(
+    supervisor: &Supervisor,
+    target: &Target,
+    data: &mut [u8],
+    control: usize,
+    flags: i32,
+) -> Result<(Received, Option<SocketAddr>), Errno> {
+    loop {
+        let got = message::receive(target.as_fd(), data, control, flags | libc::MSG_DONTWAIT)?;
+        let Some(SocketAddr::V4(source)) = got.source().map(canonical) else { return Ok((got, None)) };
+        let seen = {
+            let table = supervisor.table.lock();
+            table.get(target.cookie).and_then(|s| {
+                let d = s.datagram.as_ref();
+                let known = d.and_then(|d| d.by_physical.get(&source).copied().or(d.connected));
+                known.map(|a| Supervisor::seen_by(s.v6, a))
+            })
+        };
+        match seen {
+            Some(address) => return Ok((got, Some(address))),
+            None if flags & libc::MSG_ERRQUEUE != 0 => return Ok((got, None)),
+            None => {
+                tracing::debug!(%source, "a datagram that no session announced was dropped");
+                if flags & libc::MSG_PEEK != 0 {
+                    let _ = message::receive(target.as_fd(), &mut [], 0, libc::MSG_DONTWAIT);
+                }
+            }
+        }
+    }
+}
+
+/// An inbound session: its peer may send to this socket. Returns the address by which the program sees it.
+pub fn admit(supervisor: &Supervisor, cookie: Cookie, source: SocketAddrV4, wanted: SocketAddr, session: SessionId) {
+    let mut seen = canonical(wanted);
+    {
+        let table = supervisor.table.lock();
+        if let Some(d) = table.get(cookie).and_then(|s| s.datagram.as_ref()) {
+            // Two runs of one identity may use one port: each gets an address of its own here.
+            while matches!(d.by_virtual.get(&seen), Some(Peer::Ready { physical, .. }) if *physical != source) {
+                seen.set_port(seen.port().checked_add(1).unwrap_or(1024));
+            }
+        }
+    }
+    note_peer(supervisor, cookie, seen, source, Some(session));
+}

@@ -1,0 +1,234 @@
+//! The embedded hub of a user: found through XDG_RUNTIME_DIR, started by whoever needs it first, ended when idle.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use sipcore::agent::{Registrar, Tap, Transport};
+use sipcore::hub::{Hub, HubConfig, Users};
+
+/// A hub that has no bindings and hears nothing ends after this long.
+const IDLE: Duration = Duration::from_secs(15);
+/// The realm of the user's hub, for its digest challenges.
+const REALM: &str = "sipbox";
+/// Characters of the secret: 128 bits in hexadecimal.
+const SECRET: usize = 32;
+/// How long a start may take, on a busy machine.
+const START: Duration = Duration::from_secs(10);
+
+/// Process of the hub that this process started, 0 if it started none: it is not the program's.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+/// The process id of the hub that this process started.
+pub fn started() -> Option<u32> {
+    match STARTED.load(Ordering::Relaxed) {
+        0 => None,
+        pid => Some(pid),
+    }
+}
+
+/// Where the user's hub leaves its lock and its address: private to the user.
+fn directory() -> Result<PathBuf, String> {
+    let uid = nix::unistd::getuid();
+    let path = match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(d) if Path::new(&d).is_absolute() => PathBuf::from(d).join("sipbox"),
+        _ => PathBuf::from(format!("/tmp/sipbox-{uid}")),
+    };
+    let failed = |e: std::io::Error| format!("the hub's directory {} cannot be used: {e}", path.display());
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(e)),
+        _ => {}
+    }
+    let m = std::fs::symlink_metadata(&path).map_err(failed)?;
+    if !m.is_dir() || m.uid() != uid.as_raw() || m.mode() & 0o077 != 0 {
+        return Err(format!(
+            "the hub's directory {} is not a directory of this user alone (mode 0700); remove it",
+            path.display()
+        ));
+    }
+    Ok(path)
+}
+
+fn lock(directory: &Path) -> Result<Option<Flock<File>>, String> {
+    let path = directory.join("hub.lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => Ok(Some(held)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, e)) => Err(format!("{}: {e}", path.display())),
+    }
+}
+
+/// The address in the file that a running hub wrote.
+fn address(directory: &Path) -> Option<SocketAddr> {
+    std::fs::read_to_string(directory.join("hub.addr")).ok()?.trim().parse().ok()
+}
+
+/// Where this user's hub is, and the password that it asks of everybody: only processes of this user can read it.
+pub struct Own {
+    pub registrar: Registrar,
+    pub secret: String,
+}
+
+/// The hub of this user, started if there is none. Several at once start one.
+pub async fn ensure() -> Result<Own, String> {
+    tokio::task::spawn_blocking(find_or_start).await.map_err(|e| e.to_string())?
+}
+
+/// The secret of the user's hubs: it outlives each of them, so that runs find their way to the next one.
+fn secret(directory: &Path) -> Result<String, String> {
+    let path = directory.join("hub.secret");
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.len() == SECRET => return Ok(text),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let mut random = [0u8; SECRET / 2];
+    getrandom::fill(&mut random).map_err(|e| format!("no random numbers: {e}"))?;
+    let text: String = random.iter().map(|b| format!("{b:02x}")).collect();
+    let fresh = directory.join("hub.secret.new");
+    let _ = std::fs::remove_file(&fresh);
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&fresh).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| std::fs::rename(&fresh, &path)).map_err(failed)?;
+    Ok(text)
+}
+
+fn find_or_start() -> Result<Own, String> {
+    let directory = directory()?;
+    let end = Instant::now() + START;
+    while Instant::now() < end {
+        match lock(&directory)? {
+            // Nobody holds the lock: there is no hub. The one started here takes it, or finds that another has.
+            Some(free) => {
+                drop(free);
+                start()?;
+            }
+            None => {
+                // The address is written after the secret.
+                if let Some(addr) = address(&directory) {
+                    let registrar = Registrar { addr, transport: Transport::Udp };
+                    return Ok(Own { registrar, secret: secret(&directory)? });
+                }
+                // It is just starting, or just ending.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+    Err(format!("the hub of this user did not start within {} s (see {})", START.as_secs(), directory.display()))
+}
+
+/// Starts a hub and waits until it serves or has found another.
+fn start() -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|e| format!("the hub cannot be started: {e}"))?;
+    let mut child = Command::new(&program)
+        .args(["hub", "--auto"])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("the hub cannot be started as {}: {e}", program.display()))?;
+    let mut line = String::new();
+    if let Some(out) = child.stdout.take() {
+        let _ = BufReader::new(out).read_line(&mut line);
+    }
+    if line.starts_with("ready") {
+        STARTED.store(child.id(), Ordering::Relaxed);
+        return Ok(());
+    }
+    let _ = child.wait();
+    match line.strip_prefix("failed ") {
+        Some(why) => Err(format!("the hub of this user does not start: {}", why.trim())),
+        None => Ok(()),
+    }
+}
+
+/// The user's own hub, in the background: says on stdout how the start went, and ends when idle.
+pub async fn serve_user() -> Result<(), String> {
+    // The terminal's signals are not for it. It fails only for a process group leader, which then has no terminal's.
+    let _ = nix::unistd::setsid();
+    let outcome = serve_locked().await;
+    if let Err(why) = &outcome {
+        println!("failed {why}");
+    }
+    outcome
+}
+
+async fn serve_locked() -> Result<(), String> {
+    let directory = directory()?;
+    let Some(_held) = lock(&directory)? else {
+        println!("busy");
+        return Ok(());
+    };
+    let file = directory.join("hub.addr");
+    let _ = std::fs::remove_file(&file);
+    let secret = secret(&directory)?;
+    let config = |port: u16| HubConfig {
+        listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))],
+        users: Some(Users::shared(REALM, &secret)),
+        ..HubConfig::default()
+    };
+    let hub = match Hub::start(config(usual_port(&directory))).await {
+        Ok(hub) => hub,
+        // Somebody else has the usual port: any will do.
+        Err(_) => Hub::start(config(0)).await.map_err(|e| e.to_string())?,
+    };
+    let address = hub.addresses().first().copied().ok_or("the hub has no address")?;
+    let fresh = directory.join("hub.addr.new");
+    std::fs::write(&fresh, format!("{address}\n"))
+        .and_then(|()| std::fs::rename(&fresh, &file))
+        .map_err(|e| format!("{}: {e}", file.display()))?;
+    println!("ready {address}");
+    let _ = std::io::stdout().flush();
+    loop {
+        tokio::time::sleep(IDLE / 4).await;
+        let activity = hub.activity();
+        if activity.bindings == 0 && activity.last.elapsed() >= IDLE {
+            break;
+        }
+    }
+    let _ = std::fs::remove_file(&file);
+    hub.shutdown().await;
+    Ok(())
+}
+
+/// A port of this user's own, so that a hub that starts again is where the last one was: below the ephemeral range.
+fn usual_port(directory: &Path) -> u16 {
+    let hash = directory
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+    20_000 + (hash % 12_000) as u16
+}
+
+/// A hub in the foreground, until SIGINT or SIGTERM.
+pub async fn serve_foreground(listen: Vec<SocketAddr>, tap: Option<Tap>) -> Result<(), String> {
+    let hub = Hub::start(HubConfig { listen, tap, ..HubConfig::default() }).await.map_err(|e| e.to_string())?;
+    for address in hub.addresses() {
+        eprintln!("sipbox hub: listening on {address} (UDP, TCP)");
+    }
+    let failed = |e: std::io::Error| e.to_string();
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+    }
+    let counters = hub.counters();
+    hub.shutdown().await;
+    eprintln!("sipbox hub: ended; {counters:?}");
+    Ok(())
+}

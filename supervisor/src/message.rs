@@ -1,0 +1,74 @@
+//! What the calls that carry data share: the kind of socket, limits, and waiting.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use sandbox::ready::when_ready;
+use sipcore::agent::Proto;
+use tokio::io::Interest;
+
+use crate::call::{Call, Held, Target};
+
+/// Control data that one call may carry: the default of net.core.optmem_max.
+pub const CONTROL_MAX: usize = 128 * 1024;
+/// The largest datagram and a little more.
+pub const DATAGRAM_MAX: usize = 65536;
+/// Datagrams of other kinds (AF_UNIX) may be larger: net.core.wmem_max by default.
+pub const UNIX_MAX: usize = 256 * 1024;
+/// UIO_MAXIOV: the most messages of one sendmmsg or recvmmsg.
+pub const MESSAGES_MAX: usize = 1024;
+
+/// What kind of socket a call is about.
+pub type Kind = Option<Proto>;
+
+pub fn prepare(call: &mut Call, name: &str) -> Result<(Target, Kind), Errno> {
+    let number = call.int(0);
+    call.note(|| format!("{name}({number})"));
+    let target = call.target(number)?;
+    let kind = call.supervisor.known(&target)?;
+    Ok((target, kind))
+}
+
+/// Answers a call that sends: a broken connection is also a SIGPIPE.
+pub fn finish_send(call: Call, result: Result<i64, Errno>, flags: i32) {
+    if result == Err(Errno::EPIPE) && flags & libc::MSG_NOSIGNAL == 0 {
+        sandbox::signals::broken_pipe(call.n.thread);
+    }
+    call.finish(result);
+}
+
+/// Waits for readiness and repeats `step`, until it says something else than EAGAIN, a signal comes or the limit is over.
+pub fn wait(
+    mut call: Call,
+    target: Target,
+    interest: Interest,
+    limit: Option<Duration>,
+    mut step: impl FnMut(&mut Call, &Target) -> Result<i64, Errno> + Send + 'static,
+) {
+    let runtime = call.supervisor.runtime.clone();
+    runtime.spawn(async move {
+        let watch = call.watch();
+        let ended = {
+            let ready = when_ready(target.as_fd(), interest, || step(&mut call, &target));
+            let limited = async {
+                match limit {
+                    Some(limit) => tokio::time::timeout(limit, ready).await.unwrap_or(Err(Errno::EAGAIN)),
+                    None => ready.await,
+                }
+            };
+            watch.hold(limited).await
+        };
+        drop((target, step));
+        match ended {
+            Held::Done(Err(Errno::EAGAIN)) | Held::Interrupted if call.partial > 0 => {
+                let n = call.partial;
+                call.finish(Ok(n));
+            }
+            Held::Done(result) => finish_send(call, result, 0),
+            Held::Interrupted => call.interrupted(),
+            Held::Gone => call.abandon(),
+        }
+    });
+}

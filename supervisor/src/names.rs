@@ -1,0 +1,211 @@
+//! bind, getsockname, getpeername: the names of a socket's two ends.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use sandbox::memory::{Address, AddressOut, sockaddr_bytes};
+use sipcore::agent::Proto;
+
+use crate::call::{Call, Target};
+use crate::supervisor::{Supervisor, policy_proto};
+use crate::table::{Bound, State};
+use crate::unix;
+
+/// getsockname(2).
+pub fn own(mut call: Call) {
+    let number = call.int(0);
+    call.note(|| format!("getsockname({number})"));
+    let result = (|| {
+        let target = call.target(number)?;
+        let known = {
+            let table = call.supervisor.table.lock();
+            table.get(target.cookie).and_then(|s| match &s.state {
+                State::Connected { local, .. } => Some(*local),
+                _ => s.bound.map(|b| match s.datagram.as_ref().and_then(|d| d.connected) {
+                    Some(peer) if b.virtual_.ip().is_unspecified() => {
+                        call.supervisor.local_for(&peer, b.virtual_.port())
+                    }
+                    _ => b.virtual_,
+                }),
+            })
+        };
+        let name = match known {
+            Some(address) => sockaddr_bytes(&address),
+            None => raw_name(&target, false)?,
+        };
+        write_name(&call, &name)
+    })();
+    call.finish(result);
+}
+
+/// getpeername(2).
+pub fn peer(mut call: Call) {
+    let number = call.int(0);
+    call.note(|| format!("getpeername({number})"));
+    let result = (|| {
+        let target = call.target(number)?;
+        let known = {
+            let table = call.supervisor.table.lock();
+            table.get(target.cookie).map(|s| match &s.state {
+                State::Connected { peer, .. } => Some(*peer),
+                _ => s.datagram.as_ref().and_then(|d| d.connected),
+            })
+        };
+        // The kernel knows whether the connection still stands.
+        let raw = match known {
+            Some(None) => return Err(Errno::ENOTCONN),
+            _ => raw_name(&target, true)?,
+        };
+        let name = match known {
+            Some(Some(address)) => sockaddr_bytes(&address),
+            _ => raw,
+        };
+        write_name(&call, &name)
+    })();
+    call.finish(result);
+}
+
+fn raw_name(target: &Target, peer: bool) -> Result<Vec<u8>, Errno> {
+    sandbox::message::raw_name(target.as_fd(), peer)
+}
+
+fn write_name(call: &Call, name: &[u8]) -> Result<i64, Errno> {
+    let out = AddressOut { address: call.argument(1), length: call.argument(2) };
+    call.n.write_name(out, name)?;
+    Ok(0)
+}
+
+/// bind(2).
+pub fn bind(mut call: Call) {
+    let number = call.int(0);
+    let target = match call.target(number) {
+        Ok(t) => t,
+        Err(e) => {
+            call.note(|| format!("bind({number})"));
+            return call.finish(Err(e));
+        }
+    };
+    let address = match call.n.address(call.argument(1), call.argument(2)) {
+        Ok(a) => a,
+        Err(e) => return call.finish(Err(e)),
+    };
+    call.note(|| format!("bind({number}, {address})"));
+    let proto = match call.supervisor.known(&target) {
+        Ok(Some(p)) => p,
+        Ok(None) => return unix::bind(call, target),
+        Err(e) => return call.finish(Err(e)),
+    };
+    let result = bind_inet(&mut call, &target, proto, address);
+    drop(target);
+    match result {
+        Ok(true) => {
+            // The endpoint is reachable from here on: the registration stands before the program goes on.
+            let supervisor = call.supervisor.clone();
+            let runtime = supervisor.runtime.clone();
+            runtime.spawn(async move {
+                supervisor.sessions.ensure_registered().await;
+                call.finish(Ok(0));
+            });
+        }
+        Ok(false) => call.finish(Ok(0)),
+        Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// Binds; true when a registration is to be awaited (a datagram socket with a port of the program's choice).
+fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -> Result<bool, Errno> {
+    let supervisor = &call.supervisor.clone();
+    let (v6, v6only, bound) = {
+        let table = supervisor.table.lock();
+        let s = table.get(target.cookie).ok_or(Errno::EBADF)?;
+        (s.v6, s.v6only, s.bound)
+    };
+    let wanted = match address {
+        Address::Inet(a) if a.is_ipv6() == v6 => a,
+        // bind(2) of an AF_INET socket takes AF_UNSPEC with INADDR_ANY, for old programs (inet_bind).
+        Address::Unspecified(Some(a)) if !v6 && a.ip().is_unspecified() => SocketAddr::V4(a),
+        Address::Inet(SocketAddr::V4(_)) if v6 => return Err(Errno::EINVAL),
+        Address::Other { length, .. } if length < if v6 { 24 } else { 16 } => return Err(Errno::EINVAL),
+        Address::Unspecified(None) => return Err(Errno::EINVAL),
+        _ => return Err(Errno::EAFNOSUPPORT),
+    };
+    if bound.is_some() {
+        return Err(Errno::EINVAL);
+    }
+    let ip = wanted.ip().to_canonical();
+    if v6only && wanted.ip().is_ipv6() && ip.is_ipv4() {
+        return Err(Errno::EINVAL);
+    }
+    if !supervisor.is_own(ip) {
+        return Err(Errno::EADDRNOTAVAIL);
+    }
+    if ip.is_loopback() && wanted.port() != 0 && supervisor.policy.identity().aor.is_some() {
+        supervisor.sessions.say_once(&format!("private:{proto}:{}", wanted.port()), || {
+            format!(
+                "the program binds {proto} {wanted}, which is private to this run; 0.0.0.0 or [::] would be reachable"
+            )
+        });
+    }
+    let published = !ip.is_loopback()
+        && wanted.port() != 0
+        && match supervisor.policy.bind(policy_proto(proto), wanted.ip(), wanted.port()) {
+            policy::BindDecision::Deny { rule, advice } => {
+                supervisor.sessions.say_once(&format!("bind:{proto}:{wanted}"), || {
+                    format!("the program tried to bind {proto} {wanted}, and {rule} refuses it; {advice}")
+                });
+                call.rule(|| rule);
+                return Err(Errno::EACCES);
+            }
+            policy::BindDecision::Local { rule } => {
+                call.rule(|| rule.to_string());
+                false
+            }
+            policy::BindDecision::Accept { rule } | policy::BindDecision::Publish { rule, .. } => {
+                call.rule(|| rule.to_string());
+                true
+            }
+        };
+    let physical = bind_somewhere(supervisor, target, proto, v6, v6only, wanted)?;
+    let port = if wanted.port() == 0 { physical.port() } else { wanted.port() };
+    let virtual_ = SocketAddr::new(wanted.ip(), port);
+    supervisor.table.lock().bind(target.cookie, Bound { virtual_, physical });
+    Ok(published && proto == Proto::Udp)
+}
+
+/// Chooses the physical port: that of the socket whose address overlaps (the kernel then says whether they may share
+/// it), else the same number, else any. Ports below 1024 are virtual only.
+fn bind_somewhere(
+    supervisor: &Supervisor,
+    target: &Target,
+    proto: Proto,
+    v6: bool,
+    v6only: bool,
+    wanted: SocketAddr,
+) -> Result<std::net::SocketAddrV4, Errno> {
+    const FIRST_UNPRIVILEGED: u16 = 1024;
+    if wanted.port() == 0 {
+        return supervisor.bind_physical(target, v6, 0);
+    }
+    let holder = supervisor.table.lock().holder(proto, &wanted, v6only);
+    if let Some(holder) = holder {
+        return supervisor.bind_physical(target, v6, holder.port());
+    }
+    if wanted.port() >= FIRST_UNPRIVILEGED {
+        match supervisor.bind_physical(target, v6, wanted.port()) {
+            Err(Errno::EADDRINUSE) => {}
+            other => return other,
+        }
+    }
+    supervisor.bind_physical(target, v6, 0)
+}
+
+/// True when peers may reach what is bound here.
+pub fn is_reachable(supervisor: &Supervisor, proto: Proto, address: &SocketAddr) -> bool {
+    let loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+    !loopback(address.ip())
+        && matches!(
+            supervisor.policy.bind(policy_proto(proto), address.ip(), address.port()),
+            policy::BindDecision::Accept { .. } | policy::BindDecision::Publish { .. }
+        )
+}

@@ -1,0 +1,325 @@
+//! `sipbox run`: from the command line to the exit status of the program.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::SignalFd;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use parking_lot::Mutex;
+use policy::{Flags, Policy};
+use sandbox::child::StartError;
+use sandbox::notify::Listener;
+use sipcore::agent::{Credentials, Registrar};
+
+use crate::datagram::Stub;
+use crate::deaths::Deaths;
+use crate::sessions::{Identity, Sessions, user_of};
+use crate::supervisor::{Options, Supervisor};
+use crate::{cli, datagram, dns, hub, ladder, registrar};
+
+/// Exit statuses, as shells and env(1) have them.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+const FAILED: i32 = 125;
+const BAD_POLICY: i32 = 2;
+
+/// Where the password comes from when the policy does not say.
+const PASSWORD_VARIABLE: &str = "SIPBOX_PASSWORD";
+/// How long the end of a run waits for the answers to its last messages.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// Threads that receive notifications.
+const NOTIFICATION_THREADS: usize = 1;
+/// A port of the run's address that marks it as taken.
+const GUARD_PORT: u16 = 1024;
+
+/// Runs the program and returns the exit status.
+pub fn run(arguments: cli::Run) -> i32 {
+    match try_run(arguments) {
+        Ok(status) => status,
+        Err((status, words)) => {
+            eprintln!("sipbox: {words}");
+            status
+        }
+    }
+}
+
+type Failed = (i32, String);
+
+fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
+    let policy = load_policy(&arguments).map_err(|e| (BAD_POLICY, e))?;
+    let identity = identity(&policy, &arguments).map_err(|e| (BAD_POLICY, e))?;
+    let mut command = arguments.command.into_iter();
+    let program =
+        command.next().ok_or((BAD_POLICY, "no program given: sipbox run [FLAGS] -- PROGRAM [ARGS]".to_owned()))?;
+
+    let internal = |e: &dyn std::fmt::Display| (FAILED, e.to_string());
+    let filters = sandbox::filter::Filters::build().map_err(|e| internal(&e))?;
+    // The fork comes before the first thread.
+    let prepared = sandbox::child::prepare(program.clone(), command.collect(), &secrets(&policy), &filters)
+        .map_err(|e| internal(&e))?;
+    sandbox::child::shield().map_err(|e| internal(&e))?;
+    let signals = signals().map_err(|e| internal(&e))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("sipbox")
+        .enable_all()
+        .build()
+        .map_err(|e| internal(&e))?;
+    let run = Run::start(policy, identity, Options { trace: arguments.trace }, &runtime).map_err(|e| (FAILED, e))?;
+    // Who has a name can be called from the first moment on, and hears of a wrong password before anything else.
+    runtime.block_on(run.supervisor.sessions.ensure_registered());
+    receive(&prepared.listener(), &run.supervisor).map_err(|e| internal(&e))?;
+    let main = prepared.start().map_err(|e| start_failed(&program, e))?;
+    let status = wait(main, &signals);
+    runtime.block_on(run.supervisor.sessions.shutdown(FAREWELL));
+    runtime.shutdown_background();
+    Ok(status)
+}
+
+fn start_failed(program: &OsString, e: StartError) -> Failed {
+    let name = Path::new(program).display();
+    match e {
+        StartError::Exec { source } => match source.raw_os_error() {
+            Some(nix::libc::ENOENT) => {
+                (NOT_FOUND, format!("{name}: not found (looked for it on PATH, or at that path)"))
+            }
+            Some(nix::libc::EACCES) => (NOT_EXECUTABLE, format!("{name}: not executable: {source}")),
+            Some(nix::libc::ENOEXEC) => (NOT_EXECUTABLE, format!("{name}: not a program of this machine: {source}")),
+            _ => (NOT_EXECUTABLE, format!("{name}: cannot be started: {source}")),
+        },
+        other => (FAILED, other.to_string()),
+    }
+}
+
+/// Variables with passwords in them: sipbox's own, not the program's.
+fn secrets(policy: &Policy) -> Vec<String> {
+    let named = match &policy.identity().credentials {
+        Some(policy::Credentials::Env(name)) => Some(name.clone()),
+        _ => None,
+    };
+    named.into_iter().chain([PASSWORD_VARIABLE.to_owned()]).collect()
+}
+
+fn load_policy(arguments: &cli::Run) -> Result<Policy, String> {
+    let flags = Flags {
+        as_uri: arguments.as_uri.clone(),
+        to: arguments.to.clone(),
+        maps: arguments.map.clone(),
+        registrar: arguments.registrar.clone(),
+    };
+    match &arguments.policy {
+        Some(file) => {
+            let name = file.display().to_string();
+            let text = std::fs::read_to_string(file).map_err(|e| format!("the policy {name} cannot be read: {e}"))?;
+            Policy::parse_with_flags(&name, &text, &flags).map_err(|e| e.to_string())
+        }
+        None => Policy::from_flags(&flags).map_err(|e| e.to_string()),
+    }
+}
+
+/// Who the run is: what the policy says, or a name of its own that nobody can call.
+fn identity(policy: &Policy, arguments: &cli::Run) -> Result<Identity, String> {
+    let wanted = policy.identity();
+    let registrar: Option<Registrar> = wanted.registrar.as_deref().map(registrar::resolve).transpose()?;
+    let given = wanted.aor.is_some();
+    let aor = wanted.aor.clone().unwrap_or_else(|| {
+        let program = arguments.command.first().map(PathBuf::from).unwrap_or_default();
+        let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).collect();
+        format!("sip:{name}-{}@{}", std::process::id(), policy.domain())
+    });
+    let user = user_of(&aor).to_owned();
+    let password = match &wanted.credentials {
+        Some(policy::Credentials::Env(name)) => Some(
+            std::env::var(name)
+                .map_err(|_| format!("[identity] credentials name the variable {name}, which is not set"))?,
+        ),
+        Some(policy::Credentials::File(path)) => Some(secret(path)?),
+        None => std::env::var(PASSWORD_VARIABLE).ok(),
+    };
+    Ok(Identity {
+        aor,
+        given,
+        registrar,
+        credentials: password.map(|password| Credentials { username: user, password }),
+        expires: wanted.expires.map(|s| Duration::from_secs(s.into())),
+        tap: arguments.ladder.then(ladder::tap),
+    })
+}
+
+/// A password file: only its owner may read it.
+fn secret(path: &Path) -> Result<String, String> {
+    use std::os::unix::fs::MetadataExt;
+    let shown = path.display();
+    let m = std::fs::metadata(path).map_err(|e| format!("the password file {shown} cannot be read: {e}"))?;
+    if m.mode() & 0o077 != 0 {
+        return Err(format!(
+            "the password file {shown} can be read by others (mode {:o}); chmod 600 it",
+            m.mode() & 0o777
+        ));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| format!("the password file {shown} cannot be read: {e}"))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// What lives as long as the run does.
+struct Run {
+    supervisor: Arc<Supervisor>,
+    _guard: UdpSocket,
+}
+
+impl Run {
+    fn start(
+        policy: Policy,
+        identity: Identity,
+        options: Options,
+        runtime: &tokio::runtime::Runtime,
+    ) -> Result<Run, String> {
+        let (physical, guard) = claim_address()?;
+        let _inside = runtime.enter();
+        let dns = dns::Sockets::bind(physical).map_err(|e| format!("the resolver cannot be started: {e}"))?;
+        let stub = std::net::UdpSocket::bind((physical, 0)).and_then(|s| {
+            s.set_nonblocking(true)?;
+            tokio::net::UdpSocket::from_std(s)
+        });
+        let stub = stub.map_err(|e| format!("no UDP socket on {physical}: {e}"))?;
+        let stub_address = match stub.local_addr() {
+            Ok(SocketAddr::V4(a)) => a,
+            other => return Err(format!("no UDP socket on {physical}: {other:?}")),
+        };
+        let (own_v4, own_v6) = policy.virtual_addresses(&identity.aor);
+        let limit = policy.limits().sessions as usize;
+        let supervisor = Arc::new(Supervisor {
+            options,
+            table: Mutex::default(),
+            sessions: Sessions::new(identity, IpAddr::V4(physical), limit),
+            physical,
+            own_v4,
+            own_v6,
+            resolver: dns.address(),
+            runtime: runtime.handle().clone(),
+            lot: sandbox::park::Lot::new(physical).map_err(|e| e.to_string())?,
+            stub: Stub::new(stub_address),
+            unix_bound: Mutex::default(),
+            accepting: Mutex::default(),
+            deaths: Deaths::default(),
+            policy,
+        });
+        supervisor.sessions.serve(&supervisor);
+        runtime.spawn(datagram::serve_stub(supervisor.clone(), stub));
+        dns.serve(&supervisor);
+        supervisor
+            .deaths
+            .serve(&supervisor)
+            .map_err(|e| format!("sock_diag cannot be used: {e}; see `sipbox doctor`"))?;
+        Ok(Run { supervisor, _guard: guard })
+    }
+}
+
+/// A loopback address that no other run has: in 127.64.0.0/10, marked by a bound port.
+fn claim_address() -> Result<(Ipv4Addr, UdpSocket), String> {
+    const TRIES: usize = 64;
+    let mut last = None;
+    for _ in 0..TRIES {
+        let mut random = [0u8; 4];
+        getrandom::fill(&mut random).map_err(|e| format!("no random numbers: {e}"))?;
+        let [a, b, c, _] = random;
+        let ip = Ipv4Addr::new(127, 64 | (a & 0x3f), b, c.clamp(1, 254));
+        match UdpSocket::bind(SocketAddrV4::new(ip, GUARD_PORT)) {
+            Ok(guard) => return Ok((ip, guard)),
+            Err(e) => last = Some(e),
+        }
+    }
+    Err(format!("no loopback address in 127.64.0.0/10 can be bound: {last:?}"))
+}
+
+/// Starts the threads that answer trapped calls.
+fn receive(listener: &Listener, supervisor: &Arc<Supervisor>) -> std::io::Result<()> {
+    for i in 0..NOTIFICATION_THREADS {
+        let (listener, supervisor) = (listener.clone(), supervisor.clone());
+        std::thread::Builder::new().name(format!("notify-{i}")).spawn(move || {
+            loop {
+                match listener.receive() {
+                    Ok(Some(notification)) => {
+                        // A defect in one handler must not end the others: the call is then answered by its drop.
+                        let handled = std::panic::AssertUnwindSafe(|| supervisor.handle(notification));
+                        if std::panic::catch_unwind(handled).is_err() {
+                            tracing::error!("a socket call was lost to a defect of sipbox; please report it");
+                        }
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        tracing::error!(%error, "notifications cannot be received any more");
+                        return;
+                    }
+                }
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Signals for the supervisor come out of a descriptor; blocked in all threads, and only after the fork.
+fn signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for s in FORWARDED.into_iter().chain([Signal::SIGCHLD]) {
+        set.add(s);
+    }
+    set.thread_block()?;
+    SignalFd::with_flags(&set, nix::sys::signalfd::SfdFlags::SFD_CLOEXEC)
+}
+
+/// Signals that somebody sends to `sipbox` and means for the program.
+const FORWARDED: [Signal; 10] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+    Signal::SIGALRM,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
+];
+
+/// Waits for the program and all that it left behind; returns the program's status.
+fn wait(main: Pid, signals: &SignalFd) -> i32 {
+    let mut status = None;
+    loop {
+        if let Some(s) = reap(main, &mut status) {
+            return s;
+        }
+        let Ok(Some(info)) = signals.read_signal() else { continue };
+        let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
+        // What the terminal sends goes to the whole process group: the program has it already.
+        let from_kernel = info.ssi_code > 0;
+        if signal != Signal::SIGCHLD && !from_kernel && status.is_none() {
+            let _ = kill(main, signal);
+        }
+    }
+}
+
+/// Reaps what has ended; Some when nothing of the program is left.
+fn reap(main: Pid, status: &mut Option<i32>) -> Option<i32> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == main => *status = Some(code),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == main => *status = Some(128 + signal as i32),
+            // The shell that waits for `sipbox` must see the job stop; SIGCONT for the group wakes both.
+            Ok(WaitStatus::Stopped(pid, _)) if pid == main => {
+                let _ = kill(Pid::this(), Signal::SIGSTOP);
+            }
+            Ok(WaitStatus::StillAlive) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    let hub = hub::started();
+    let left = status.is_some() && sandbox::processes::children().into_iter().any(|p| Some(p) != hub);
+    if left { None } else { *status }
+}

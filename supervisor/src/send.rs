@@ -1,0 +1,220 @@
+//! sendto, sendmsg and sendmmsg: data and control data carried on behalf of the program.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use sandbox::memory::{Address, CHUNK, ForeignSlice, MMSGHDR};
+use sandbox::message::{self, Control, Destination};
+use sandbox::sock;
+use sipcore::agent::Proto;
+use tokio::io::Interest;
+
+use crate::call::{Call, Target, errno};
+use crate::message::{CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, finish_send, prepare, wait};
+use crate::{datagram, unix};
+
+/// One message to be sent, read from the program once.
+struct Outgoing {
+    address: Option<Address>,
+    /// The raw struct sockaddr, for AF_UNIX.
+    name: Vec<u8>,
+    data: Vec<u8>,
+    control: Vec<Control>,
+    /// Descriptors of the program, by SCM_RIGHTS: held until they are sent.
+    descriptors: Vec<OwnedFd>,
+    sent: usize,
+}
+
+fn shown(address: &Option<Address>) -> String {
+    address.as_ref().map_or_else(|| "no address".to_owned(), Address::to_string)
+}
+
+/// sendto(2) with an address.
+pub fn sendto(mut call: Call) {
+    let flags = call.int(3);
+    let prepared = prepare(&mut call, "sendto").and_then(|(target, kind)| {
+        let raw_length = call.argument(5);
+        let address = call.n.address(call.argument(4), raw_length)?;
+        let name =
+            if kind.is_none() { call.n.read(call.argument(4), (raw_length as usize).min(128))? } else { Vec::new() };
+        let slices =
+            [ForeignSlice { base: call.argument(1), length: usize::try_from(call.argument(2)).unwrap_or(usize::MAX) }];
+        let data = call.n.gather(&slices, data_limit(kind, &target, slices[0].length)?)?;
+        let message =
+            Outgoing { address: Some(address), name, data, control: Vec::new(), descriptors: Vec::new(), sent: 0 };
+        Ok((target, kind, message))
+    });
+    match prepared {
+        Ok((target, kind, message)) => {
+            let number = call.int(0);
+            call.note(|| {
+                format!("sendto({number}, {} bytes, {flags:#x}, {})", message.data.len(), shown(&message.address))
+            });
+            send_all(call, target, kind, vec![message], flags, None);
+        }
+        Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// sendmsg(2).
+pub fn sendmsg(mut call: Call) {
+    let flags = call.int(2);
+    let prepared = prepare(&mut call, "sendmsg").and_then(|(target, kind)| {
+        let message = outgoing(&call, &target, kind, call.argument(1))?;
+        Ok((target, kind, message))
+    });
+    match prepared {
+        Ok((target, kind, message)) => {
+            let number = call.int(0);
+            call.note(|| {
+                format!("sendmsg({number}, {} bytes, {flags:#x}, {})", message.data.len(), shown(&message.address))
+            });
+            send_all(call, target, kind, vec![message], flags, None);
+        }
+        Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// sendmmsg(2).
+pub fn sendmmsg(mut call: Call) {
+    let flags = call.int(3);
+    let count = (call.argument(2) as u32 as usize).min(MESSAGES_MAX);
+    let at = call.argument(1);
+    let prepared = prepare(&mut call, "sendmmsg").and_then(|(target, kind)| {
+        let mut messages = Vec::new();
+        for i in 0..count as u64 {
+            match outgoing(&call, &target, kind, at + i * MMSGHDR) {
+                Ok(m) => messages.push(m),
+                Err(e) if messages.is_empty() => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok((target, kind, messages))
+    });
+    match prepared {
+        Ok((_, _, messages)) if messages.is_empty() => call.finish(Ok(0)),
+        Ok((target, kind, messages)) => send_all(call, target, kind, messages, flags, Some(at)),
+        Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// How much of `wanted` bytes one call takes over: a stream may send less, a datagram never.
+fn data_limit(kind: Kind, target: &Target, wanted: usize) -> Result<usize, Errno> {
+    let most = match kind {
+        Some(Proto::Udp) => DATAGRAM_MAX,
+        Some(Proto::Tcp) => return Ok(CHUNK),
+        None if sock::socket_type(target.as_fd()).map_err(errno)? == libc::SOCK_STREAM => return Ok(CHUNK),
+        None => UNIX_MAX,
+    };
+    if wanted > most { Err(Errno::EMSGSIZE) } else { Ok(most) }
+}
+
+fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoing, Errno> {
+    let header = call.n.message_header(at)?;
+    let (address, name) = if header.name != 0 && header.name_length > 0 {
+        let name = call.n.read(header.name, header.name_length as usize)?;
+        (Some(Address::parse(&name)), name)
+    } else {
+        (None, Vec::new())
+    };
+    let mut control = Vec::new();
+    let mut descriptors = Vec::new();
+    if header.control != 0 && header.control_length > 0 {
+        if header.control_length > CONTROL_MAX {
+            return Err(Errno::ENOBUFS);
+        }
+        let bytes = call.n.read(header.control, header.control_length)?;
+        for mut m in message::parse_control(&bytes)? {
+            match (m.level, m.kind) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) if kind.is_none() => {
+                    let first = descriptors.len();
+                    for number in message::descriptors(&m.data) {
+                        descriptors.push(call.n.descriptor(number)?);
+                    }
+                    use std::os::fd::AsRawFd;
+                    m.data = descriptors[first..].iter().flat_map(|d| d.as_raw_fd().to_ne_bytes()).collect();
+                    control.push(m);
+                }
+                // Segmentation offload is part of the data's meaning; the rest (PKTINFO, TTL, TOS, credentials) is
+                // about a path and a process that are not the program's.
+                (libc::SOL_UDP, libc::UDP_SEGMENT) if kind == Some(Proto::Udp) => control.push(m),
+                _ => {}
+            }
+        }
+    }
+    let data = call.n.gather(&header.slices, data_limit(kind, target, header.capacity())?)?;
+    Ok(Outgoing { address, name, data, control, descriptors, sent: 0 })
+}
+
+/// Sends one or several messages, waiting where the program would. `lengths` is where sendmmsg wants its msg_len.
+fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoing>, flags: i32, lengths: Option<u64>) {
+    if flags & libc::MSG_FASTOPEN != 0 {
+        return call.finish(Err(Errno::EOPNOTSUPP));
+    }
+    let waits = flags & libc::MSG_DONTWAIT == 0 && sock::is_nonblocking(target.as_fd()).is_ok_and(|n| !n);
+    let mut done = 0usize;
+    let mut step = move |call: &mut Call, target: &Target| -> Result<i64, Errno> {
+        while done < messages.len() {
+            match send_one(call, target, kind, &mut messages[done], flags, waits) {
+                Ok(n) => {
+                    let Some(at) = lengths else { return Ok(n as i64) };
+                    // msg_len comes after the msghdr of struct mmsghdr.
+                    call.n.write(at + done as u64 * MMSGHDR + 56, &(n as u32).to_ne_bytes())?;
+                    done += 1;
+                    call.partial = done as i64;
+                }
+                Err(e) if done > 0 && (e != Errno::EAGAIN || !waits) => break,
+                Err(e) => {
+                    if lengths.is_none() {
+                        call.partial = messages[0].sent as i64;
+                    }
+                    return Err(e);
+                }
+            }
+        }
+        Ok(done as i64)
+    };
+    match step(&mut call, &target) {
+        Err(Errno::EAGAIN) if waits => wait(call, target, Interest::WRITABLE, None, step),
+        result => {
+            drop((target, step));
+            finish_send(call, result, flags);
+        }
+    }
+}
+
+/// One message, or the rest of it. EAGAIN when it would block.
+fn send_one(
+    call: &mut Call,
+    target: &Target,
+    kind: Kind,
+    m: &mut Outgoing,
+    flags: i32,
+    waits: bool,
+) -> Result<usize, Errno> {
+    let now = flags | libc::MSG_DONTWAIT;
+    let control = message::build_control(&m.control);
+    match (kind, &m.address) {
+        (Some(Proto::Udp), Some(address)) => datagram::send(call, target, address, &m.data, &control, now),
+        (Some(Proto::Udp), None) => message::send(target.as_fd(), &m.data, Destination::Connected, &control, now),
+        (None, Some(Address::Unix(_))) => unix::send(call, target, &m.name, &m.data, control, now),
+        (None, Some(_)) => Err(Errno::EINVAL),
+        // A stream ignores the address.
+        (Some(Proto::Tcp), _) | (None, None) => loop {
+            let first = if m.sent == 0 { &control[..] } else { &[] };
+            match message::send(target.as_fd(), &m.data[m.sent..], Destination::Connected, first, now) {
+                Ok(n) => {
+                    m.sent += n;
+                    if m.sent >= m.data.len() {
+                        m.descriptors.clear();
+                        return Ok(m.sent);
+                    }
+                }
+                Err(Errno::EAGAIN) if m.sent > 0 && !waits => return Ok(m.sent),
+                Err(e) if e != Errno::EAGAIN && m.sent > 0 => return Ok(m.sent),
+                Err(e) => return Err(e),
+            }
+        },
+    }
+}

@@ -1,0 +1,395 @@
+//! Sessions for sockets: the agent of this run, started when it is first needed, and what SIP outcomes mean to a program.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use parking_lot::Mutex;
+use sipcore::agent::{
+    Agent, AgentConfig, CallError, Credentials, Event, IncomingCall, Label, Offer, Proto, Registrar, SessionId, Setup,
+    Tap,
+};
+use sipcore::message::Uri;
+
+use crate::names::is_reachable;
+use crate::supervisor::{Supervisor, policy_proto};
+use crate::table::Expected;
+use crate::{datagram, doorbell, hub};
+
+/// How many different things are explained to the user in one run: the program must not fill the memory with them.
+const SAID: usize = 1000;
+/// How long a listen() or bind() waits for the registration that makes it reachable.
+const REGISTER_WITHIN: Duration = Duration::from_secs(5);
+/// Registrations at the embedded hub are refreshed often: a killed run is gone from it soon.
+const EXPIRES: Duration = Duration::from_secs(60);
+
+/// Who this run is, and where it registers.
+pub struct Identity {
+    /// Address of record.
+    pub aor: String,
+    /// True when the user gave it: only then is the run reachable.
+    pub given: bool,
+    /// None: the embedded hub.
+    pub registrar: Option<Registrar>,
+    pub credentials: Option<Credentials>,
+    pub expires: Option<Duration>,
+    pub tap: Option<Tap>,
+}
+
+/// A flow that stands, for one socket.
+pub struct Flow {
+    pub session: SessionId,
+    /// Where the program's socket is to be connected.
+    pub media: SocketAddrV4,
+}
+
+/// Why there is no flow; the words have been said on stderr.
+pub struct Failure {
+    pub errno: Errno,
+}
+
+/// A session being set up: counted, so that a program cannot ask for more at once than the limit.
+struct Opening<'a> {
+    count: &'a AtomicUsize,
+    others: usize,
+}
+
+impl Opening<'_> {
+    fn begin(count: &AtomicUsize) -> Opening<'_> {
+        Opening { count, others: count.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The sessions of one run.
+pub struct Sessions {
+    identity: Identity,
+    physical: IpAddr,
+    limit: usize,
+    agent: tokio::sync::Mutex<Option<Agent>>,
+    live: Mutex<HashSet<SessionId>>,
+    opening: AtomicUsize,
+    said: Mutex<HashSet<String>>,
+    supervisor: OnceLock<Weak<Supervisor>>,
+}
+
+impl Sessions {
+    pub fn new(identity: Identity, physical: IpAddr, limit: usize) -> Sessions {
+        Sessions {
+            identity,
+            physical,
+            limit,
+            agent: tokio::sync::Mutex::new(None),
+            live: Mutex::default(),
+            opening: AtomicUsize::new(0),
+            said: Mutex::default(),
+            supervisor: OnceLock::new(),
+        }
+    }
+
+    /// Who answers inbound sessions.
+    pub fn serve(&self, supervisor: &Arc<Supervisor>) {
+        let _ = self.supervisor.set(Arc::downgrade(supervisor));
+    }
+
+    /// A line for the user, once for each `key`.
+    pub fn say_once(&self, key: &str, words: impl FnOnce() -> String) {
+        let mut said = self.said.lock();
+        if said.len() >= SAID || !said.insert(key.to_owned()) {
+            return;
+        }
+        eprintln!("sipbox: {}", words());
+        if said.len() == SAID {
+            eprintln!("sipbox: {SAID} refusals have been explained; further ones are silent (see --trace)");
+        }
+    }
+
+    /// The agent, started now if it was not.
+    async fn agent(&self) -> Result<Agent, String> {
+        let mut slot = self.agent.lock().await;
+        if let Some(agent) = &*slot {
+            return Ok(agent.clone());
+        }
+        let (registrar, credentials) = match &self.identity.registrar {
+            Some(r) => (*r, self.identity.credentials.clone()),
+            None => {
+                let own = hub::ensure().await?;
+                (own.registrar, Some(Credentials::new(user_of(&self.identity.aor), own.secret)))
+            }
+        };
+        let aor = Uri::from_str(&self.identity.aor).map_err(|e| format!("identity {}: {e}", self.identity.aor))?;
+        let config = AgentConfig {
+            aor,
+            local_ip: local_ip(self.physical, &registrar.addr)?,
+            registrar,
+            credentials,
+            instance: instance(),
+            expires: self.identity.expires.unwrap_or(EXPIRES),
+            tap: self.identity.tap.clone(),
+        };
+        let (agent, events) = Agent::start(config).await.map_err(|e| e.to_string())?;
+        if let Some(supervisor) = self.supervisor.get() {
+            tokio::spawn(serve_events(supervisor.clone(), events));
+        }
+        *slot = Some(agent.clone());
+        Ok(agent)
+    }
+
+    /// Registers, if this run has a name; waits until that has succeeded or failed. A failure is said, not returned: the
+    /// program's listen() is not to blame.
+    pub async fn ensure_registered(&self) {
+        if !self.identity.given {
+            return;
+        }
+        let outcome = tokio::time::timeout(REGISTER_WITHIN, async {
+            let agent = self.agent().await?;
+            agent.register().await.map_err(|e| e.to_string())
+        })
+        .await;
+        let why = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(why)) => why,
+            Err(_) => format!("no answer within {} s; it is tried again", REGISTER_WITHIN.as_secs()),
+        };
+        self.say_once(&format!("register:{why}"), || {
+            format!("{} is not registered, so peers cannot reach the program yet: {why}", self.identity.aor)
+        });
+    }
+
+    /// A session with `uri` for the socket at `source`.
+    pub async fn open(
+        &self,
+        uri: &str,
+        label: Label,
+        source: SocketAddrV4,
+        seen_as: SocketAddr,
+    ) -> Result<Flow, Failure> {
+        let fail = |errno: Errno, why: String| {
+            eprintln!("sipbox: {label} of {uri}: {why} ({errno:?} to the program)");
+            Failure { errno }
+        };
+        let opening = Opening::begin(&self.opening);
+        if self.live.lock().len() + opening.others >= self.limit {
+            return Err(fail(
+                Errno::ENOBUFS,
+                format!("[limits] sessions = {} is reached; raise it in the policy", self.limit),
+            ));
+        }
+        let target = Uri::from_str(uri).map_err(|e| fail(Errno::EINVAL, format!("not a URI: {e}")))?;
+        let agent = self.agent().await.map_err(|why| fail(Errno::ENETUNREACH, why))?;
+        let offer = Offer { label, source: SocketAddr::V4(source), virtual_source: seen_as };
+        let mut outcome = agent.invite(&target, offer).await;
+        if matches!(outcome, Err(CallError::Unreachable { .. })) && self.identity.registrar.is_none() {
+            // The hub of this user has ended since: start it again, and try once more.
+            if hub::ensure().await.is_ok() {
+                outcome = agent.invite(&target, offer).await;
+            }
+        }
+        let session = match outcome {
+            Ok(session) => session,
+            // The run is ending: nobody waits for this any more.
+            Err(CallError::Shutdown) => return Err(Failure { errno: Errno::ENETUNREACH }),
+            Err(e) => return Err(fail(meaning(&e), format!("{e}; {}", advice(&e, &target)))),
+        };
+        match session.media {
+            SocketAddr::V4(media) if media.ip().is_loopback() => {
+                self.live.lock().insert(session.id);
+                Ok(Flow { session: session.id, media })
+            }
+            elsewhere => {
+                agent.bye(session.id);
+                let why = format!(
+                    "the peer offers only cleartext at {elsewhere}, on another machine; cleartext flows stay on this one"
+                );
+                Err(fail(Errno::ECONNREFUSED, why))
+            }
+        }
+    }
+
+    /// The socket of this session is gone: BYE.
+    pub fn close(&self, session: SessionId) {
+        self.live.lock().remove(&session);
+        if let Ok(slot) = self.agent.try_lock() {
+            if let Some(agent) = &*slot {
+                agent.bye(session);
+            }
+        } else if let Some(supervisor) = self.supervisor.get().and_then(Weak::upgrade) {
+            // Somebody starts the agent just now, which takes a moment.
+            supervisor.runtime.clone().spawn(async move {
+                if let Some(agent) = &*supervisor.sessions.agent.lock().await {
+                    agent.bye(session);
+                }
+            });
+        }
+    }
+
+    /// Ends all sessions and the registration.
+    pub async fn shutdown(&self, limit: Duration) {
+        let agent = self.agent.lock().await.take();
+        if let Some(agent) = agent {
+            agent.shutdown(limit).await;
+        }
+    }
+}
+
+/// The local address towards the registrar: the run's own on this machine, else what the routing table says.
+fn local_ip(physical: IpAddr, registrar: &SocketAddr) -> Result<IpAddr, String> {
+    match registrar.ip() {
+        IpAddr::V4(ip) if ip.is_loopback() => Ok(physical),
+        _ => {
+            let any: SocketAddr = if registrar.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+            let probe = std::net::UdpSocket::bind(any).and_then(|s| {
+                s.connect(registrar)?;
+                s.local_addr()
+            });
+            probe.map(|a| a.ip()).map_err(|e| format!("there is no route to the registrar {registrar}: {e}"))
+        }
+    }
+}
+
+/// A fresh +sip.instance (RFC 5626, section 4.1): a random UUID as a URN (RFC 9562, section 5.4).
+fn instance() -> String {
+    let mut b = [0u8; 16];
+    if getrandom::fill(&mut b).is_err() {
+        b[..4].copy_from_slice(&std::process::id().to_be_bytes());
+    }
+    b[6] = b[6] & 0x0f | 0x40;
+    b[8] = b[8] & 0x3f | 0x80;
+    let hex: String = b.iter().map(|x| format!("{x:02x}")).collect();
+    format!("urn:uuid:{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// SIP outcome to errno (design/SOCKETS.md).
+fn meaning(e: &CallError) -> Errno {
+    match e {
+        CallError::Rejected { status, .. } => match status {
+            404 | 410 | 480 | 604 => Errno::EHOSTUNREACH,
+            486 | 600 | 603 | 488 | 606 | 415 => Errno::ECONNREFUSED,
+            401 | 403 | 407 => Errno::EACCES,
+            408 => Errno::ETIMEDOUT,
+            503 => Errno::ENETUNREACH,
+            400..=499 | 600..=699 => Errno::ECONNREFUSED,
+            _ => Errno::ENETUNREACH,
+        },
+        CallError::Timeout { .. } => Errno::ETIMEDOUT,
+        CallError::Unreachable { .. } => Errno::ENETUNREACH,
+        CallError::NoCredentials { .. } | CallError::BadCredentials { .. } => Errno::EACCES,
+        _ => Errno::ECONNREFUSED,
+    }
+}
+
+/// What the user can do about it.
+fn advice(e: &CallError, target: &Uri) -> String {
+    match meaning(e) {
+        Errno::EHOSTUNREACH => {
+            format!("start the peer, e.g. `sipbox run --as {} -- PROGRAM`", user_of(target.as_str()))
+        }
+        Errno::ECONNREFUSED => "let the peer's program listen on that port (on 0.0.0.0 or [::])".to_owned(),
+        Errno::EACCES => "check the name and password (SIPBOX_PASSWORD, or [identity] credentials)".to_owned(),
+        Errno::ENETUNREACH => "check that the hub or registrar runs at that address (--registrar)".to_owned(),
+        Errno::ETIMEDOUT => "the peer is registered but does not answer".to_owned(),
+        _ => "see the reason".to_owned(),
+    }
+}
+
+/// The user of a SIP URI.
+pub fn user_of(uri: &str) -> &str {
+    uri.split_once(':').and_then(|(_, rest)| rest.split_once('@')).map_or(uri, |(user, _)| user)
+}
+
+async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mpsc::UnboundedReceiver<Event>) {
+    while let Some(event) = events.recv().await {
+        let Some(supervisor) = supervisor.upgrade() else { return };
+        match event {
+            Event::Incoming(call) => incoming(&supervisor, call),
+            Event::Ended { id, reason } => {
+                tracing::debug!(?id, ?reason, "session ended by the peer");
+                supervisor.sessions.live.lock().remove(&id);
+                supervisor.table.lock().forget_session(id);
+            }
+            Event::RegistrationLost { why } => {
+                let aor = &supervisor.sessions.identity.aor;
+                eprintln!("sipbox: the registration of {aor} is lost: {why}; it is tried again");
+                if supervisor.sessions.identity.registrar.is_none() {
+                    // The hub of this user is gone: the next one is at the same address.
+                    tokio::spawn(async {
+                        if let Err(error) = hub::ensure().await {
+                            tracing::warn!(%error, "the hub did not start");
+                        }
+                    });
+                }
+            }
+            Event::RegistrationRestored => {
+                eprintln!("sipbox: registered again as {}", supervisor.sessions.identity.aor)
+            }
+        }
+    }
+}
+
+/// An INVITE from a peer: finds the socket that its label means and answers at once.
+fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
+    let offer = &call.offer;
+    let proto = offer.proto;
+    let from = call.from.to_string();
+    if proto == Proto::Tcp && offer.setup == Setup::Holdconn {
+        return call.reject(488, "No Connection Is Wanted");
+    }
+    let source = match offer.source {
+        SocketAddr::V4(a) if a.ip().is_loopback() => a,
+        _ => return call.reject(488, "Cleartext Flows Stay on This Machine"),
+    };
+    if supervisor.sessions.live.lock().len() >= supervisor.sessions.limit {
+        return call.reject(480, "Too Many Sessions");
+    }
+    let port = offer.label.as_ref().map(|l| l.port);
+    let found = supervisor.table.lock().labelled(proto, port, |a| is_reachable(supervisor, proto, a));
+    let Some((cookie, bound)) = found else {
+        return call.reject(486, "Nothing Listens There");
+    };
+    if !supervisor.policy.accept_from(policy_proto(proto), bound.virtual_.port(), &from) {
+        eprintln!("sipbox: {from} was refused by the policy on {proto}/{}", bound.virtual_.port());
+        return call.reject(403, "Not Allowed by Policy");
+    }
+    // The address is derived here from who calls: what the peer says of itself could be anybody's, 127.0.0.1 among them.
+    let (v4, v6) = supervisor.policy.virtual_addresses(&from);
+    let (is_v6, v6only) = {
+        let table = supervisor.table.lock();
+        table.get(cookie).map_or((false, false), |s| (s.v6, s.v6only))
+    };
+    let ip: IpAddr = if is_v6 && v6only { v6.into() } else { v4.into() };
+    let port = match offer.virtual_source.port() {
+        0 => source.port(),
+        p => p,
+    };
+    let peer = SocketAddr::new(ip, port);
+    let id = call.id;
+    supervisor.sessions.live.lock().insert(id);
+    match proto {
+        Proto::Tcp => {
+            let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };
+            if offer.setup == Setup::Passive {
+                tokio::spawn(doorbell::deliver(supervisor.clone(), SocketAddr::V4(source), bound, expected));
+                return call.accept(SocketAddr::V4(bound.physical));
+            }
+            let mut table = supervisor.table.lock();
+            // RFC 4145, section 4.1: an active end that does not say more has port 9.
+            const DISCARD: u16 = 9;
+            if source.port() == DISCARD || source.port() == 0 {
+                table.expect_any(*source.ip(), expected);
+            } else {
+                table.expect(source, expected);
+            }
+        }
+        Proto::Udp => datagram::admit(supervisor, cookie, source, peer, id),
+    }
+    call.accept(SocketAddr::V4(bound.physical));
+}

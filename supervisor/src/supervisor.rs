@@ -1,0 +1,278 @@
+//! One run: the table, the policy, the sessions, and where each trapped call goes.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::libc;
+use parking_lot::Mutex;
+use policy::{ConnectDecision, Policy};
+use sandbox::notify::Notification;
+use sandbox::sock;
+use sipcore::agent::Proto;
+
+use crate::call::{Call, Target, errno};
+use crate::deaths::Deaths;
+use crate::sessions::Sessions;
+use crate::table::{Bound, Cookie, Removed, Socket, State, Table};
+use crate::{accept, connect, datagram, names, options, receive, send, unix};
+
+/// What the command line says about a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// One line on stderr for each trapped call.
+    pub trace: bool,
+}
+
+/// Everything that the handlers share.
+pub struct Supervisor {
+    pub options: Options,
+    pub policy: Policy,
+    pub table: Mutex<Table>,
+    pub sessions: Sessions,
+    /// The loopback address of this run: all its physical endpoints are there.
+    pub physical: Ipv4Addr,
+    /// The address by which the program's peers see it.
+    pub own_v4: Ipv4Addr,
+    pub own_v6: Ipv6Addr,
+    /// Where this run's resolver listens, UDP and TCP.
+    pub resolver: SocketAddrV4,
+    pub runtime: tokio::runtime::Handle,
+    /// Parked connects.
+    pub lot: sandbox::park::Lot,
+    /// Catches the first datagrams of connected sockets whose session does not stand yet.
+    pub stub: datagram::Stub,
+    /// AF_UNIX sockets that this run bound: device and inode, or the abstract name.
+    pub unix_bound: Mutex<HashSet<unix::Name>>,
+    /// Tells which sockets are gone.
+    pub deaths: Deaths,
+    /// One accept at a time: between the look at a listener's queue and the taking nobody else may take.
+    pub accepting: Mutex<()>,
+}
+
+/// Where a connect or a datagram leads.
+pub enum Way {
+    /// To a socket of this run.
+    Own(Cookie, Bound),
+    /// To the resolver.
+    Resolver,
+    /// To a peer.
+    Uri(String),
+    /// Nowhere.
+    Refused(Errno),
+}
+
+impl Supervisor {
+    /// Answers one trapped call, now or by a task.
+    pub fn handle(self: &Arc<Self>, n: Notification) {
+        let call = Call::new(n, self.clone());
+        match call.n.call {
+            libc::SYS_getsockname => names::own(call),
+            libc::SYS_getpeername => names::peer(call),
+            libc::SYS_bind => names::bind(call),
+            libc::SYS_listen => accept::listen(call),
+            libc::SYS_accept => accept::accept(call, 0),
+            libc::SYS_accept4 => {
+                let flags = call.int(3);
+                accept::accept(call, flags);
+            }
+            libc::SYS_connect => connect::connect(call),
+            libc::SYS_sendto => send::sendto(call),
+            libc::SYS_recvfrom => receive::recvfrom(call),
+            libc::SYS_sendmsg => send::sendmsg(call),
+            libc::SYS_recvmsg => receive::recvmsg(call),
+            libc::SYS_sendmmsg => send::sendmmsg(call),
+            libc::SYS_recvmmsg => receive::recvmmsg(call),
+            libc::SYS_getsockopt => options::get(call),
+            libc::SYS_setsockopt => options::set(call),
+            _ => call.finish(Err(Errno::ENOSYS)),
+        }
+    }
+
+    /// Makes sure that the table knows the socket. None when it is not an Internet socket.
+    pub fn known(&self, target: &Target) -> Result<Option<Proto>, Errno> {
+        let mut table = self.table.lock();
+        if let Some(s) = table.get(target.cookie) {
+            return Ok(Some(s.proto));
+        }
+        let limit = self.policy.limits().sockets as usize;
+        if table.len() >= limit {
+            self.sessions.say_once("limit:sockets", || {
+                format!("[limits] sockets = {limit} is reached: further sockets are refused; raise it in the policy")
+            });
+            return Err(Errno::ENOBUFS);
+        }
+        self.deaths.watch();
+        let fd: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(target);
+        let v6 = match sock::socket_domain(fd).map_err(errno)? {
+            libc::AF_INET => false,
+            libc::AF_INET6 => true,
+            _ => return Ok(None),
+        };
+        let proto = match sock::socket_type(fd).map_err(errno)? {
+            libc::SOCK_STREAM => Proto::Tcp,
+            _ => Proto::Udp,
+        };
+        // Where net.ipv6.bindv6only is set, the kernel's socket must be made dual-stack before it is bound.
+        let v6only = v6
+            && nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::Ipv6V6Only).unwrap_or(false)
+            && nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::Ipv6V6Only, &false).is_ok();
+        table.socket(target.cookie, || Socket {
+            proto,
+            v6,
+            v6only,
+            bound: None,
+            state: State::Idle,
+            error: None,
+            datagram: None,
+        });
+        Ok(Some(proto))
+    }
+
+    /// True for addresses that mean the program itself.
+    pub fn is_own(&self, ip: IpAddr) -> bool {
+        match ip.to_canonical() {
+            IpAddr::V4(a) => a.is_loopback() || a.is_unspecified() || a == self.own_v4,
+            IpAddr::V6(a) => a.is_loopback() || a.is_unspecified() || a == self.own_v6,
+        }
+    }
+
+    /// Decides where `destination` leads. What is refused is said on stderr, once a destination.
+    pub fn way(&self, call: &mut Call, proto: Proto, destination: SocketAddr) -> Way {
+        let canonical = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+        let own = self.is_own(canonical.ip());
+        if own && let Some((cookie, bound)) = self.table.lock().own_endpoint(proto, &canonical) {
+            call.rule(|| "own socket".to_owned());
+            return Way::Own(cookie, bound);
+        }
+        if canonical.port() == DNS {
+            call.rule(|| "resolver".to_owned());
+            return Way::Resolver;
+        }
+        match self.policy.connect(policy_proto(proto), canonical) {
+            ConnectDecision::Uri { uri, rule, .. } => {
+                call.rule(|| format!("{rule} -> {uri}"));
+                Way::Uri(uri)
+            }
+            ConnectDecision::Local { rule } => {
+                call.rule(|| rule);
+                Way::Refused(Errno::ECONNREFUSED)
+            }
+            ConnectDecision::Refuse { errno, rule, advice } => {
+                call.rule(|| rule.to_string());
+                if own {
+                    // Nothing of the program listens there: that is a native refusal, not a policy's.
+                    return Way::Refused(Errno::ECONNREFUSED);
+                }
+                self.sessions.say_once(&format!("refused:{proto:?}:{canonical}"), || {
+                    format!("the program tried {proto}/{canonical}, and {rule} refuses it; {advice}")
+                });
+                Way::Refused(refusal(errno))
+            }
+        }
+    }
+
+    /// A virtual address as a socket of this family is to see it.
+    pub fn seen_by(v6: bool, address: SocketAddr) -> SocketAddr {
+        match (v6, address) {
+            (true, SocketAddr::V4(a)) => SocketAddr::V6(SocketAddrV6::new(a.ip().to_ipv6_mapped(), a.port(), 0, 0)),
+            (false, SocketAddr::V6(a)) => match a.ip().to_ipv4_mapped() {
+                Some(v4) => SocketAddr::V4(SocketAddrV4::new(v4, a.port())),
+                None => address,
+            },
+            _ => address,
+        }
+    }
+
+    /// The address of the program's end when it speaks to `peer` from `port`.
+    pub fn local_for(&self, peer: &SocketAddr, port: u16) -> SocketAddr {
+        match peer.ip() {
+            IpAddr::V4(ip) if ip.is_loopback() => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+            IpAddr::V4(_) => SocketAddr::new(IpAddr::V4(self.own_v4), port),
+            IpAddr::V6(ip) if ip.is_loopback() => SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port),
+            IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+                Some(v4) if v4.is_loopback() => Self::seen_by(true, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+                Some(_) => Self::seen_by(true, SocketAddr::new(self.own_v4.into(), port)),
+                None => SocketAddr::new(IpAddr::V6(self.own_v6), port),
+            },
+        }
+    }
+
+    /// Binds a socket that has no name yet to the run's address, as the kernel does at connect() and sendto().
+    pub fn ensure_bound(&self, target: &Target) -> Result<Bound, Errno> {
+        if let Some(b) = self.table.lock().get(target.cookie).and_then(|s| s.bound) {
+            return Ok(b);
+        }
+        let (v6, wild) = {
+            let table = self.table.lock();
+            let v6 = table.get(target.cookie).is_some_and(|s| s.v6);
+            let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            (v6, any)
+        };
+        let physical = self.bind_physical(target, v6, 0)?;
+        let bound = Bound { virtual_: SocketAddr::new(wild, physical.port()), physical };
+        self.table.lock().bind(target.cookie, bound);
+        Ok(bound)
+    }
+
+    /// A port that the kernel chose is taken back when the association ends: connect(AF_UNSPEC), and a TCP connection that
+    /// failed. The socket is then as one that was never bound.
+    pub fn note_lost_port(&self, target: &Target) {
+        let fd = std::os::fd::AsFd::as_fd(target);
+        if sock::local_addr(fd).is_ok_and(|a| a.port() == 0) {
+            self.table.lock().unbind(target.cookie);
+        }
+    }
+
+    /// Binds the kernel's socket on the run's address; port 0 lets the kernel choose.
+    pub fn bind_physical(&self, target: &Target, v6: bool, port: u16) -> Result<SocketAddrV4, Errno> {
+        let wanted = SocketAddrV4::new(self.physical, port);
+        let fd = std::os::fd::AsFd::as_fd(target);
+        let address = if v6 { SocketAddr::V6(sock::mapped(wanted)) } else { SocketAddr::V4(wanted) };
+        match sock::bind(fd, &address).map_err(errno) {
+            // A send without an address, which is not trapped, makes the kernel bind a UDP socket to the wildcard: taken back.
+            Err(Errno::EINVAL) if sock::disconnect(fd).is_ok() => sock::bind(fd, &address).map_err(errno)?,
+            other => other?,
+        }
+        if port != 0 {
+            return Ok(wanted);
+        }
+        match sock::canonical(sock::local_addr(fd).map_err(errno)?) {
+            SocketAddr::V4(a) => Ok(a),
+            SocketAddr::V6(_) => Err(Errno::EADDRNOTAVAIL),
+        }
+    }
+
+    /// The kernel destroyed this socket.
+    pub fn destroyed(&self, cookie: Cookie) {
+        let removed = self.table.lock().remove(cookie);
+        if let Some(Removed { sessions, attempt, source }) = removed {
+            if let Some(a) = attempt {
+                a.set(crate::attempt::Progress::Abandoned);
+            }
+            if let Some(s) = source {
+                self.stub.forget(&s);
+            }
+            for s in sessions {
+                self.sessions.close(s);
+            }
+        }
+    }
+}
+
+/// The port of the Domain Name System (RFC 1035, section 4.2).
+const DNS: u16 = 53;
+
+pub fn policy_proto(proto: Proto) -> policy::Proto {
+    match proto {
+        Proto::Tcp => policy::Proto::Tcp,
+        Proto::Udp => policy::Proto::Udp,
+    }
+}
+
+/// The errno that a policy names.
+fn refusal(errno: policy::Errno) -> Errno {
+    Errno::from_raw(errno.number())
+}

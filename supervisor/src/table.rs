@@ -1,0 +1,501 @@
+//! The table of virtual sockets, keyed by SO_COOKIE: what the program asked for, and where the kernel's socket really is.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use sipcore::agent::{Proto, SessionId};
+
+use crate::attempt::Attempt;
+use crate::doorbell::Rung;
+
+/// SO_COOKIE of a kernel socket: unique for its life, never reused.
+pub type Cookie = u64;
+
+/// A socket of the program.
+pub struct Socket {
+    pub proto: Proto,
+    /// AF_INET6; its physical addresses are v4-mapped.
+    pub v6: bool,
+    /// IPV6_V6ONLY, kept here only: the kernel's socket must stay dual-stack.
+    pub v6only: bool,
+    pub bound: Option<Bound>,
+    pub state: State,
+    /// What SO_ERROR is to say once, instead of the kernel's word.
+    pub error: Option<Errno>,
+    /// Sessions of an unconnected or connected datagram socket.
+    pub datagram: Option<Box<Datagram>>,
+}
+
+/// A name that the program gave to its end, and the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    pub virtual_: SocketAddr,
+    pub physical: SocketAddrV4,
+}
+
+/// Where a stream socket is in its life.
+pub enum State {
+    Idle,
+    Listening,
+    /// A connect() is under way.
+    Connecting(Arc<Attempt>),
+    Connected {
+        local: SocketAddr,
+        peer: SocketAddr,
+        session: Option<SessionId>,
+    },
+}
+
+/// The peers of a datagram socket.
+#[derive(Default)]
+pub struct Datagram {
+    /// The peer that the program connected to, as it named it.
+    pub connected: Option<SocketAddr>,
+    /// By the address that the program uses.
+    pub by_virtual: HashMap<SocketAddr, Peer>,
+    /// By the address in the kernel.
+    pub by_physical: HashMap<SocketAddrV4, SocketAddr>,
+    /// Peers whose sessions have ended: what they sent before may still wait in the kernel's queue.
+    departed: VecDeque<(Instant, SocketAddrV4)>,
+}
+
+/// Destinations of one datagram socket that are remembered at once.
+const DESTINATIONS: usize = 8192;
+/// How long the datagrams of a peer are still known as its own after its session has ended.
+const AFTERGLOW: Duration = Duration::from_secs(30);
+
+impl Datagram {
+    /// Notes that a session is being set up for `peer`. False when the socket has too many destinations already.
+    pub fn await_session(&mut self, peer: SocketAddr, first: Vec<u8>) -> bool {
+        if self.by_virtual.len() >= DESTINATIONS {
+            self.by_virtual.retain(|_, p| !matches!(p, Peer::Failed(_)));
+        }
+        let room = self.by_virtual.len() < DESTINATIONS;
+        if room {
+            self.by_virtual.insert(peer, Peer::Pending(VecDeque::from([first])));
+        }
+        room
+    }
+
+    /// Notes that `peer` is at `media`, both ways; returns what was known of the peer.
+    pub fn note(&mut self, peer: SocketAddr, media: SocketAddrV4, session: Option<SessionId>) -> Option<Peer> {
+        while self.departed.front().is_some_and(|(when, _)| when.elapsed() > AFTERGLOW) {
+            if let Some((_, gone)) = self.departed.pop_front() {
+                self.by_physical.remove(&gone);
+            }
+        }
+        self.departed.retain(|(_, gone)| *gone != media);
+        self.by_physical.insert(media, peer);
+        self.by_virtual.insert(peer, Peer::Ready { physical: media, session })
+    }
+
+    /// The peer ended this session: the next datagram to it asks for a new one.
+    fn depart(&mut self, session: SessionId) {
+        let departed = &mut self.departed;
+        self.by_virtual.retain(|_, p| match p {
+            Peer::Ready { physical, session: Some(held) } if *held == session => {
+                departed.push_back((Instant::now(), *physical));
+                false
+            }
+            _ => true,
+        });
+    }
+}
+
+/// One peer of a datagram socket.
+pub enum Peer {
+    /// The session is being set up; what was sent meanwhile waits, up to a bound.
+    Pending(VecDeque<Vec<u8>>),
+    Ready {
+        physical: SocketAddrV4,
+        session: Option<SessionId>,
+    },
+    /// Setting it up failed at this instant; datagrams are dropped as a network would, until it is tried again.
+    Failed(Instant),
+}
+
+/// A connection that is announced and has not been accepted by the program yet.
+pub struct Expected {
+    /// The listener it was announced for.
+    pub listener: Cookie,
+    /// The address that the program is to see.
+    pub peer: SocketAddr,
+    /// The program's own end as it is to see it; None: the listener's address, or this run's own.
+    pub local: Option<SocketAddr>,
+    pub session: Option<SessionId>,
+}
+
+/// All sockets of one run.
+#[derive(Default)]
+pub struct Table {
+    sockets: HashMap<Cookie, Socket>,
+    /// Who bound which virtual port.
+    ports: HashMap<(Proto, u16), Vec<Cookie>>,
+    /// Connections to come, by their physical source.
+    expected: HashMap<SocketAddrV4, Expected>,
+    /// Which socket a session belongs to.
+    by_session: HashMap<SessionId, Cookie>,
+    /// Connections to come from a peer that could not name its source port, by address and listener.
+    expected_any: Vec<(Ipv4Addr, Expected)>,
+    /// Connections that were made to peers which listen themselves, behind their rings.
+    pub rung: Vec<Rung>,
+}
+
+/// Do two local addresses of one port get into each other's way (bind(2))?
+fn overlap(a: &SocketAddr, a_only: bool, b: &SocketAddr, b_only: bool) -> bool {
+    let covers = |wild: &SocketAddr, only: bool, other: &SocketAddr| match (wild.ip(), other.ip()) {
+        (IpAddr::V4(w), IpAddr::V4(_)) => w.is_unspecified(),
+        (IpAddr::V6(w), IpAddr::V6(_)) => w.is_unspecified(),
+        (IpAddr::V6(w), IpAddr::V4(_)) => w.is_unspecified() && !only,
+        (IpAddr::V4(_), IpAddr::V6(_)) => false,
+    };
+    a.ip().to_canonical() == b.ip().to_canonical() || covers(a, a_only, b) || covers(b, b_only, a)
+}
+
+impl Table {
+    /// The socket behind a cookie; `make` describes it at its first trapped call.
+    pub fn socket(&mut self, cookie: Cookie, make: impl FnOnce() -> Socket) -> &mut Socket {
+        self.sockets.entry(cookie).or_insert_with(make)
+    }
+
+    pub fn get(&self, cookie: Cookie) -> Option<&Socket> {
+        self.sockets.get(&cookie)
+    }
+
+    pub fn get_mut(&mut self, cookie: Cookie) -> Option<&mut Socket> {
+        self.sockets.get_mut(&cookie)
+    }
+
+    pub fn insert(&mut self, cookie: Cookie, socket: Socket) {
+        if let State::Connected { session: Some(s), .. } = &socket.state {
+            self.by_session.insert(*s, cookie);
+        }
+        self.sockets.insert(cookie, socket);
+    }
+
+    /// How many sockets are known.
+    pub fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Notes whose session this is.
+    pub fn note_session(&mut self, session: SessionId, cookie: Cookie) {
+        self.by_session.insert(session, cookie);
+    }
+
+    /// The sockets that the kernel's own tables must show: those that are connected, listen, or are bound for UDP.
+    pub fn hashed(&self) -> Vec<Cookie> {
+        let shown = |s: &Socket| match s.proto {
+            Proto::Tcp => matches!(s.state, State::Listening | State::Connected { .. }),
+            Proto::Udp => s.bound.is_some(),
+        };
+        self.sockets.iter().filter(|(_, s)| shown(s)).map(|(c, _)| *c).collect()
+    }
+
+    /// Notes what a socket was bound to.
+    pub fn bind(&mut self, cookie: Cookie, bound: Bound) {
+        if let Some(s) = self.sockets.get_mut(&cookie) {
+            s.bound = Some(bound);
+            self.ports.entry((s.proto, bound.virtual_.port())).or_default().push(cookie);
+        }
+    }
+
+    /// The physical address of a socket whose virtual one overlaps `address`; the kernel then decides whether they may share.
+    pub fn holder(&self, proto: Proto, address: &SocketAddr, v6only: bool) -> Option<SocketAddrV4> {
+        self.ports.get(&(proto, address.port()))?.iter().find_map(|c| {
+            let s = self.sockets.get(c)?;
+            let b = s.bound?;
+            overlap(&b.virtual_, s.v6only, address, v6only).then_some(b.physical)
+        })
+    }
+
+    /// The socket of this run that a call to `address` reaches: a listener, or a datagram socket.
+    pub fn own_endpoint(&self, proto: Proto, address: &SocketAddr) -> Option<(Cookie, Bound)> {
+        let candidates = self.ports.get(&(proto, address.port()))?;
+        let ip = address.ip().to_canonical();
+        let mut best = None;
+        for c in candidates {
+            let Some(s) = self.sockets.get(c) else { continue };
+            let Some(b) = s.bound else { continue };
+            if proto == Proto::Tcp && !matches!(s.state, State::Listening) {
+                continue;
+            }
+            // A connected datagram socket hears only its peer, in the kernel: it comes after the others.
+            let connected = s.datagram.as_ref().is_some_and(|d| d.connected.is_some());
+            let own = b.virtual_.ip();
+            if own.to_canonical() == ip && !connected {
+                return Some((*c, b));
+            }
+            // A wildcard covers every address of its family; `::` also covers IPv4 unless V6ONLY.
+            let covers = own.is_unspecified() && (own.is_ipv4() == ip.is_ipv4() || (own.is_ipv6() && !s.v6only));
+            // 0.0.0.0 and :: as destinations mean this host.
+            let covers = covers || own.to_canonical() == ip || ip.is_unspecified();
+            if covers && (best.is_none() || !connected) {
+                best = Some((*c, b));
+            }
+        }
+        best
+    }
+
+    /// The socket that an inbound session with this label means: the one bound to the port, else the only one of its
+    /// protocol (WIRE: labels). `reachable` says whether the policy publishes or accepts on that address.
+    pub fn labelled(
+        &self,
+        proto: Proto,
+        port: Option<u16>,
+        reachable: impl Fn(&SocketAddr) -> bool,
+    ) -> Option<(Cookie, Bound)> {
+        let ready = |c: &Cookie| {
+            let s = self.sockets.get(c)?;
+            let b = s.bound?;
+            let open = match proto {
+                Proto::Tcp => matches!(s.state, State::Listening),
+                Proto::Udp => s.datagram.as_ref().is_none_or(|d| d.connected.is_none()),
+            };
+            (open && s.proto == proto && reachable(&b.virtual_)).then_some((*c, b))
+        };
+        if let Some(found) =
+            port.and_then(|p| self.ports.get(&(proto, p))).and_then(|cookies| cookies.iter().find_map(ready))
+        {
+            return Some(found);
+        }
+        let mut all = self.ports.iter().filter(|((p, _), _)| *p == proto).flat_map(|(_, c)| c).filter_map(ready);
+        let first = all.next()?;
+        // Sockets that share one address (SO_REUSEPORT) are one endpoint.
+        all.all(|(_, b)| b.physical == first.1.physical).then_some(first)
+    }
+
+    pub fn expect(&mut self, source: SocketAddrV4, expected: Expected) {
+        self.expected.insert(source, expected);
+    }
+
+    pub fn expect_any(&mut self, source: Ipv4Addr, expected: Expected) {
+        self.expected_any.push((source, expected));
+    }
+
+    /// The connection behind the ring that was accepted from `source`.
+    pub fn take_rung(&mut self, source: SocketAddrV4) -> Option<Rung> {
+        let i = self.rung.iter().position(|r| r.is(SocketAddr::V4(source)))?;
+        Some(self.rung.swap_remove(i))
+    }
+
+    /// The announcement that a connection from `source` on `listener` fulfils.
+    pub fn take_expected(&mut self, source: &SocketAddrV4, listener: &[Cookie]) -> Option<Expected> {
+        if self.expected.get(source).is_some_and(|e| listener.contains(&e.listener)) {
+            return self.expected.remove(source);
+        }
+        let i = self.expected_any.iter().position(|(ip, e)| ip == source.ip() && listener.contains(&e.listener))?;
+        Some(self.expected_any.swap_remove(i).1)
+    }
+
+    /// Listeners that share the physical address of this one (SO_REUSEPORT: the kernel may hand a connection to any).
+    pub fn siblings(&self, cookie: Cookie) -> Vec<Cookie> {
+        let Some((s, b)) = self.sockets.get(&cookie).and_then(|s| Some((s, s.bound?))) else { return vec![cookie] };
+        let mut all = self.ports.get(&(s.proto, b.virtual_.port())).cloned().unwrap_or_default();
+        all.retain(|c| self.sockets.get(c).and_then(|s| s.bound).is_some_and(|o| o.physical == b.physical));
+        if !all.contains(&cookie) {
+            all.push(cookie);
+        }
+        all
+    }
+
+    /// The peer ended a session: what was announced by it does not come, and no BYE is owed for it.
+    pub fn forget_session(&mut self, session: SessionId) {
+        if let Some(s) = self.by_session.remove(&session).and_then(|c| self.sockets.get_mut(&c)) {
+            if let State::Connected { session: held, .. } = &mut s.state
+                && *held == Some(session)
+            {
+                *held = None;
+            }
+            if let Some(d) = &mut s.datagram {
+                d.depart(session);
+            }
+        }
+        self.expected.retain(|_, e| e.session != Some(session));
+        self.expected_any.retain(|(_, e)| e.session != Some(session));
+        self.rung.retain(|r| r.expected.session != Some(session));
+    }
+
+    /// The kernel took a socket's port back.
+    pub fn unbind(&mut self, cookie: Cookie) {
+        let Some(s) = self.sockets.get_mut(&cookie) else { return };
+        let proto = s.proto;
+        if let Some(b) = s.bound.take() {
+            self.leave_port(cookie, proto, b.virtual_.port());
+        }
+    }
+
+    fn leave_port(&mut self, cookie: Cookie, proto: Proto, port: u16) {
+        if let Some(holders) = self.ports.get_mut(&(proto, port)) {
+            holders.retain(|c| *c != cookie);
+            if holders.is_empty() {
+                self.ports.remove(&(proto, port));
+            }
+        }
+    }
+
+    /// The kernel destroyed a socket: its entry goes; what it held is returned.
+    pub fn remove(&mut self, cookie: Cookie) -> Option<Removed> {
+        let socket = self.sockets.remove(&cookie)?;
+        if let Some(b) = socket.bound {
+            self.leave_port(cookie, socket.proto, b.virtual_.port());
+        }
+        let mut sessions = Vec::new();
+        if let State::Connected { session: Some(s), .. } = &socket.state {
+            sessions.push(*s);
+        }
+        if matches!(socket.state, State::Listening) {
+            let mut gone = |e: &Expected| {
+                if e.listener == cookie {
+                    sessions.extend(e.session);
+                }
+                e.listener != cookie
+            };
+            self.expected.retain(|_, e| gone(e));
+            self.expected_any.retain(|(_, e)| gone(e));
+            self.rung.retain(|r| gone(&r.expected));
+        }
+        if let Some(d) = &socket.datagram {
+            sessions.extend(d.by_virtual.values().filter_map(|p| match p {
+                Peer::Ready { session, .. } => *session,
+                _ => None,
+            }));
+        }
+        for s in &sessions {
+            self.by_session.remove(s);
+        }
+        let attempt = match socket.state {
+            State::Connecting(a) => Some(a),
+            _ => None,
+        };
+        Some(Removed { sessions, attempt, source: socket.bound.map(|b| b.physical) })
+    }
+}
+
+/// What a destroyed socket leaves to be ended.
+pub struct Removed {
+    pub sessions: Vec<SessionId>,
+    pub attempt: Option<Arc<Attempt>>,
+    /// Its physical address.
+    pub source: Option<SocketAddrV4>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(proto: Proto, v6: bool, state: State) -> Socket {
+        Socket { proto, v6, v6only: false, bound: None, state, error: None, datagram: None }
+    }
+
+    fn bound(virtual_: &str, port: u16) -> Bound {
+        Bound { virtual_: virtual_.parse().unwrap(), physical: SocketAddrV4::new(Ipv4Addr::new(127, 64, 0, 1), port) }
+    }
+
+    fn listener(table: &mut Table, cookie: Cookie, at: &str, port: u16) {
+        let v6 = at.starts_with('[');
+        table.insert(cookie, socket(Proto::Tcp, v6, State::Listening));
+        table.bind(cookie, bound(at, port));
+    }
+
+    fn reaches(table: &Table, to: &str) -> Option<Cookie> {
+        table.own_endpoint(Proto::Tcp, &to.parse().unwrap()).map(|(c, _)| c)
+    }
+
+    #[test]
+    fn a_listener_is_reached_by_the_addresses_it_covers() {
+        let mut table = Table::default();
+        listener(&mut table, 1, "127.0.0.1:80", 5000);
+        listener(&mut table, 2, "[::]:81", 5001);
+        listener(&mut table, 3, "0.0.0.0:82", 5002);
+        assert_eq!(reaches(&table, "127.0.0.1:80"), Some(1));
+        assert_eq!(reaches(&table, "127.0.0.2:80"), None);
+        assert_eq!(reaches(&table, "0.0.0.0:80"), Some(1));
+        assert_eq!(reaches(&table, "[::1]:81"), Some(2));
+        assert_eq!(reaches(&table, "127.0.0.1:81"), Some(2));
+        assert_eq!(reaches(&table, "127.0.0.1:82"), Some(3));
+        assert_eq!(reaches(&table, "[::1]:82"), None);
+        table.get_mut(2).unwrap().v6only = true;
+        assert_eq!(reaches(&table, "127.0.0.1:81"), None);
+    }
+
+    #[test]
+    fn overlapping_names_share_a_physical_port() {
+        let mut table = Table::default();
+        listener(&mut table, 1, "0.0.0.0:80", 5000);
+        let holder = |a: &str, only| table.holder(Proto::Tcp, &a.parse().unwrap(), only).map(|p| p.port());
+        assert_eq!(holder("127.0.0.1:80", false), Some(5000));
+        assert_eq!(holder("[::]:80", false), Some(5000));
+        assert_eq!(holder("[::]:80", true), None);
+        assert_eq!(holder("127.0.0.1:81", false), None);
+    }
+
+    #[test]
+    fn a_label_means_its_port_or_the_only_socket() {
+        let mut table = Table::default();
+        let find = |t: &Table, port| t.labelled(Proto::Tcp, port, |_| true).map(|(c, _)| c);
+        assert_eq!(find(&table, Some(80)), None);
+        listener(&mut table, 1, "0.0.0.0:7000", 7000);
+        assert_eq!(find(&table, Some(7000)), Some(1));
+        assert_eq!(find(&table, Some(80)), Some(1));
+        assert_eq!(find(&table, None), Some(1));
+        listener(&mut table, 2, "0.0.0.0:7001", 7001);
+        assert_eq!(find(&table, Some(7001)), Some(2));
+        assert_eq!(find(&table, Some(80)), None);
+        assert_eq!(table.labelled(Proto::Tcp, Some(7000), |a| a.port() != 7000).map(|(c, _)| c), Some(2));
+        assert_eq!(table.labelled(Proto::Udp, Some(7000), |_| true), None);
+    }
+
+    fn expected(listener: Cookie, session: SessionId) -> Expected {
+        Expected { listener, peer: "198.18.0.9:1".parse().unwrap(), local: None, session: Some(session) }
+    }
+
+    #[test]
+    fn only_what_was_announced_for_this_listener_is_let_in() {
+        let mut table = Table::default();
+        listener(&mut table, 1, "0.0.0.0:7000", 7000);
+        let source: SocketAddrV4 = "127.64.0.2:4000".parse().unwrap();
+        table.expect(source, expected(1, SessionId::next()));
+        assert!(table.take_expected(&source, &[2]).is_none());
+        assert!(table.take_expected(&"127.64.0.2:4001".parse().unwrap(), &[1]).is_none());
+        assert!(table.take_expected(&source, &[1]).is_some());
+        assert!(table.take_expected(&source, &[1]).is_none());
+        let withdrawn = SessionId::next();
+        table.expect_any(*source.ip(), expected(1, withdrawn));
+        table.forget_session(withdrawn);
+        assert!(table.take_expected(&source, &[1]).is_none());
+    }
+
+    #[test]
+    fn a_dead_socket_leaves_its_sessions_and_nothing_else() {
+        let mut table = Table::default();
+        listener(&mut table, 1, "0.0.0.0:7000", 7000);
+        let (announced, session) = (SessionId::next(), SessionId::next());
+        table.expect("127.64.0.2:4000".parse().unwrap(), expected(1, announced));
+        let (local, peer) = ("198.18.0.1:7000".parse().unwrap(), "198.18.0.9:1".parse().unwrap());
+        table.insert(2, socket(Proto::Tcp, false, State::Connected { local, peer, session: Some(session) }));
+        assert_eq!(table.remove(2).unwrap().sessions, [session]);
+        assert_eq!(table.remove(1).unwrap().sessions, [announced]);
+        assert!(table.remove(1).is_none());
+        assert!(table.holder(Proto::Tcp, &"0.0.0.0:7000".parse().unwrap(), false).is_none());
+        assert!(table.hashed().is_empty() && table.ports.is_empty() && table.by_session.is_empty());
+    }
+
+    #[test]
+    fn a_departed_peer_is_still_known_by_what_it_sent() {
+        let mut table = Table::default();
+        table.insert(1, socket(Proto::Udp, false, State::Idle));
+        let (peer, media) = ("198.18.0.9:53".parse().unwrap(), "127.64.0.2:4000".parse().unwrap());
+        let id = SessionId::next();
+        table.note_session(id, 1);
+        let d = table.get_mut(1).unwrap().datagram.get_or_insert_default();
+        d.note(peer, media, Some(id));
+        table.forget_session(id);
+        let d = table.get(1).unwrap().datagram.as_ref().unwrap();
+        assert_eq!(d.by_physical.get(&media), Some(&peer));
+        assert!(!d.by_virtual.contains_key(&peer));
+    }
+}
