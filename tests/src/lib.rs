@@ -1,2 +1,17 @@
 #![forbid(unsafe_code)]
-//! What the end-to-end tests share.
+//! What the end-to-end tests and the benchmarks share: a world of its own for every test ([`World`]), processes that are
+//! watched, bounded and cleaned up ([`Launch`], [`Process`], [`Done`]), a few raw SIP messages ([`sip`]) and a real
+//! registrar ([`Kamailio`]).
+//!
+//! Nothing here sleeps for luck: every wait is for a condition and has a deadline. Failures panic with the output of all
+//! programs of the world.
+
+mod kamailio;
+mod process;
+pub mod servers;
+pub mod sip;
+mod world;
+
+pub use kamailio::{Algorithm, Kamailio};
+pub use process::{Done, Launch, PATIENCE, Process, descendants, until, within};
+pub use world::{World, free_port};

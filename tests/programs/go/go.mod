@@ -1,0 +1,3 @@
+module sipbox-test-programs
+
+go 1.19

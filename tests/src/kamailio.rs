@@ -1,0 +1,101 @@
+//! A real registrar and proxy: Kamailio with digest authentication, on a port of its own, for one world.
+
+use std::net::SocketAddr;
+
+use crate::process::{Launch, Process, until};
+use crate::sip;
+use crate::world::{World, free_port};
+
+/// The domain that the test Kamailio is responsible for.
+const DOMAIN: &str = "sipbox.test";
+
+/// The digest algorithm that it challenges with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// RFC 2617.
+    Md5,
+    /// RFC 8760.
+    Sha256,
+}
+
+/// A running Kamailio; it ends with its world, or when dropped.
+pub struct Kamailio {
+    process: Process,
+    port: u16,
+}
+
+impl Kamailio {
+    /// Starts one that knows these users; the password of `NAME` is `NAME-secret`.
+    pub fn start(world: &World, algorithm: Algorithm, users: &[&str]) -> Kamailio {
+        Kamailio::start_on(world, algorithm, users, free_port())
+    }
+
+    /// The same, on a given port (to start one again).
+    pub fn start_on(world: &World, algorithm: Algorithm, users: &[&str], port: u16) -> Kamailio {
+        let algorithm = match algorithm {
+            Algorithm::Md5 => "MD5",
+            Algorithm::Sha256 => "SHA-256",
+        };
+        let table: Vec<String> =
+            users.iter().map(|u| format!("\t$sht(password=>{u}) = \"{}\";", Kamailio::password(u))).collect();
+        let config = include_str!("../kamailio/kamailio.cfg")
+            .replace("@PORT@", &port.to_string())
+            .replace("@DOMAIN@", DOMAIN)
+            .replace("@ALGORITHM@", algorithm)
+            .replace("@USERS@", &table.join("\n"));
+        let config = world.write("kamailio.cfg", config);
+        let dir = world.make_dir("kamailio", 0o755);
+        let mut process = world
+            .native("kamailio")
+            .arg("-f")
+            .arg(config)
+            .args(["-DD", "-E", "-m", "32", "-M", "4", "-Y"])
+            .arg(&dir)
+            .arg("-w")
+            .arg(&dir)
+            .start();
+        until("Kamailio to answer", || {
+            assert!(!process.ended(), "Kamailio ended:\n{}", process.stderr());
+            sip::answers(SocketAddr::from(([127, 0, 0, 1], port))).then_some(())
+        });
+        Kamailio { process, port }
+    }
+
+    /// Where it listens, by UDP and TCP.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The value for `--registrar`.
+    pub fn registrar(&self, tcp: bool) -> String {
+        format!("sip:{}{}", self.address(), if tcp { ";transport=tcp" } else { "" })
+    }
+
+    /// The address of record of a user.
+    pub fn aor(&self, user: &str) -> String {
+        format!("sip:{user}@{DOMAIN}")
+    }
+
+    /// The password of a user.
+    pub fn password(user: &str) -> String {
+        format!("{user}-secret")
+    }
+
+    /// `sipbox run --registrar ... --as USER FLAGS -- PROGRAM` with the user's password.
+    pub fn run(&self, world: &World, tcp: bool, user: &str, flags: &[&str], program: &str) -> Launch {
+        let (registrar, aor) = (self.registrar(tcp), self.aor(user));
+        let mut all = vec!["--registrar", &registrar, "--as", &aor];
+        all.extend(flags);
+        world.run(&all, program).env("SIPBOX_PASSWORD", Kamailio::password(user))
+    }
+
+    /// Stops it and waits for its end.
+    pub fn stop(self) {
+        self.process.stop();
+    }
+}

@@ -1,0 +1,249 @@
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // helpers of tests, which may fail as tests do
+//! Peers that are not sipbox: a caller by hand, with an offer as RFC 4145 has it and nothing of sipbox's own.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use tests::{World, free_port, sip};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// An INVITE for `echo` with this SDP; returns the 200 and the request.
+fn invite(hub: SocketAddr, socket: &UdpSocket, media: &str) -> (String, String) {
+    let from = socket.local_addr().unwrap();
+    let sdp = format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n{media}");
+    let contact = format!("Contact: <sip:tester@{from}>\r\nContent-Type: application/sdp\r\n");
+    let aor = "sip:echo@sipbox.invalid";
+    let head = sip::request("INVITE", aor, aor, from, &contact);
+    let request = head.replace("Content-Length: 0\r\n\r\n", &format!("Content-Length: {}\r\n\r\n{sdp}", sdp.len()));
+    let answer = sip::ask(hub, &request, socket).expect("the hub answers an INVITE");
+    (answer, request)
+}
+
+fn header<'a>(message: &'a str, name: &str) -> &'a str {
+    let line = message.lines().find(|l| l.len() > name.len() && l[..name.len()].eq_ignore_ascii_case(name));
+    line.unwrap_or_else(|| panic!("no {name} in\n{message}"))
+}
+
+/// A request within the dialog that `answer` made.
+fn within_dialog(method: &str, answer: &str, request: &str, cseq: u32) -> String {
+    let contact = header(answer, "Contact").split(['<', '>']).nth(1).unwrap();
+    let routes: Vec<&str> = answer.lines().filter(|l| l.to_ascii_lowercase().starts_with("record-route:")).collect();
+    let route: String = routes.iter().rev().map(|r| format!("Route: {}\r\n", r.split_once(':').unwrap().1)).collect();
+    let via = header(request, "Via").replace("branch=z9hG4bK", &format!("branch=z9hG4bK{method}"));
+    let (from, to, call_id) = (header(request, "From"), header(answer, "To"), header(answer, "Call-ID"));
+    format!(
+        "{method} {contact} SIP/2.0\r\n{via}\r\nMax-Forwards: 70\r\n{route}{from}\r\n{to}\r\n{call_id}\r\n\
+         CSeq: {cseq} {method}\r\nContent-Length: 0\r\n\r\n"
+    )
+}
+
+fn echo_over(mut stream: TcpStream) {
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(b"hello from a stranger").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut back = String::new();
+    stream.read_to_string(&mut back).unwrap();
+    assert!(back.contains("hello from a stranger"), "{back:?}");
+}
+
+/// The address of the answer's accepted m= line.
+fn media_of(answer: &str) -> SocketAddr {
+    let ip = answer.lines().find_map(|l| l.strip_prefix("c=IN IP4 ")).expect("c=");
+    let m = answer.lines().find_map(|l| l.strip_prefix("m=application ")).expect("m=");
+    let port = m.split(' ').next().unwrap();
+    format!("{ip}:{port}").parse().unwrap()
+}
+
+#[test]
+fn a_caller_that_connects() {
+    let world = World::new("foreign-active");
+    let hub_port = free_port();
+    let _hub = world.hub(hub_port);
+    let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
+    let registrar = format!("sip:{hub}");
+    let mut server = world.run(&["--registrar", &registrar, "--as", "echo"], "epoll-server").arg("7000").start();
+    server.wait_for("listening on");
+    let socket = sip::socket();
+    let media = "m=application 9 TCP octet-stream\r\na=setup:active\r\na=connection:new\r\n";
+    let (answer, request) = invite(hub, &socket, media);
+    assert_eq!(sip::status(&answer), 200, "{answer}");
+    assert!(answer.contains("a=setup:passive"), "{answer}");
+    socket.send_to(within_dialog("ACK", &answer, &request, 1).as_bytes(), hub).unwrap();
+    echo_over(TcpStream::connect_timeout(&media_of(&answer), LIMIT).unwrap());
+    // The program's socket is closed after the stranger's: the session ends from the called side too, or here.
+    let _ = sip::ask(hub, &within_dialog("BYE", &answer, &request, 2), &socket);
+}
+
+#[test]
+fn a_caller_that_listens() {
+    let world = World::new("foreign-passive");
+    let hub_port = free_port();
+    let _hub = world.hub(hub_port);
+    let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
+    let registrar = format!("sip:{hub}");
+    // An event loop (edge-triggered epoll) and a blocking accept: the doorbell wakes both.
+    for program in ["epoll-server", "static-echo"] {
+        let flags = ["--registrar", registrar.as_str(), "--as", "echo"];
+        let mut server = world.run(&flags, program).arg("7000").start();
+        server.wait_for("listening on");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let socket = sip::socket();
+        let media = format!("m=application {port} TCP octet-stream\r\na=setup:passive\r\na=connection:new\r\n");
+        let (answer, request) = invite(hub, &socket, &media);
+        assert_eq!(sip::status(&answer), 200, "{answer}");
+        assert!(answer.contains("a=setup:active"), "{answer}");
+        socket.send_to(within_dialog("ACK", &answer, &request, 1).as_bytes(), hub).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        echo_over(stream);
+        let _ = sip::ask(hub, &within_dialog("BYE", &answer, &request, 2), &socket);
+        server.stop();
+    }
+}
+
+/// A called peer by hand: registers as `slow`, and answers the next INVITE after longer than any connect() is held up.
+fn answer_slowly(hub: SocketAddr, socket: &UdpSocket, status: &str, sdp: &str) {
+    let from = socket.local_addr().unwrap();
+    let mut buffer = vec![0; 65_536];
+    let deadline = std::time::Instant::now() + LIMIT;
+    let invite = loop {
+        assert!(std::time::Instant::now() < deadline, "no INVITE came");
+        if let Ok((n, _)) = socket.recv_from(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+            if text.starts_with("INVITE ") {
+                break text;
+            }
+        }
+    };
+    // Not a wait for something else: the delay is what is tested.
+    std::thread::sleep(Duration::from_millis(300));
+    let copied = |name: &str| -> String {
+        let lines = invite.lines().filter(|l| l.to_ascii_lowercase().starts_with(name));
+        lines.map(|l| format!("{l}\r\n")).collect()
+    };
+    let to = copied("to:").replace("\r\n", ";tag=slow\r\n");
+    let answer = format!(
+        "SIP/2.0 {status}\r\n{}{}{}{to}{}{}Contact: <sip:slow@{from}>\r\nContent-Type: application/sdp\r\n\
+         Content-Length: {}\r\n\r\n{sdp}",
+        copied("via:"),
+        copied("record-route:"),
+        copied("from:"),
+        copied("call-id:"),
+        copied("cseq:"),
+        sdp.len()
+    );
+    socket.send_to(answer.as_bytes(), hub).unwrap();
+}
+
+fn register_slow(hub: SocketAddr) -> UdpSocket {
+    let socket = sip::socket();
+    let from = socket.local_addr().unwrap();
+    let contact = format!("Contact: <sip:slow@{from}>\r\nExpires: 60\r\n");
+    let aor = "sip:slow@sipbox.invalid";
+    let request = sip::request("REGISTER", "sip:sipbox.invalid", aor, from, &contact);
+    let answer = sip::ask(hub, &request, &socket).unwrap();
+    assert_eq!(sip::status(&answer), 200, "{answer}");
+    socket
+}
+
+#[test]
+fn a_peer_that_takes_its_time() {
+    let world = World::new("foreign-slow");
+    let hub_port = free_port();
+    let _hub = world.hub(hub_port);
+    let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
+    let registrar = format!("sip:{hub}");
+    let socket = register_slow(hub);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sdp = format!(
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+         m=application {port} TCP octet-stream\r\na=setup:passive\r\na=connection:new\r\n"
+    );
+    let flags = ["--trace", "--registrar", registrar.as_str(), "--to", "slow"];
+    let client = world.run(&flags, "epoll-client").args(["198.18.0.9", "7000", "et", "1", "300000"]).start();
+    answer_slowly(hub, &socket, "200 OK", &sdp);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    // Echo until the client is done: half-close and data go through the relay.
+    let copied = std::io::copy(&mut reader, &mut stream).unwrap();
+    drop((reader, stream));
+    assert_eq!(copied, 300_000);
+    let ended = client.wait().success();
+    assert!(ended.stderr.contains("parked"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_peer_that_refuses_after_a_while() {
+    let world = World::new("foreign-slow-no");
+    let hub_port = free_port();
+    let _hub = world.hub(hub_port);
+    let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
+    let registrar = format!("sip:{hub}");
+    let socket = register_slow(hub);
+    let flags = ["--trace", "--registrar", registrar.as_str(), "--to", "slow"];
+    let client = world.run(&flags, "epoll-client").args(["198.18.0.9", "7000", "lt", "1", "10"]).start();
+    answer_slowly(hub, &socket, "486 Busy Here", "");
+    let ended = client.wait();
+    assert!(ended.stderr.contains("parked") && ended.stderr.contains("ECONNREFUSED"), "{}", ended.stderr);
+}
+
+#[test]
+fn the_hub_of_a_user_lets_nobody_else_in() {
+    let world = World::new("foreign-hub");
+    let mut server = world.run(&["--as", "echo"], "static-echo").arg("7000").start();
+    server.wait_for("listening on");
+    let address = std::fs::read_to_string(world.path("runtime/sipbox/hub.addr")).unwrap();
+    let hub: SocketAddr = address.trim().parse().unwrap();
+    let secret = std::fs::metadata(world.path("runtime/sipbox/hub.secret")).unwrap();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&secret.permissions()) & 0o777, 0o600);
+    let socket = sip::socket();
+    let from = socket.local_addr().unwrap();
+    let contact = format!("Contact: <sip:echo@{from}>\r\nExpires: 60\r\n");
+    let register = sip::request("REGISTER", "sip:sipbox.invalid", "sip:echo@sipbox.invalid", from, &contact);
+    let answer = sip::ask(hub, &register, &socket).unwrap();
+    assert_eq!(sip::status(&answer), 401, "{answer}");
+    let (answer, _) = invite(hub, &socket, "m=application 9 TCP octet-stream\r\na=setup:active\r\n");
+    assert_eq!(sip::status(&answer), 407, "{answer}");
+    // And for the user's own programs nothing has changed.
+    world.run(&["--to", "echo"], "static-client").args(["198.18.0.9", "7000"]).finish().success().says("echo: hello");
+}
+
+#[test]
+fn what_cannot_be_accepted_is_refused() {
+    let world = World::new("foreign-refused");
+    let hub_port = free_port();
+    let _hub = world.hub(hub_port);
+    let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
+    let registrar = format!("sip:{hub}");
+    let mut server = world.run(&["--registrar", &registrar, "--as", "echo"], "static-echo").arg("7000").start();
+    server.wait_for("listening on");
+    let socket = sip::socket();
+    let refused = [
+        ("m=audio 4000 RTP/AVP 0\r\n", 488),
+        ("m=application 9 TCP octet-stream\r\na=setup:holdconn\r\n", 488),
+        ("m=application 4000 udp octet-stream\r\n", 486),
+        ("m=application 4000 TCP octet-stream\r\nc=IN IP4 192.0.2.1\r\na=setup:passive\r\n", 488),
+    ];
+    for (media, status) in refused {
+        let (answer, request) = invite(hub, &socket, media);
+        assert_eq!(sip::status(&answer), status, "{media}\n{answer}");
+        let ack = within_ack(&answer, &request);
+        socket.send_to(ack.as_bytes(), hub).unwrap();
+    }
+}
+
+/// The ACK of a refusal: hop by hop, with the INVITE's own branch (RFC 3261 17.1.1.3).
+fn within_ack(answer: &str, request: &str) -> String {
+    let target = request.split(' ').nth(1).unwrap();
+    let (via, from, call_id) = (header(request, "Via"), header(request, "From"), header(request, "Call-ID"));
+    let to = header(answer, "To");
+    format!(
+        "ACK {target} SIP/2.0\r\n{via}\r\nMax-Forwards: 70\r\n{from}\r\n{to}\r\n{call_id}\r\nCSeq: 1 ACK\r\n\
+         Content-Length: 0\r\n\r\n"
+    )
+}
