@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ const SKNLGRP_INET6_UDP_DESTROY: u32 = 4;
 const MSG_LEN: usize = 72;
 const MSG_TIMER: usize = 2;
 const MSG_COOKIE: usize = 44;
+const MSG_SOURCE: usize = 8;
 /// `struct inet_diag_req_v2`: family, protocol, ext, pad, states, sockid.
 const REQ_LEN: usize = 56;
 /// The value of `idiag_timer` that only the shorthand of a TIME_WAIT has (inet_diag.c, `inet_twsk_diag_fill`).
@@ -162,6 +163,33 @@ pub fn cookie_at(local: SocketAddr, peer: SocketAddr) -> io::Result<Option<u64>>
     match outcome {
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         outcome => outcome.map(|()| found),
+    }
+}
+
+/// Whether what `from` sends to `local` meets a socket that is bound to exactly that address: a TCP listener, or a UDP
+/// socket that is unconnected or connected to `from`. False too where a socket on the wildcard address would get it instead.
+///
+/// # Errors
+/// What netlink(7) gives.
+pub fn is_bound(local: SocketAddrV4, from: SocketAddrV4, tcp: bool) -> io::Result<bool> {
+    let (from, local_end) = (SocketAddr::V4(from), SocketAddr::V4(local));
+    // The kernel reads the two ends of a UDP look-up the other way round (udp_dump_one).
+    let (protocol, ends) = match tcp {
+        true => (libc::IPPROTO_TCP, (local_end, from)),
+        false => (libc::IPPROTO_UDP, (from, local_end)),
+    };
+    let fd = diag_socket(SockFlag::empty())?;
+    let mut exact = false;
+    let request = Request { family: libc::AF_INET, protocol, ends: Some(ends) };
+    let outcome = query(&fd, &mut vec![0; BUFFER], &request, |body| {
+        exact = body.get(MSG_SOURCE..MSG_SOURCE + 16).is_some_and(|source| match body.first() {
+            Some(&family) if i32::from(family) == libc::AF_INET6 => source == local.ip().to_ipv6_mapped().octets(),
+            _ => source[..4] == local.ip().octets(),
+        });
+    });
+    match outcome {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        outcome => outcome.map(|()| exact),
     }
 }
 
@@ -388,5 +416,33 @@ mod tests {
         assert_eq!(messages(&[255; 40]).count(), 0);
         assert_eq!(messages(&[0; 40]).count(), 0);
         assert_eq!(cookie(&[0; 71]), None);
+    }
+
+    #[test]
+    fn only_an_exact_address_is_bound() {
+        let is_bound = |local, tcp| super::is_bound(local, "127.77.1.9:4000".parse().unwrap(), tcp);
+        let v4 = |a: SocketAddr| match a {
+            SocketAddr::V4(a) => a,
+            SocketAddr::V6(_) => panic!("{a}"),
+        };
+        let exact = std::net::TcpListener::bind("127.77.1.1:0").unwrap();
+        let at = v4(exact.local_addr().unwrap());
+        assert!(is_bound(at, true).unwrap());
+        assert!(!is_bound(at, false).unwrap());
+        drop(exact);
+        assert!(!is_bound(at, true).unwrap());
+        let wide = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        assert!(!is_bound(SocketAddrV4::new([127, 77, 1, 1].into(), wide.local_addr().unwrap().port()), true).unwrap());
+        let mapped = std::net::TcpListener::bind("[::ffff:127.77.1.2]:0").unwrap();
+        let port = mapped.local_addr().unwrap().port();
+        assert!(is_bound(SocketAddrV4::new([127, 77, 1, 2].into(), port), true).unwrap());
+        let udp = std::net::UdpSocket::bind("127.77.1.1:0").unwrap();
+        let at = v4(udp.local_addr().unwrap());
+        assert!(is_bound(at, false).unwrap());
+        assert!(!is_bound(SocketAddrV4::new([127, 77, 1, 3].into(), at.port()), false).unwrap());
+        let wide = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        assert!(
+            !is_bound(SocketAddrV4::new([127, 77, 1, 1].into(), wide.local_addr().unwrap().port()), false).unwrap()
+        );
     }
 }

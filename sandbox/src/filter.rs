@@ -98,6 +98,9 @@ fn notify() -> Result<Vec<libc::sock_filter>, FilterError> {
     let undumpable =
         [int_is(0, libc::PR_SET_DUMPABLE), ScmpArgCompare::new(1, ScmpCompareOp::MaskedEqual(u64::MAX), 0)];
     filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("prctl")?, &undumpable)?;
+    // A port that the kernel chooses only at connect() cannot be announced to the peer: the option has no effect.
+    let no_port = [int_is(1, libc::IPPROTO_IP), int_is(2, libc::IP_BIND_ADDRESS_NO_PORT)];
+    filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &no_port)?;
     for name in ["socket", "sendto", "recvfrom"] {
         filter.set_syscall_priority(call(name)?, 255)?;
     }
@@ -158,6 +161,7 @@ fn hardening() -> Result<Vec<libc::sock_filter>, FilterError> {
         (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
         (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX),
         (libc::SOL_SOCKET, libc::SO_MARK),
+        (libc::SOL_SOCKET, libc::SO_ZEROCOPY),
         (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF),
         (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_EBPF),
         (libc::IPPROTO_IP, libc::IP_OPTIONS),
@@ -191,6 +195,9 @@ fn hardening() -> Result<Vec<libc::sock_filter>, FilterError> {
         libc::SYS_userfaultfd,
         libc::SYS_perf_event_open,
         libc::SYS_open_by_handle_at,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
         libc::SYS_init_module,
         libc::SYS_finit_module,
         libc::SYS_kexec_load,
@@ -198,6 +205,12 @@ fn hardening() -> Result<Vec<libc::sock_filter>, FilterError> {
     ] {
         rules.insert(call, Vec::new());
     }
+    // Typing into the terminal of the shell that started it (ioctl_tty(2)).
+    let mut typing = Vec::new();
+    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
+        typing.push(SeccompRule::new(vec![int(1, Eq, request as i32)?])?);
+    }
+    rules.insert(libc::SYS_ioctl, typing);
     let mut clone = Vec::new();
     for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNET] {
         clone.push(SeccompRule::new(vec![int(0, MaskedEq(flag as u32 as u64), flag)?])?);

@@ -42,6 +42,10 @@ pub enum Destination<'a> {
     Raw(&'a [u8]),
 }
 
+/// Flags that must not be carried over: with them the kernel goes on to use the caller's pages after the call, and the
+/// caller is the supervisor here (MSG_ZEROCOPY; MSG_SPLICE_PAGES of include/linux/socket.h).
+const KEEPS_PAGES: i32 = libc::MSG_ZEROCOPY | 0x0800_0000;
+
 /// Sends one message. MSG_NOSIGNAL is always added: SIGPIPE is the program's, not the supervisor's.
 pub fn send(fd: BorrowedFd<'_>, data: &[u8], to: Destination<'_>, control: &[u8], flags: i32) -> Result<usize, Errno> {
     let encoded;
@@ -67,7 +71,9 @@ pub fn send(fd: BorrowedFd<'_>, data: &[u8], to: Destination<'_>, control: &[u8]
         header.msg_controllen = control.len() as _;
     }
     // SAFETY: the header points to `data`, `name` and `control`, which outlive the call; sendmsg only reads them.
-    let n = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags | libc::MSG_NOSIGNAL) };
+    let flags = flags & !KEEPS_PAGES | libc::MSG_NOSIGNAL;
+    // SAFETY: as said above.
+    let n = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) };
     if n < 0 { Err(Errno::last()) } else { Ok(n as usize) }
 }
 
@@ -174,9 +180,12 @@ pub fn adopt(received: &Received) -> io::Result<Vec<(Control, Vec<std::os::fd::O
     use std::os::fd::{FromRawFd, OwnedFd};
     let mut out = Vec::new();
     for m in parse_control(&received.control).map_err(io::Error::from)? {
-        let fds = if m.level == libc::SOL_SOCKET && m.kind == libc::SCM_RIGHTS {
+        /// SCM_PIDFD of include/linux/socket.h (Linux 6.5): a pidfd of the sender.
+        const SCM_PIDFD: libc::c_int = 4;
+        let carries = m.level == libc::SOL_SOCKET && (m.kind == libc::SCM_RIGHTS || m.kind == SCM_PIDFD);
+        let fds = if carries {
             // SAFETY: recvmsg made these descriptors for this message; each is adopted once, here.
-            descriptors(&m.data).map(|n| unsafe { OwnedFd::from_raw_fd(n) }).collect()
+            descriptors(&m.data).filter(|n| *n >= 0).map(|n| unsafe { OwnedFd::from_raw_fd(n) }).collect()
         } else {
             Vec::new()
         };

@@ -152,12 +152,12 @@ impl Call {
         if let Some(t) = &self.trace {
             let mut line = String::with_capacity(120);
             let name = if t.text.is_empty() { format!("syscall {}", self.n.call) } else { t.text.clone() };
-            let _ = write!(line, "sipbox: [{}] {name} = {}", self.n.thread, result());
+            let _ = write!(line, "[{}] {name} = {}", self.n.thread, result());
             let _ = write!(line, " <{:.3} ms>", t.started.elapsed().as_secs_f64() * 1e3);
             if !t.rule.is_empty() {
                 let _ = write!(line, " by {}", t.rule);
             }
-            eprintln!("{line}");
+            crate::say::line(&line);
         }
     }
 }

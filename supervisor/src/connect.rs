@@ -108,6 +108,10 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
     match way {
         Way::Refused(e) => call.finish(Err(e)),
         Way::Resolver => connect_near(call, target, ends, supervisor.resolver),
+        // What was shut down, or closed a moment ago, would leave the address to a service on the wildcard address.
+        Way::Own(_, to) if !sandbox::diag::is_bound(to.physical, bound.physical, true).unwrap_or(false) => {
+            call.finish(Err(Errno::ECONNREFUSED));
+        }
         Way::Own(listener, to) => {
             let expected = Expected { listener, peer: local, local: Some(peer), session: None };
             supervisor.table.lock().expect(bound.physical, expected);
@@ -134,13 +138,12 @@ fn disconnect(supervisor: &Supervisor, target: &Target) -> Result<i64, Errno> {
     sock::disconnect(target.as_fd()).map_err(errno)?;
     supervisor.note_lost_port(target);
     let mut table = supervisor.table.lock();
-    if let Some(s) = table.get_mut(target.cookie)
-        && let State::Connected { session, .. } = std::mem::replace(&mut s.state, State::Idle)
-    {
-        drop(table);
-        if let Some(id) = session {
-            supervisor.sessions.close(id);
-        }
+    let before = table.get_mut(target.cookie).map(|s| std::mem::replace(&mut s.state, State::Idle));
+    drop(table);
+    match before {
+        Some(State::Connected { session: Some(id), .. }) => supervisor.sessions.close(id),
+        Some(State::Connecting(attempt)) => attempt.set(Progress::Abandoned),
+        _ => {}
     }
     Ok(0)
 }
@@ -242,6 +245,7 @@ impl Connecting {
 
     async fn settle(&self, supervisor: &Arc<Supervisor>, opened: Result<Flow, Failure>) -> Result<(), Errno> {
         let flow = opened.map_err(|f| f.errno)?;
+        self.check_wanted(supervisor, &flow)?;
         set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session));
         let connected = async {
             match sock::connect_nowait(self.target.as_fd(), &self.ends.physical(flow.media)).map_err(errno)? {
@@ -338,7 +342,18 @@ impl Connecting {
         call.finish(Err(result.err().unwrap_or(Errno::EINPROGRESS)));
     }
 
+    /// The program may have taken the attempt back (connect with AF_UNSPEC), and begun another.
+    fn check_wanted(&self, supervisor: &Supervisor, flow: &Flow) -> Result<(), Errno> {
+        let is_this = |s: &State| matches!(s, State::Connecting(a) if Arc::ptr_eq(a, &self.attempt));
+        if supervisor.table.lock().get(self.target.cookie).is_some_and(|s| is_this(&s.state)) {
+            return Ok(());
+        }
+        supervisor.sessions.close(flow.session);
+        Err(Errno::ECONNABORTED)
+    }
+
     fn kernel_connect(&self, supervisor: &Supervisor, flow: Flow) -> Result<(), Errno> {
+        self.check_wanted(supervisor, &flow)?;
         set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session));
         match sock::connect_nowait(self.target.as_fd(), &self.ends.physical(flow.media)) {
             Ok(_) => Ok(()),

@@ -22,6 +22,8 @@ use crate::table::{Cookie, Datagram, Peer, Socket};
 
 /// Datagrams that wait for a session, at most this many for one destination. More are dropped, as a network would.
 const QUEUE: usize = 256;
+/// And at most this many bytes.
+const QUEUE_BYTES: usize = 256 * 1024;
 /// After a session failed, datagrams to its destination are dropped for this long before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(3);
 /// A port of the run's own address where nothing ever listens: what is sent there comes back as ECONNREFUSED. 1 is
@@ -67,7 +69,7 @@ pub async fn serve_stub(supervisor: Arc<Supervisor>, socket: UdpSocket) {
         let first = {
             let mut waiting = supervisor.stub.waiting.lock();
             let Some(w) = waiting.get_mut(&source) else { continue };
-            if w.queue.len() < QUEUE {
+            if has_room(&w.queue) {
                 w.queue.push_back(buffer[..length].to_vec());
             }
             !std::mem::replace(&mut w.asked, true)
@@ -125,7 +127,7 @@ async fn open_connected(supervisor: Arc<Supervisor>, source: SocketAddrV4) {
 /// The trace of a session that no single call waited for.
 fn trace_flow(supervisor: &Supervisor, peer: &SocketAddr, uri: &str) {
     if supervisor.options.trace {
-        eprintln!("sipbox: datagrams to {peer} go to {uri}, direct flow");
+        crate::say::say!("datagrams to {peer} go to {uri}, direct flow");
     }
 }
 
@@ -326,6 +328,9 @@ pub fn send(
             note_peer(&supervisor, target.cookie, to, supervisor.resolver, None);
             message::send(target.as_fd(), data, inet(v6, supervisor.resolver), control, flags)
         }
+        Way::Own(_, b) if !sandbox::diag::is_bound(b.physical, bound.physical, false).unwrap_or(false) => {
+            Ok(data.len())
+        }
         Way::Own(other, b) => {
             note_own(&supervisor, target.cookie, other, &to, b.physical);
             message::send(target.as_fd(), data, inet(v6, b.physical), control, flags)
@@ -348,6 +353,10 @@ fn inet<'a>(v6: bool, address: SocketAddrV4) -> Destination<'a> {
     Destination::Inet(physical(v6, address))
 }
 
+fn has_room(queue: &VecDeque<Vec<u8>>) -> bool {
+    queue.len() < QUEUE && queue.iter().map(Vec::len).sum::<usize>() < QUEUE_BYTES
+}
+
 /// Sends where the destination is known already: at once, into its queue, or nowhere.
 fn send_known(
     supervisor: &Supervisor,
@@ -364,7 +373,7 @@ fn send_known(
         match d.by_virtual.get_mut(&canonical(*to)) {
             Some(Peer::Ready { physical, .. }) => *physical,
             Some(Peer::Pending(queue)) => {
-                if queue.len() < QUEUE {
+                if has_room(queue) {
                     queue.push_back(data.to_vec());
                 }
                 return Ok(Some(data.len()));

@@ -1,8 +1,8 @@
 //! The death of sockets: who closes one is not asked, the kernel tells.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
@@ -10,14 +10,22 @@ use sandbox::diag::{DestroyWatch, Lost};
 
 use crate::call::errno;
 use crate::supervisor::Supervisor;
+use crate::table::Cookie;
 
 /// The watch over the table's sockets. It stands from the first socket in the table on: while anybody watches, the
 /// kernel makes a report for every socket that dies on this machine, which costs every program a little.
 #[derive(Default)]
 pub struct Deaths {
     supervisor: OnceLock<Weak<Supervisor>>,
-    begun: OnceLock<()>,
+    watch: OnceLock<Option<Mutex<DestroyWatch>>>,
+    swept: Mutex<Option<Instant>>,
 }
+
+/// Reports are taken in batches this far apart: nobody waits for them, and each wake-up would cost the program more than
+/// the report itself.
+const BATCH: Duration = Duration::from_millis(10);
+/// A sweep asks for all sockets of the machine: not more often than this.
+const SWEEP_APART: Duration = Duration::from_millis(50);
 
 impl Deaths {
     /// Whom to tell. Fails where the kernel does not report.
@@ -28,33 +36,49 @@ impl Deaths {
 
     /// A socket enters the table.
     pub fn watch(&self) {
-        self.begun.get_or_init(|| {
-            let Some(supervisor) = self.supervisor.get().and_then(Weak::upgrade) else { return };
+        self.watch.get_or_init(|| {
+            let supervisor = self.supervisor.get().and_then(Weak::upgrade)?;
             match DestroyWatch::new() {
                 Ok(watch) => {
-                    supervisor.runtime.clone().spawn(follow(supervisor, watch));
+                    let polled = watch.as_fd().try_clone_to_owned().ok()?;
+                    supervisor.runtime.clone().spawn(follow(supervisor, polled));
+                    Some(Mutex::new(watch))
                 }
-                Err(error) => tracing::error!(%error, "the death of sockets cannot be followed"),
+                Err(error) => {
+                    tracing::error!(%error, "the death of sockets cannot be followed");
+                    None
+                }
             }
         });
     }
+
+    /// Takes what has been reported. EAGAIN when nothing has.
+    fn read(&self, cookies: &mut Vec<Cookie>) -> Result<Lost, Errno> {
+        let Some(Some(watch)) = self.watch.get() else { return Err(Errno::EAGAIN) };
+        match watch.lock().read(cookies) {
+            Ok(Lost::Nothing) if cookies.is_empty() => Err(Errno::EAGAIN),
+            other => other.map_err(errno),
+        }
+    }
+
+    /// Brings the table up to date now: the kernel's reports may lag behind what the program has closed.
+    pub fn catch_up(&self, supervisor: &Supervisor) {
+        let mut cookies = Vec::new();
+        let _ = self.read(&mut cookies);
+        cookies.into_iter().for_each(|c| supervisor.destroyed(c));
+        let mut swept = self.swept.lock();
+        if swept.is_none_or(|when| when.elapsed() >= SWEEP_APART) {
+            *swept = Some(Instant::now());
+            sweep(supervisor);
+        }
+    }
 }
 
-/// Reports are taken in batches this far apart: nobody waits for them, and each wake-up would cost the program more than
-/// the report itself.
-const BATCH: Duration = Duration::from_millis(10);
-
-async fn follow(supervisor: Arc<Supervisor>, watch: DestroyWatch) {
-    let Ok(watched) = watch.as_fd().try_clone_to_owned() else { return };
-    let watch = Mutex::new(watch);
+async fn follow(supervisor: Arc<Supervisor>, polled: OwnedFd) {
     loop {
         let mut cookies = Vec::new();
-        let read = sandbox::ready::when_ready(watched.as_fd(), tokio::io::Interest::READABLE, || {
-            match watch.lock().read(&mut cookies) {
-                Ok(Lost::Nothing) if cookies.is_empty() => Err(Errno::EAGAIN),
-                Ok(lost) => Ok(lost),
-                Err(e) => Err(errno(e)),
-            }
+        let read = sandbox::ready::when_ready(polled.as_fd(), tokio::io::Interest::READABLE, || {
+            supervisor.deaths.read(&mut cookies)
         });
         let lost = match read.await {
             Ok(lost) => lost,

@@ -41,7 +41,7 @@ pub async fn deliver(supervisor: Arc<Supervisor>, peer: SocketAddr, bound: Bound
         Ok(())
     });
     let Err(error) = rung else { return };
-    eprintln!("sipbox: an inbound session ends: its peer's media address {peer} cannot be connected: {error}");
+    crate::say::say!("an inbound session ends: its peer's media address {peer} cannot be connected: {error}");
     if let Some(session) = session {
         supervisor.sessions.close(session);
     }

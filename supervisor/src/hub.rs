@@ -73,7 +73,9 @@ fn lock(directory: &Path) -> Result<Option<Flock<File>>, String> {
 
 /// The address in the file that a running hub wrote.
 fn address(directory: &Path) -> Option<SocketAddr> {
-    std::fs::read_to_string(directory.join("hub.addr")).ok()?.trim().parse().ok()
+    let address: SocketAddr = std::fs::read_to_string(directory.join("hub.addr")).ok()?.trim().parse().ok()?;
+    // The program can write this file too: it must not send the supervisor's messages off the machine.
+    address.ip().is_loopback().then_some(address)
 }
 
 /// Where this user's hub is, and the password that it asks of everybody: only processes of this user can read it.
@@ -136,6 +138,8 @@ fn start() -> Result<(), String> {
     let mut child = Command::new(&program)
         .args(["hub", "--auto"])
         .current_dir("/")
+        .env_clear()
+        .envs(std::env::var_os("XDG_RUNTIME_DIR").map(|d| ("XDG_RUNTIME_DIR", d)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -160,6 +164,8 @@ fn start() -> Result<(), String> {
 pub async fn serve_user() -> Result<(), String> {
     // The terminal's signals are not for it. It fails only for a process group leader, which then has no terminal's.
     let _ = nix::unistd::setsid();
+    // Programs of the user are sandboxed beside it: none may look into it.
+    let _ = nix::sys::prctl::set_dumpable(false);
     let outcome = serve_locked().await;
     if let Err(why) = &outcome {
         println!("failed {why}");
@@ -219,7 +225,7 @@ fn usual_port(directory: &Path) -> u16 {
 pub async fn serve_foreground(listen: Vec<SocketAddr>, tap: Option<Tap>) -> Result<(), String> {
     let hub = Hub::start(HubConfig { listen, tap, ..HubConfig::default() }).await.map_err(|e| e.to_string())?;
     for address in hub.addresses() {
-        eprintln!("sipbox hub: listening on {address} (UDP, TCP)");
+        crate::say::hub(&format!("listening on {address} (UDP, TCP)"));
     }
     let failed = |e: std::io::Error| e.to_string();
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
@@ -229,6 +235,6 @@ pub async fn serve_foreground(listen: Vec<SocketAddr>, tap: Option<Tap>) -> Resu
     }
     let counters = hub.counters();
     hub.shutdown().await;
-    eprintln!("sipbox hub: ended; {counters:?}");
+    crate::say::hub(&format!("ended; {counters:?}"));
     Ok(())
 }

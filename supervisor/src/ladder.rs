@@ -24,8 +24,8 @@ pub fn tap() -> Tap {
             Direction::Sent => "-->",
             Direction::Received => "<--",
         };
-        eprintln!(
-            "sipbox: {:9.3} ms  {} {arrow} {}  {}  [{} {}]",
+        crate::say::say!(
+            "{:9.3} ms  {} {arrow} {}  {}  [{} {}]",
             start.elapsed().as_secs_f64() * 1e3,
             e.local,
             e.remote,

@@ -20,6 +20,7 @@ mod receive;
 mod registrar;
 mod resolver;
 mod run;
+mod say;
 mod send;
 mod sessions;
 mod supervisor;
@@ -51,14 +52,19 @@ fn main() {
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SIPBOX_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .init();
 }
 
 fn serve_hub(arguments: cli::HubArguments) -> i32 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(r) => r,
         Err(e) => {
-            eprintln!("sipbox hub: {e}");
+            crate::say::hub(&format!("{e}"));
             return 1;
         }
     };
@@ -72,7 +78,7 @@ fn serve_hub(arguments: cli::HubArguments) -> i32 {
     match outcome {
         Ok(()) => 0,
         Err(why) => {
-            eprintln!("sipbox hub: {why}");
+            crate::say::hub(&why);
             1
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use sandbox::memory::ForeignSlice;
 use sandbox::ready::when_ready;
 use sipcore::agent::Proto;
 use tokio::io::Interest;
@@ -39,21 +40,45 @@ pub fn finish_send(call: Call, result: Result<i64, Errno>, flags: i32) {
     call.finish(result);
 }
 
+/// How a call waits.
+#[derive(Clone, Copy)]
+pub struct Waiting {
+    pub interest: Interest,
+    /// SO_SNDTIMEO, SO_RCVTIMEO or the call's own.
+    pub limit: Option<Duration>,
+    /// Tried again this often also without readiness: a datagram to a full AF_UNIX receiver waits for the receiver, of whom
+    /// poll(2) on the sender knows nothing.
+    pub retry: Option<Duration>,
+    /// The call's flags: MSG_NOSIGNAL for one that raises no SIGPIPE.
+    pub flags: i32,
+}
+
 /// Waits for readiness and repeats `step`, until it says something else than EAGAIN, a signal comes or the limit is over.
 pub fn wait(
     mut call: Call,
     target: Target,
-    interest: Interest,
-    limit: Option<Duration>,
+    waiting: Waiting,
     mut step: impl FnMut(&mut Call, &Target) -> Result<i64, Errno> + Send + 'static,
 ) {
     let runtime = call.supervisor.runtime.clone();
     runtime.spawn(async move {
         let watch = call.watch();
         let ended = {
-            let ready = when_ready(target.as_fd(), interest, || step(&mut call, &target));
+            let ready = async {
+                loop {
+                    let ready = when_ready(target.as_fd(), waiting.interest, || step(&mut call, &target));
+                    match waiting.retry {
+                        None => return ready.await,
+                        Some(distance) => {
+                            if let Ok(result) = tokio::time::timeout(distance, ready).await {
+                                return result;
+                            }
+                        }
+                    }
+                }
+            };
             let limited = async {
-                match limit {
+                match waiting.limit {
                     Some(limit) => tokio::time::timeout(limit, ready).await.unwrap_or(Err(Errno::EAGAIN)),
                     None => ready.await,
                 }
@@ -66,9 +91,23 @@ pub fn wait(
                 let n = call.partial;
                 call.finish(Ok(n));
             }
-            Held::Done(result) => finish_send(call, result, 0),
+            Held::Done(result) => finish_send(call, result, waiting.flags),
             Held::Interrupted => call.interrupted(),
             Held::Gone => call.abandon(),
         }
     });
+}
+
+/// What of the slices comes after the first `done` bytes.
+pub fn behind(slices: &[ForeignSlice], done: usize) -> Vec<ForeignSlice> {
+    let mut skip = done;
+    let mut rest = Vec::new();
+    for s in slices {
+        let n = skip.min(s.length);
+        skip -= n;
+        if s.length > n {
+            rest.push(ForeignSlice { base: s.base.wrapping_add(n as u64), length: s.length - n });
+        }
+    }
+    rest
 }

@@ -174,7 +174,8 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
 }
 
 /// Chooses the physical port: that of the socket whose address overlaps (the kernel then says whether they may share
-/// it), else the same number, else any. Ports below 1024 are virtual only.
+/// it), else one that the kernel picks, never the number that the program asked for: when the socket is gone, that number
+/// on the run's address means whoever listens on 0.0.0.0, and the program must not be the one to choose who that is.
 fn bind_somewhere(
     supervisor: &Supervisor,
     target: &Target,
@@ -183,21 +184,11 @@ fn bind_somewhere(
     v6only: bool,
     wanted: SocketAddr,
 ) -> Result<std::net::SocketAddrV4, Errno> {
-    const FIRST_UNPRIVILEGED: u16 = 1024;
-    if wanted.port() == 0 {
-        return supervisor.bind_physical(target, v6, 0);
-    }
-    let holder = supervisor.table.lock().holder(proto, &wanted, v6only);
-    if let Some(holder) = holder {
-        return supervisor.bind_physical(target, v6, holder.port());
-    }
-    if wanted.port() >= FIRST_UNPRIVILEGED {
-        match supervisor.bind_physical(target, v6, wanted.port()) {
-            Err(Errno::EADDRINUSE) => {}
-            other => return other,
-        }
-    }
-    supervisor.bind_physical(target, v6, 0)
+    let holder = match wanted.port() {
+        0 => None,
+        _ => supervisor.table.lock().holder(proto, &wanted, v6only),
+    };
+    supervisor.bind_physical(target, v6, holder.map_or(0, |h| h.port()))
 }
 
 /// True when peers may reach what is bound here.

@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use crate::accept::receive_timeout;
 use crate::call::{Call, Target, errno};
 use crate::datagram;
-use crate::message::{CONTROL_MAX, Kind, MESSAGES_MAX, UNIX_MAX, prepare, wait};
+use crate::message::{CONTROL_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, prepare, wait};
 
 /// Where one received message goes.
 struct Room {
@@ -123,6 +123,10 @@ fn receive_all(
     let mut step = move |call: &mut Call, target: &Target| -> Result<i64, Errno> {
         while done < rooms.len() {
             match receive_one(call, target, kind, &mut rooms[done], flags & !libc::MSG_WAITFORONE) {
+                // MSG_WAITALL that may not wait: what is there is the answer.
+                Err(Errno::EAGAIN) if !waits && many.is_none() && rooms[0].received > 0 => {
+                    return Ok(rooms[0].received as i64);
+                }
                 Ok(n) => {
                     let Some((at, _)) = many else { return Ok(n as i64) };
                     call.n.write(at + done as u64 * MMSGHDR + 56, &(n as u32).to_ne_bytes())?;
@@ -141,7 +145,10 @@ fn receive_all(
         Ok(done as i64)
     };
     match step(&mut call, &target) {
-        Err(Errno::EAGAIN) if waits => wait(call, target, Interest::READABLE, limit, step),
+        Err(Errno::EAGAIN) if waits => {
+            let waiting = Waiting { interest: Interest::READABLE, limit, retry: None, flags: libc::MSG_NOSIGNAL };
+            wait(call, target, waiting, step);
+        }
         result => {
             drop(target);
             call.finish(result);
@@ -210,16 +217,10 @@ fn name_arrival(m: &mut Control, local: IpAddr) {
 
 /// Writes behind what earlier pieces filled.
 fn write_out(call: &Call, room: &Room, data: &[u8]) -> Result<(), Errno> {
-    let mut skip = room.received;
-    let mut rest = Vec::with_capacity(room.slices.len());
-    for s in &room.slices {
-        let n = skip.min(s.length);
-        skip -= n;
-        if s.length > n {
-            rest.push(ForeignSlice { base: s.base + n as u64, length: s.length - n });
-        }
+    if room.received == 0 {
+        return call.n.scatter(&room.slices, data);
     }
-    call.n.scatter(&rest, data)
+    call.n.scatter(&behind(&room.slices, room.received), data)
 }
 
 /// Control data as the program is to see it: descriptors are installed in it, their numbers rewritten.

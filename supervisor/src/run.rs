@@ -42,7 +42,7 @@ pub fn run(arguments: cli::Run) -> i32 {
     match try_run(arguments) {
         Ok(status) => status,
         Err((status, words)) => {
-            eprintln!("sipbox: {words}");
+            crate::say::say!("{words}");
             status
         }
     }

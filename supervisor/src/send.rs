@@ -1,6 +1,7 @@
 //! sendto, sendmsg and sendmmsg: data and control data carried on behalf of the program.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -11,7 +12,9 @@ use sipcore::agent::Proto;
 use tokio::io::Interest;
 
 use crate::call::{Call, Target, errno};
-use crate::message::{CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, finish_send, prepare, wait};
+use crate::message::{
+    CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, finish_send, prepare, wait,
+};
 use crate::{datagram, unix};
 
 /// One message to be sent, read from the program once.
@@ -23,7 +26,38 @@ struct Outgoing {
     control: Vec<Control>,
     /// Descriptors of the program, by SCM_RIGHTS: held until they are sent.
     descriptors: Vec<OwnedFd>,
+    /// Bytes of `data` that are sent.
     sent: usize,
+    /// Bytes of earlier pieces.
+    before: usize,
+    /// What of a long stream write is still in the program's memory.
+    rest: Vec<ForeignSlice>,
+}
+
+impl Outgoing {
+    fn total(&self) -> usize {
+        self.before + self.sent
+    }
+
+    /// Fetches the next piece of a long write; false when there is none, or its memory is gone.
+    fn next_piece(&mut self, call: &Call) -> Result<bool, Errno> {
+        if self.rest.is_empty() {
+            return Ok(false);
+        }
+        let Ok(data) = call.n.gather(&self.rest, CHUNK) else { return Ok(false) };
+        self.before += self.sent;
+        self.sent = 0;
+        self.rest = behind(&self.rest, data.len());
+        self.data = data;
+        Ok(true)
+    }
+}
+
+/// SO_SNDTIMEO, when one is set.
+fn send_timeout(target: &Target) -> Option<Duration> {
+    use nix::sys::time::TimeValLike;
+    let t = nix::sys::socket::getsockopt(&target.fd, nix::sys::socket::sockopt::SendTimeout).ok()?;
+    u64::try_from(t.num_microseconds()).ok().filter(|us| *us > 0).map(Duration::from_micros)
 }
 
 fn shown(address: &Option<Address>) -> String {
@@ -41,8 +75,9 @@ pub fn sendto(mut call: Call) {
         let slices =
             [ForeignSlice { base: call.argument(1), length: usize::try_from(call.argument(2)).unwrap_or(usize::MAX) }];
         let data = call.n.gather(&slices, data_limit(kind, &target, slices[0].length)?)?;
-        let message =
-            Outgoing { address: Some(address), name, data, control: Vec::new(), descriptors: Vec::new(), sent: 0 };
+        let rest = behind(&slices, data.len());
+        let (control, descriptors) = (Vec::new(), Vec::new());
+        let message = Outgoing { address: Some(address), name, data, control, descriptors, sent: 0, before: 0, rest };
         Ok((target, kind, message))
     });
     match prepared {
@@ -82,10 +117,19 @@ pub fn sendmmsg(mut call: Call) {
     let count = (call.argument(2) as u32 as usize).min(MESSAGES_MAX);
     let at = call.argument(1);
     let prepared = prepare(&mut call, "sendmmsg").and_then(|(target, kind)| {
-        let mut messages = Vec::new();
+        /// Bytes that one sendmmsg may make the supervisor hold.
+        const HELD: usize = 4 << 20;
+        let (mut messages, mut held) = (Vec::new(), 0);
         for i in 0..count as u64 {
             match outgoing(&call, &target, kind, at + i * MMSGHDR) {
-                Ok(m) => messages.push(m),
+                Ok(m) => {
+                    held += m.data.len();
+                    messages.push(m);
+                    // Fewer than asked for are a right answer, and the supervisor's memory is not the program's.
+                    if held >= HELD {
+                        break;
+                    }
+                }
                 Err(e) if messages.is_empty() => return Err(e),
                 Err(_) => break,
             }
@@ -129,6 +173,11 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
             match (m.level, m.kind) {
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) if kind.is_none() => {
                     let first = descriptors.len();
+                    /// SCM_MAX_FD of include/net/scm.h.
+                    const MOST: usize = 253;
+                    if m.data.len() > MOST * 4 {
+                        return Err(Errno::EINVAL);
+                    }
                     for number in message::descriptors(&m.data) {
                         descriptors.push(call.n.descriptor(number)?);
                     }
@@ -144,7 +193,8 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
         }
     }
     let data = call.n.gather(&header.slices, data_limit(kind, target, header.capacity())?)?;
-    Ok(Outgoing { address, name, data, control, descriptors, sent: 0 })
+    let rest = behind(&header.slices, data.len());
+    Ok(Outgoing { address, name, data, control, descriptors, sent: 0, before: 0, rest })
 }
 
 /// Sends one or several messages, waiting where the program would. `lengths` is where sendmmsg wants its msg_len.
@@ -152,6 +202,8 @@ fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoi
     if flags & libc::MSG_FASTOPEN != 0 {
         return call.finish(Err(Errno::EOPNOTSUPP));
     }
+    // Only a stream raises SIGPIPE.
+    let flags = if kind == Some(Proto::Udp) { flags | libc::MSG_NOSIGNAL } else { flags };
     let waits = flags & libc::MSG_DONTWAIT == 0 && sock::is_nonblocking(target.as_fd()).is_ok_and(|n| !n);
     let mut done = 0usize;
     let mut step = move |call: &mut Call, target: &Target| -> Result<i64, Errno> {
@@ -167,7 +219,7 @@ fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoi
                 Err(e) if done > 0 && (e != Errno::EAGAIN || !waits) => break,
                 Err(e) => {
                     if lengths.is_none() {
-                        call.partial = messages[0].sent as i64;
+                        call.partial = messages[0].total() as i64;
                     }
                     return Err(e);
                 }
@@ -176,7 +228,13 @@ fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoi
         Ok(done as i64)
     };
     match step(&mut call, &target) {
-        Err(Errno::EAGAIN) if waits => wait(call, target, Interest::WRITABLE, None, step),
+        Err(Errno::EAGAIN) if waits => {
+            /// A sender cannot be told when an AF_UNIX receiver has room again.
+            const RETRY: Duration = Duration::from_millis(5);
+            let retry = kind.is_none().then_some(RETRY);
+            let waiting = Waiting { interest: Interest::WRITABLE, limit: send_timeout(&target), retry, flags };
+            wait(call, target, waiting, step);
+        }
         result => {
             drop((target, step));
             finish_send(call, result, flags);
@@ -202,17 +260,21 @@ fn send_one(
         (None, Some(_)) => Err(Errno::EINVAL),
         // A stream ignores the address.
         (Some(Proto::Tcp), _) | (None, None) => loop {
-            let first = if m.sent == 0 { &control[..] } else { &[] };
+            let first = if m.total() == 0 { &control[..] } else { &[] };
             match message::send(target.as_fd(), &m.data[m.sent..], Destination::Connected, first, now) {
                 Ok(n) => {
                     m.sent += n;
-                    if m.sent >= m.data.len() {
-                        m.descriptors.clear();
-                        return Ok(m.sent);
+                    if m.sent < m.data.len() {
+                        continue;
+                    }
+                    m.descriptors.clear();
+                    m.control.clear();
+                    if !m.next_piece(call)? {
+                        return Ok(m.total());
                     }
                 }
-                Err(Errno::EAGAIN) if m.sent > 0 && !waits => return Ok(m.sent),
-                Err(e) if e != Errno::EAGAIN && m.sent > 0 => return Ok(m.sent),
+                Err(Errno::EAGAIN) if m.total() > 0 && !waits => return Ok(m.total()),
+                Err(e) if e != Errno::EAGAIN && m.total() > 0 => return Ok(m.total()),
                 Err(e) => return Err(e),
             }
         },

@@ -107,9 +107,9 @@ impl Sessions {
         if said.len() >= SAID || !said.insert(key.to_owned()) {
             return;
         }
-        eprintln!("sipbox: {}", words());
+        crate::say::line(&words());
         if said.len() == SAID {
-            eprintln!("sipbox: {SAID} refusals have been explained; further ones are silent (see --trace)");
+            crate::say::say!("{SAID} refusals have been explained; further ones are silent (see --trace)");
         }
     }
 
@@ -174,7 +174,7 @@ impl Sessions {
         seen_as: SocketAddr,
     ) -> Result<Flow, Failure> {
         let fail = |errno: Errno, why: String| {
-            eprintln!("sipbox: {label} of {uri}: {why} ({errno:?} to the program)");
+            crate::say::say!("{label} of {uri}: {why} ({errno:?} to the program)");
             Failure { errno }
         };
         let opening = Opening::begin(&self.opening);
@@ -186,6 +186,7 @@ impl Sessions {
         }
         let target = Uri::from_str(uri).map_err(|e| fail(Errno::EINVAL, format!("not a URI: {e}")))?;
         let agent = self.agent().await.map_err(|why| fail(Errno::ENETUNREACH, why))?;
+        let proto = label.proto;
         let offer = Offer { label, source: SocketAddr::V4(source), virtual_source: seen_as };
         let mut outcome = agent.invite(&target, offer).await;
         if matches!(outcome, Err(CallError::Unreachable { .. })) && self.identity.registrar.is_none() {
@@ -201,14 +202,15 @@ impl Sessions {
             Err(e) => return Err(fail(meaning(&e), format!("{e}; {}", advice(&e, &target)))),
         };
         match session.media {
-            SocketAddr::V4(media) if media.ip().is_loopback() => {
+            SocketAddr::V4(media) if is_exact(media, source, proto) => {
                 self.live.lock().insert(session.id);
                 Ok(Flow { session: session.id, media })
             }
             elsewhere => {
                 agent.bye(session.id);
                 let why = format!(
-                    "the peer offers only cleartext at {elsewhere}, on another machine; cleartext flows stay on this one"
+                    "the peer's media address {elsewhere} is not a socket of this machine's loopback (or its program closed \
+                     it just now); cleartext flows stay on this machine"
                 );
                 Err(fail(Errno::ECONNREFUSED, why))
             }
@@ -239,6 +241,12 @@ impl Sessions {
             agent.shutdown(limit).await;
         }
     }
+}
+
+/// Whether a media address may be used: a socket on this machine is bound to just that loopback address. Anything else, a
+/// service on the wildcard address among it, is not a peer's end, whatever the peer says.
+fn is_exact(media: SocketAddrV4, from: SocketAddrV4, proto: Proto) -> bool {
+    media.ip().is_loopback() && sandbox::diag::is_bound(media, from, proto == Proto::Tcp).unwrap_or(false)
 }
 
 /// The local address towards the registrar: the run's own on this machine, else what the routing table says.
@@ -318,7 +326,7 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
             }
             Event::RegistrationLost { why } => {
                 let aor = &supervisor.sessions.identity.aor;
-                eprintln!("sipbox: the registration of {aor} is lost: {why}; it is tried again");
+                crate::say::say!("the registration of {aor} is lost: {why}; it is tried again");
                 if supervisor.sessions.identity.registrar.is_none() {
                     // The hub of this user is gone: the next one is at the same address.
                     tokio::spawn(async {
@@ -329,7 +337,7 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
                 }
             }
             Event::RegistrationRestored => {
-                eprintln!("sipbox: registered again as {}", supervisor.sessions.identity.aor)
+                crate::say::say!("registered again as {}", supervisor.sessions.identity.aor)
             }
         }
     }
@@ -356,7 +364,7 @@ fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
         return call.reject(486, "Nothing Listens There");
     };
     if !supervisor.policy.accept_from(policy_proto(proto), bound.virtual_.port(), &from) {
-        eprintln!("sipbox: {from} was refused by the policy on {proto}/{}", bound.virtual_.port());
+        crate::say::say!("{from} was refused by the policy on {proto}/{}", bound.virtual_.port());
         return call.reject(403, "Not Allowed by Policy");
     }
     // The address is derived here from who calls: what the peer says of itself could be anybody's, 127.0.0.1 among them.
@@ -376,6 +384,10 @@ fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
     match proto {
         Proto::Tcp => {
             let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };
+            if offer.setup == Setup::Passive && !is_exact(source, bound.physical, proto) {
+                supervisor.sessions.live.lock().remove(&id);
+                return call.reject(488, "Nobody Listens at That Address");
+            }
             if offer.setup == Setup::Passive {
                 tokio::spawn(doorbell::deliver(supervisor.clone(), SocketAddr::V4(source), bound, expected));
                 return call.accept(SocketAddr::V4(bound.physical));

@@ -1,6 +1,5 @@
 //! One run: the table, the policy, the sessions, and where each trapped call goes.
 
-use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -44,8 +43,8 @@ pub struct Supervisor {
     pub lot: sandbox::park::Lot,
     /// Catches the first datagrams of connected sockets whose session does not stand yet.
     pub stub: datagram::Stub,
-    /// AF_UNIX sockets that this run bound: device and inode, or the abstract name.
-    pub unix_bound: Mutex<HashSet<unix::Name>>,
+    /// AF_UNIX sockets that this run bound.
+    pub unix_bound: Mutex<unix::Names>,
     /// Tells which sockets are gone.
     pub deaths: Deaths,
     /// One accept at a time: between the look at a listener's queue and the taking nobody else may take.
@@ -93,18 +92,9 @@ impl Supervisor {
 
     /// Makes sure that the table knows the socket. None when it is not an Internet socket.
     pub fn known(&self, target: &Target) -> Result<Option<Proto>, Errno> {
-        let mut table = self.table.lock();
-        if let Some(s) = table.get(target.cookie) {
+        if let Some(s) = self.table.lock().get(target.cookie) {
             return Ok(Some(s.proto));
         }
-        let limit = self.policy.limits().sockets as usize;
-        if table.len() >= limit {
-            self.sessions.say_once("limit:sockets", || {
-                format!("[limits] sockets = {limit} is reached: further sockets are refused; raise it in the policy")
-            });
-            return Err(Errno::ENOBUFS);
-        }
-        self.deaths.watch();
         let fd: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(target);
         let v6 = match sock::socket_domain(fd).map_err(errno)? {
             libc::AF_INET => false,
@@ -115,6 +105,19 @@ impl Supervisor {
             libc::SOCK_STREAM => Proto::Tcp,
             _ => Proto::Udp,
         };
+        let limit = self.policy.limits().sockets as usize;
+        if self.table.lock().len() >= limit {
+            self.deaths.catch_up(self);
+        }
+        let mut table = self.table.lock();
+        if table.len() >= limit {
+            drop(table);
+            self.sessions.say_once("limit:sockets", || {
+                format!("[limits] sockets = {limit} is reached: further sockets are refused; raise it in the policy")
+            });
+            return Err(Errno::ENOBUFS);
+        }
+        self.deaths.watch();
         // Where net.ipv6.bindv6only is set, the kernel's socket must be made dual-stack before it is bound.
         let v6only = v6
             && nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::Ipv6V6Only).unwrap_or(false)
@@ -233,7 +236,9 @@ impl Supervisor {
         let address = if v6 { SocketAddr::V6(sock::mapped(wanted)) } else { SocketAddr::V4(wanted) };
         match sock::bind(fd, &address).map_err(errno) {
             // A send without an address, which is not trapped, makes the kernel bind a UDP socket to the wildcard: taken back.
-            Err(Errno::EINVAL) if sock::disconnect(fd).is_ok() => sock::bind(fd, &address).map_err(errno)?,
+            Err(Errno::EINVAL) if is_datagram(fd) && sock::disconnect(fd).is_ok() => {
+                sock::bind(fd, &address).map_err(errno)?
+            }
             other => other?,
         }
         if port != 0 {
@@ -270,6 +275,10 @@ pub fn policy_proto(proto: Proto) -> policy::Proto {
         Proto::Tcp => policy::Proto::Tcp,
         Proto::Udp => policy::Proto::Udp,
     }
+}
+
+fn is_datagram(fd: BorrowedFd<'_>) -> bool {
+    sock::socket_type(fd).is_ok_and(|t| t == libc::SOCK_DGRAM)
 }
 
 /// The errno that a policy names.

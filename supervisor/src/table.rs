@@ -88,8 +88,22 @@ impl Datagram {
             }
         }
         self.departed.retain(|(_, gone)| *gone != media);
+        if self.by_virtual.len() >= DESTINATIONS {
+            // What has no session is found again when it is needed.
+            self.by_virtual.retain(|_, p| matches!(p, Peer::Ready { session: Some(_), .. } | Peer::Pending(_)));
+        }
         self.by_physical.insert(media, peer);
         self.by_virtual.insert(peer, Peer::Ready { physical: media, session })
+    }
+
+    /// Nobody is at `physical` any more. (A connected socket is the kernel's to keep or to refuse.)
+    fn forget(&mut self, physical: &SocketAddrV4) {
+        if let Some(peer) = self.by_physical.get(physical)
+            && matches!(self.by_virtual.get(peer), Some(Peer::Ready { physical: p, session: None }) if p == physical)
+        {
+            self.by_virtual.remove(peer);
+            self.departed.push_back((Instant::now(), *physical));
+        }
     }
 
     /// The peer ended this session: the next datagram to it asks for a new one.
@@ -342,6 +356,12 @@ impl Table {
         let socket = self.sockets.remove(&cookie)?;
         if let Some(b) = socket.bound {
             self.leave_port(cookie, socket.proto, b.virtual_.port());
+            if socket.proto == Proto::Udp {
+                // Sockets of this run that knew it must not send to whoever has its address next.
+                for d in self.sockets.values_mut().filter_map(|s| s.datagram.as_mut()) {
+                    d.forget(&b.physical);
+                }
+            }
         }
         let mut sessions = Vec::new();
         if let State::Connected { session: Some(s), .. } = &socket.state {

@@ -1,25 +1,36 @@
 //! AF_UNIX sockets with an address. A program reaches the sockets that this run bound; a socket of somebody else is a
 //! way out (a daemon behind it may open connections for the program), so it is refused.
 
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use sandbox::memory::Address;
 use sandbox::unix::{Action, act};
 
 use crate::call::{Call, Target};
 
-/// What an AF_UNIX address names.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Name {
-    /// Device and inode of a socket file.
-    File(u64, u64),
-    /// The bytes of an abstract name.
-    Abstract(Vec<u8>),
+/// The AF_UNIX sockets that this run bound.
+#[derive(Default)]
+pub struct Names {
+    /// By device and inode of the socket file.
+    files: HashMap<(u64, u64), File>,
+    /// Abstract names.
+    abstracts: HashSet<Vec<u8>>,
 }
 
-/// AF_UNIX names of one run that are remembered: later ones are bound, but not reached.
-const NAMES: usize = 65_536;
+/// A socket file of this run.
+struct File {
+    /// Keeps the inode: its number cannot become another file's while this is open.
+    pin: std::fs::File,
+    /// The struct sockaddr_un that the socket was bound to.
+    name: Vec<u8>,
+}
+
+/// Names of one run that are remembered: later sockets are bound, but not reached.
+const NAMES: usize = 1024;
 /// sun_family comes before the name.
 const FAMILY: usize = 2;
 
@@ -40,16 +51,48 @@ fn path_of(thread: u32, name: &[u8]) -> Option<PathBuf> {
     Some(PathBuf::from(format!("/proc/{thread}/cwd")).join(path))
 }
 
-fn identify(thread: u32, name: &[u8]) -> Option<Name> {
-    match name.get(FAMILY) {
-        Some(0) => Some(Name::Abstract(name[FAMILY..].to_vec())),
-        Some(_) => {
-            use std::os::unix::fs::MetadataExt;
-            let m = std::fs::metadata(path_of(thread, name)?).ok()?;
-            Some(Name::File(m.dev(), m.ino()))
+impl Names {
+    fn remember(&mut self, thread: u32, name: Vec<u8>) {
+        use std::os::unix::fs::{FileTypeExt, MetadataExt};
+        match name.get(FAMILY) {
+            Some(0) if self.abstracts.len() < NAMES => {
+                self.abstracts.insert(name);
+            }
+            Some(first) if *first != 0 => {
+                if self.files.len() >= NAMES {
+                    self.files.retain(|_, f| f.pin.metadata().is_ok_and(|m| m.nlink() > 0));
+                }
+                let Some(pin) = path_of(thread, &name).and_then(|p| open_path(&p).ok()) else { return };
+                let Ok(m) = pin.metadata() else { return };
+                if self.files.len() < NAMES && m.file_type().is_socket() {
+                    self.files.insert((m.dev(), m.ino()), File { pin, name });
+                }
+            }
+            _ => {}
         }
-        None => None,
     }
+}
+
+/// A descriptor that only names the file: no symbolic link, nothing opened.
+fn open_path(path: &std::path::Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = nix::libc::O_PATH | nix::libc::O_CLOEXEC | nix::libc::O_NOFOLLOW;
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Whether the connected socket's peer is a socket of this run: its name is the one remembered, and what listens was made
+/// to listen here (the supervisor calls listen(2) for the program, so SO_PEERCRED names the supervisor).
+fn is_own_peer(socket: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> bool {
+    use nix::sys::socket::{getsockopt, sockopt};
+    let datagram = sandbox::sock::socket_type(socket).is_ok_and(|t| t == nix::libc::SOCK_DGRAM);
+    let trimmed = |n: &[u8]| n.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
+    let same_name = |peer: &[u8]| match name.get(FAMILY) {
+        Some(0) => peer == name,
+        _ => peer[..trimmed(peer)] == name[..trimmed(name)],
+    };
+    sandbox::message::raw_name(socket, true).is_ok_and(|peer| same_name(&peer))
+        && (datagram
+            || getsockopt(&socket, sockopt::PeerCredentials).is_ok_and(|c| c.pid() == std::process::id() as i32))
 }
 
 /// bind(2) of an AF_UNIX socket.
@@ -57,61 +100,61 @@ pub fn bind(call: Call, target: Target) {
     let result = raw_address(&call).and_then(|name| {
         act(call.n.thread, &target.fd, &name, &Action::Bind)?;
         // Without a name the kernel chose an abstract one.
-        let bound = if name.len() <= FAMILY {
-            use std::os::fd::AsFd;
-            sandbox::message::raw_name(target.as_fd(), false)?
-        } else {
-            name
-        };
-        let mut known = call.supervisor.unix_bound.lock();
-        if known.len() < NAMES
-            && let Some(n) = identify(call.n.thread, &bound)
-        {
-            known.insert(n);
-        }
+        let bound = if name.len() <= FAMILY { sandbox::message::raw_name(target.as_fd(), false)? } else { name };
+        call.supervisor.unix_bound.lock().remember(call.n.thread, bound);
         Ok(0)
     });
     drop(target);
     call.finish(result);
 }
 
-/// The name under which this run's own socket is reached without looking the path up again, or the refusal.
-fn own_name(call: &Call, name: &[u8]) -> Result<(Vec<u8>, Option<std::fs::File>), Errno> {
+/// How a socket of this run is reached without looking its path up again.
+struct Reach {
+    /// The struct sockaddr_un to use.
+    fixed: Vec<u8>,
+    /// What it was bound to.
+    name: Vec<u8>,
+    _file: Option<std::fs::File>,
+}
+
+/// The socket of this run that `name` means, or the refusal.
+fn reach(call: &Call, name: &[u8], datagram: bool) -> Result<Reach, Errno> {
     use std::os::fd::AsRawFd;
-    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+    use std::os::unix::fs::MetadataExt;
     let supervisor = &call.supervisor;
     let refuse = || {
-        let shown = String::from_utf8_lossy(&name[FAMILY.min(name.len())..]).replace('\0', "@");
-        supervisor.sessions.say_once(&format!("unix:{shown}"), || {
+        let shown = Address::Unix(name[FAMILY.min(name.len())..].to_vec());
+        supervisor.sessions.say_once(&format!("{shown}"), || {
             format!(
-                "the program tried the AF_UNIX socket {shown}, which no program of this run made: refused, since what listens \
-                 there could reach the network for it"
+                "the program tried the AF_UNIX socket {shown}, which no program of this run made: refused, since what \
+                 listens there could reach the network for it"
             )
         });
         Errno::EACCES
     };
     match name.get(FAMILY) {
         None => Err(Errno::EINVAL),
-        Some(0) => {
-            let wanted = Name::Abstract(name[FAMILY..].to_vec());
-            if supervisor.unix_bound.lock().contains(&wanted) { Ok((name.to_vec(), None)) } else { Err(refuse()) }
+        // Who has an abstract name is known only when a stream is connected to it.
+        Some(0) if !datagram && supervisor.unix_bound.lock().abstracts.contains(name) => {
+            Ok(Reach { fixed: name.to_vec(), name: name.to_vec(), _file: None })
         }
+        Some(0) => Err(refuse()),
         Some(_) => {
             let path = path_of(call.n.thread, name).ok_or(Errno::EINVAL)?;
-            let file = std::fs::OpenOptions::new()
-                .read(true)
-                .custom_flags(nix::libc::O_PATH | nix::libc::O_CLOEXEC)
-                .open(&path)
-                .map_err(crate::call::errno)?;
+            // Symbolic links are followed here; whatever they lead to is checked by what it is.
+            let path = std::fs::canonicalize(&path).map_err(crate::call::errno)?;
+            let file = open_path(&path).map_err(crate::call::errno)?;
             let m = file.metadata().map_err(crate::call::errno)?;
-            if !supervisor.unix_bound.lock().contains(&Name::File(m.dev(), m.ino())) {
+            let names = supervisor.unix_bound.lock();
+            let Some(known) = names.files.get(&(m.dev(), m.ino())) else {
+                drop(names);
                 return Err(refuse());
-            }
+            };
             // Checked and used by one descriptor: the path may be another's by now.
             let mut fixed = name[..FAMILY].to_vec();
             fixed.extend_from_slice(format!("/proc/self/fd/{}", file.as_raw_fd()).as_bytes());
             fixed.push(0);
-            Ok((fixed, Some(file)))
+            Ok(Reach { fixed, name: known.name.clone(), _file: Some(file) })
         }
     }
 }
@@ -128,13 +171,19 @@ pub fn connect(call: Call, target: Target) {
         drop(target);
         return call.finish(result.map(|n| n as i64));
     }
-    match own_name(&call, &name) {
-        Ok((fixed, file)) => {
+    let datagram = sandbox::sock::socket_type(target.as_fd()).is_ok_and(|t| t == nix::libc::SOCK_DGRAM);
+    match reach(&call, &name, datagram) {
+        Ok(to) => {
             // A full backlog blocks: not on a notification thread.
             let runtime = call.supervisor.runtime.clone();
             runtime.spawn_blocking(move || {
-                let result = act(call.n.thread, &target.fd, &fixed, &Action::Connect);
-                drop((file, target));
+                let mut result = act(call.n.thread, &target.fd, &to.fixed, &Action::Connect);
+                if result.is_ok() && !is_own_peer(target.as_fd(), &to.name) {
+                    let _ = nix::sys::socket::shutdown(target.fd.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+                    let _ = sandbox::sock::disconnect(target.as_fd());
+                    result = Err(Errno::EACCES);
+                }
+                drop((to, target));
                 call.finish(result.map(|n| n as i64));
             });
         }
@@ -151,6 +200,13 @@ pub fn send(
     control: Vec<u8>,
     flags: i32,
 ) -> Result<usize, Errno> {
-    let (fixed, _file) = own_name(call, name)?;
-    act(call.n.thread, &target.fd, &fixed, &Action::Send(data.to_vec(), control, flags))
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let to = reach(call, name, true)?;
+    // A socket of our own asks first who is there; a socket file belongs to one socket for good.
+    let probe = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    act(call.n.thread, &probe, &to.fixed, &Action::Connect)?;
+    if !is_own_peer(probe.as_fd(), &to.name) {
+        return Err(Errno::EACCES);
+    }
+    act(call.n.thread, &target.fd, &to.fixed, &Action::Send(data.to_vec(), control, flags))
 }

@@ -36,8 +36,8 @@ for name in static-echo static-client epoll-server epoll-client udp-server udp-c
     build musl-gcc "$here/$name.c" "$out/$name" -static
 done
 # Dynamic (glibc).
-for name in fdgames mptcp v6 signals passthrough hold calls orphan; do
-    build gcc "$here/$name.c" "$out/$name"
+for name in fdgames mptcp v6 signals passthrough hold calls orphan partial way-out; do
+    build gcc "$here/$name.c" "$out/$name" -pthread
 done
 for source in "$here"/../bench/*.c; do
     [ -e "$source" ] || continue

@@ -506,6 +506,16 @@ fn calls_that_wait_and_signals() {
 }
 
 #[test]
+fn calls_that_end_in_the_middle() {
+    let world = World::new("partial");
+    for part in ["waitall", "nosignal", "timeout", "whole", "datagram", "reopened"] {
+        let wanted = format!("{part}: as on Linux");
+        world.native("partial").arg(part).finish().success().says(&wanted);
+        world.run(&["--as", "x"], "partial").arg(part).finish().success().says(&wanted);
+    }
+}
+
+#[test]
 fn the_terminal_is_the_programs() {
     let world = World::new("terminal");
     // `script` gives a terminal; the program reads a line from it and ^C reaches it through the terminal.
