@@ -25,7 +25,8 @@ pub struct Kamailio {
 }
 
 impl Kamailio {
-    /// Starts one that knows these users; the password of `NAME` is `NAME-secret`.
+    /// Starts one that knows these users; the password of `NAME` is `NAME-secret`. It has memory for the transactions of a few
+    /// hundred calls a second: with the usual 32 MiB it answers 500 when they come at once.
     pub fn start(world: &World, algorithm: Algorithm, users: &[&str]) -> Kamailio {
         Kamailio::start_on(world, algorithm, users, free_port())
     }
@@ -49,7 +50,7 @@ impl Kamailio {
             .native("kamailio")
             .arg("-f")
             .arg(config)
-            .args(["-DD", "-E", "-m", "32", "-M", "4", "-Y"])
+            .args(["-DD", "-E", "-m", "256", "-M", "16", "-Y"])
             .arg(&dir)
             .arg("-w")
             .arg(&dir)

@@ -32,7 +32,37 @@ pub struct World {
     programs: PathBuf,
     sipbox: PathBuf,
     runs: AtomicU32,
+    /// With SIPBOX_TEST_OVER=kamailio: the registrar of every named run, instead of the embedded hub.
+    registrar: OnceLock<crate::Kamailio>,
 }
+
+/// Who has an account when the programs run over Kamailio: every name that they use.
+const ACCOUNTS: [&str; 24] = [
+    "alice",
+    "blocking",
+    "chat",
+    "db",
+    "dual",
+    "echo",
+    "games",
+    "held",
+    "mp",
+    "nonblocking",
+    "one",
+    "perf",
+    "py",
+    "redis",
+    "shell",
+    "six",
+    "two",
+    "udp",
+    "web",
+    "a",
+    "b",
+    "c",
+    "x",
+    "y",
+];
 
 impl World {
     /// A new world. The name, that of the test, is part of its directory's.
@@ -45,6 +75,7 @@ impl World {
             programs: programs().to_path_buf(),
             sipbox: sipbox().to_path_buf(),
             runs: AtomicU32::new(0),
+            registrar: OnceLock::new(),
             dir,
         };
         world.make_dir("", 0o755);
@@ -137,7 +168,46 @@ impl World {
     pub fn run(&self, flags: &[&str], program: &str) -> Launch {
         let number = self.runs.load(Ordering::Relaxed) + 1;
         let name = Path::new(program).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        self.sipbox(&["run"]).tag(format!("{number:02}-run-{name}")).args(flags).arg("--").arg(self.resolve(program))
+        let run = self.sipbox(&["run"]).tag(format!("{number:02}-run-{name}"));
+        let named = flags.iter().any(|f| matches!(*f, "--as" | "--to" | "--map"));
+        if !named || flags.contains(&"--registrar") || std::env::var_os("SIPBOX_TEST_OVER").is_none() {
+            return run.args(flags).arg("--").arg(self.resolve(program));
+        }
+        let (flags, user) = self.over_kamailio(flags);
+        let password = crate::Kamailio::password(&user);
+        run.args(flags).arg("--").arg(self.resolve(program)).env("SIPBOX_PASSWORD", password)
+    }
+
+    /// The same flags with Kamailio for the hub: bare names are its accounts, and who has no name calls as `alice`.
+    fn over_kamailio(&self, flags: &[&str]) -> (Vec<String>, String) {
+        let kamailio = self.registrar.get_or_init(|| crate::Kamailio::start(self, crate::Algorithm::Sha256, &ACCOUNTS));
+        let full = |name: &str| if name.contains(':') { name.to_owned() } else { kamailio.aor(name) };
+        let mut all = vec!["--registrar".to_owned(), kamailio.registrar(false)];
+        let mut user = None;
+        let mut rest = flags.iter();
+        while let Some(flag) = rest.next() {
+            all.push((*flag).to_owned());
+            match (*flag, flag.starts_with("--as") || matches!(*flag, "--to" | "--map")) {
+                (_, false) => {}
+                ("--map", _) => {
+                    let given = rest.next().copied().unwrap_or_default();
+                    let (place, name) = given.split_once('=').unwrap_or((given, ""));
+                    all.push(format!("{place}={}", full(name)));
+                }
+                (is_as, _) => {
+                    let name = rest.next().copied().unwrap_or_default();
+                    if is_as == "--as" {
+                        user = Some(name.to_owned());
+                    }
+                    all.push(full(name));
+                }
+            }
+        }
+        let user = user.unwrap_or_else(|| {
+            all.extend(["--as".to_owned(), full("alice")]);
+            "alice".to_owned()
+        });
+        (all, user)
     }
 
     fn resolve(&self, program: &str) -> OsString {
