@@ -172,6 +172,25 @@ pub fn cookie_at(local: SocketAddr, peer: SocketAddr) -> io::Result<Option<u64>>
 /// # Errors
 /// What netlink(7) gives.
 pub fn is_bound(local: SocketAddrV4, from: SocketAddrV4, tcp: bool) -> io::Result<bool> {
+    Ok(receiver(local, from, tcp)? == Receiver::Exact)
+}
+
+/// Who gets what is sent to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receiver {
+    /// A socket bound to just that address.
+    Exact,
+    /// A socket on another address, the wildcard.
+    Wildcard,
+    /// Nobody; or only a UDP socket that is connected to somebody else.
+    Nobody,
+}
+
+/// Who gets what `from` sends to `local`; see [`is_bound`].
+///
+/// # Errors
+/// What netlink(7) gives.
+pub fn receiver(local: SocketAddrV4, from: SocketAddrV4, tcp: bool) -> io::Result<Receiver> {
     let (from, local_end) = (SocketAddr::V4(from), SocketAddr::V4(local));
     // The kernel reads the two ends of a UDP look-up the other way round (udp_dump_one).
     let (protocol, ends) = match tcp {
@@ -179,17 +198,18 @@ pub fn is_bound(local: SocketAddrV4, from: SocketAddrV4, tcp: bool) -> io::Resul
         false => (libc::IPPROTO_UDP, (from, local_end)),
     };
     let fd = diag_socket(SockFlag::empty())?;
-    let mut exact = false;
+    let mut found = Receiver::Nobody;
     let request = Request { family: libc::AF_INET, protocol, ends: Some(ends) };
     let outcome = query(&fd, &mut vec![0; BUFFER], &request, |body| {
-        exact = body.get(MSG_SOURCE..MSG_SOURCE + 16).is_some_and(|source| match body.first() {
+        let exact = body.get(MSG_SOURCE..MSG_SOURCE + 16).is_some_and(|source| match body.first() {
             Some(&family) if i32::from(family) == libc::AF_INET6 => source == local.ip().to_ipv6_mapped().octets(),
             _ => source[..4] == local.ip().octets(),
         });
+        found = if exact { Receiver::Exact } else { Receiver::Wildcard };
     });
     match outcome {
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        outcome => outcome.map(|()| exact),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(Receiver::Nobody),
+        outcome => outcome.map(|()| found),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
+use sandbox::diag::Receiver;
 use sipcore::agent::{
     Agent, AgentConfig, CallError, Credentials, Event, IncomingCall, Label, Offer, Proto, Registrar, SessionId, Setup,
     Tap,
@@ -243,10 +244,17 @@ impl Sessions {
     }
 }
 
-/// Whether a media address may be used: a socket on this machine is bound to just that loopback address. Anything else, a
-/// service on the wildcard address among it, is not a peer's end, whatever the peer says.
+/// In the block where runs have their sockets.
+fn is_of_runs(address: SocketAddrV4) -> bool {
+    let [first, second, ..] = address.ip().octets();
+    first == 127 && second & 0xc0 == 64
+}
+
+/// Whether a media address may be used: it is in the block where runs have their sockets (127.64.0.0/10), and a socket on
+/// this machine is bound to just that address. Anything else, a service on 127.0.0.1 or on the wildcard address among it, is
+/// not a peer's end, whatever the peer says.
 fn is_exact(media: SocketAddrV4, from: SocketAddrV4, proto: Proto) -> bool {
-    media.ip().is_loopback() && sandbox::diag::is_bound(media, from, proto == Proto::Tcp).unwrap_or(false)
+    is_of_runs(media) && sandbox::diag::is_bound(media, from, proto == Proto::Tcp).unwrap_or(false)
 }
 
 /// The local address towards the registrar: the run's own on this machine, else what the routing table says.
@@ -367,6 +375,19 @@ fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
         crate::say::say!("{from} was refused by the policy on {proto}/{}", bound.virtual_.port());
         return call.reject(403, "Not Allowed by Policy");
     }
+    // What the program or the supervisor will connect or send to must be a peer's own socket.
+    let is_peer = match (proto, &offer.setup) {
+        (Proto::Tcp, Setup::Passive) => is_exact(source, bound.physical, proto),
+        (Proto::Tcp, _) => true,
+        // The caller's socket may be connected to its stub still: then nobody is found, but never a wildcard service.
+        (Proto::Udp, _) => {
+            let found = sandbox::diag::receiver(source, bound.physical, false);
+            is_of_runs(source) && found.is_ok_and(|r| r != Receiver::Wildcard)
+        }
+    };
+    if !is_peer {
+        return call.reject(488, "No Peer's Socket at That Address");
+    }
     // The address is derived here from who calls: what the peer says of itself could be anybody's, 127.0.0.1 among them.
     let (v4, v6) = supervisor.policy.virtual_addresses(&from);
     let (is_v6, v6only) = {
@@ -384,10 +405,6 @@ fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
     match proto {
         Proto::Tcp => {
             let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };
-            if offer.setup == Setup::Passive && !is_exact(source, bound.physical, proto) {
-                supervisor.sessions.live.lock().remove(&id);
-                return call.reject(488, "Nobody Listens at That Address");
-            }
             if offer.setup == Setup::Passive {
                 tokio::spawn(doorbell::deliver(supervisor.clone(), SocketAddr::V4(source), bound, expected));
                 return call.accept(SocketAddr::V4(bound.physical));

@@ -10,13 +10,17 @@ use tests::{World, free_port, sip};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// An INVITE for `echo` with this SDP; returns the 200 and the request.
+/// An INVITE for `echo` with this SDP; returns the answer and the request.
 fn invite(hub: SocketAddr, socket: &UdpSocket, media: &str) -> (String, String) {
+    invite_to(hub, socket, "echo", media)
+}
+
+fn invite_to(hub: SocketAddr, socket: &UdpSocket, name: &str, media: &str) -> (String, String) {
     let from = socket.local_addr().unwrap();
     let sdp = format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n{media}");
     let contact = format!("Contact: <sip:tester@{from}>\r\nContent-Type: application/sdp\r\n");
-    let aor = "sip:echo@sipbox.invalid";
-    let head = sip::request("INVITE", aor, aor, from, &contact);
+    let aor = format!("sip:{name}@sipbox.invalid");
+    let head = sip::request("INVITE", &aor, &aor, from, &contact);
     let request = head.replace("Content-Length: 0\r\n\r\n", &format!("Content-Length: {}\r\n\r\n{sdp}", sdp.len()));
     let answer = sip::ask(hub, &request, socket).expect("the hub answers an INVITE");
     (answer, request)
@@ -89,10 +93,12 @@ fn a_caller_that_listens() {
         let flags = ["--registrar", registrar.as_str(), "--as", "echo"];
         let mut server = world.run(&flags, program).arg("7000").start();
         server.wait_for("listening on");
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.64.255.254:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let socket = sip::socket();
-        let media = format!("m=application {port} TCP octet-stream\r\na=setup:passive\r\na=connection:new\r\n");
+        let media = format!(
+            "m=application {port} TCP octet-stream\r\nc=IN IP4 127.64.255.254\r\na=setup:passive\r\na=connection:new\r\n"
+        );
         let (answer, request) = invite(hub, &socket, &media);
         assert_eq!(sip::status(&answer), 200, "{answer}");
         assert!(answer.contains("a=setup:active"), "{answer}");
@@ -157,10 +163,10 @@ fn a_peer_that_takes_its_time() {
     let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
     let registrar = format!("sip:{hub}");
     let socket = register_slow(hub);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.64.255.254:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let sdp = format!(
-        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+        "v=0\r\no=- 1 1 IN IP4 127.64.255.254\r\ns=-\r\nc=IN IP4 127.64.255.254\r\nt=0 0\r\n\
          m=application {port} TCP octet-stream\r\na=setup:passive\r\na=connection:new\r\n"
     );
     let flags = ["--trace", "--registrar", registrar.as_str(), "--to", "slow"];
@@ -223,6 +229,19 @@ fn what_cannot_be_accepted_is_refused() {
     let mut server = world.run(&["--registrar", &registrar, "--as", "echo"], "static-echo").arg("7000").start();
     server.wait_for("listening on");
     let socket = sip::socket();
+    // A service of this machine that a hostile caller names as its own end, over TCP and over UDP.
+    let (service, datagrams) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let (tcp, udp) = (service.local_addr().unwrap().port(), datagrams.local_addr().unwrap().port());
+    let mut receiver = world.run(&["--registrar", &registrar, "--as", "receiver"], "udp-server").arg("7001").start();
+    receiver.wait_for("listening on");
+    let passive = format!("m=application {tcp} TCP octet-stream\r\nc=IN IP4 127.0.0.1\r\na=setup:passive\r\n");
+    let (answer, request) = invite(hub, &socket, &passive);
+    assert_eq!(sip::status(&answer), 488, "{answer}");
+    socket.send_to(within_ack(&answer, &request).as_bytes(), hub).unwrap();
+    let sends = format!("m=application {udp} udp octet-stream\r\nc=IN IP4 127.0.0.1\r\n");
+    let (answer, request) = invite_to(hub, &socket, "receiver", &sends);
+    assert_eq!(sip::status(&answer), 488, "{answer}");
+    socket.send_to(within_ack(&answer, &request).as_bytes(), hub).unwrap();
     let refused = [
         ("m=audio 4000 RTP/AVP 0\r\n", 488),
         ("m=application 9 TCP octet-stream\r\na=setup:holdconn\r\n", 488),
