@@ -39,6 +39,12 @@ done
 for name in fdgames mptcp v6 signals passthrough hold calls orphan partial way-out; do
     build gcc "$here/$name.c" "$out/$name" -pthread
 done
+# The conformance cases: one static program of many files.
+newer "$out/conformance" "$here"/../conformance/*.[ch] "$here/t.h" "$here/build.sh" || {
+    # shellcheck disable=SC2086
+    musl-gcc $flags -I"$here" -I"$here/../conformance" -static -o "$out/conformance.new" "$here"/../conformance/*.c
+    mv "$out/conformance.new" "$out/conformance"
+}
 for source in "$here"/../bench/*.c; do
     [ -e "$source" ] || continue
     build gcc "$source" "$out/bench-$(basename "$source" .c)"

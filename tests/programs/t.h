@@ -44,6 +44,7 @@ static inline const char *errname(int e) {
     case ECONNABORTED: return "ECONNABORTED";
     case ECONNREFUSED: return "ECONNREFUSED";
     case ECONNRESET: return "ECONNRESET";
+    case EDOM: return "EDOM";
     case EDESTADDRREQ: return "EDESTADDRREQ";
     case EFAULT: return "EFAULT";
     case EHOSTUNREACH: return "EHOSTUNREACH";
@@ -54,10 +55,13 @@ static inline const char *errname(int e) {
     case EMFILE: return "EMFILE";
     case EMSGSIZE: return "EMSGSIZE";
     case ENETUNREACH: return "ENETUNREACH";
+    case ENOBUFS: return "ENOBUFS";
+    case ENODEV: return "ENODEV";
     case ENOENT: return "ENOENT";
     case ENOPROTOOPT: return "ENOPROTOOPT";
     case ENOSYS: return "ENOSYS";
     case ENOTCONN: return "ENOTCONN";
+    case ENOTTY: return "ENOTTY";
     case ENOTSOCK: return "ENOTSOCK";
     case EOPNOTSUPP: return "EOPNOTSUPP";
     case EPERM: return "EPERM";
