@@ -8,7 +8,7 @@ libseccomp-dev pkg-config gcc libc6-dev make
 musl-tools busybox-static
 redis-server redis-tools nginx-light curl iperf3
 openssh-client openssh-server postgresql
-python3 python3-pip
+python3 python3-pip libpython3.11-testsuite
 kamailio sip-tester
 netcat-openbsd tmux hyperfine
 util-linux procps

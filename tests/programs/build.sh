@@ -64,8 +64,9 @@ else
     echo "build.sh: no Go: the Go pair is not built" >&2
 fi
 
-newer "$out/asyncio_pair.py" "$here/asyncio_pair.py" || {
-    cp "$here/asyncio_pair.py" "$out/asyncio_pair.py.new"
-    mv "$out/asyncio_pair.py.new" "$out/asyncio_pair.py"
-}
+for name in asyncio_pair.py cpython_suite.py; do
+    newer "$out/$name" "$here/$name" && continue
+    cp "$here/$name" "$out/$name.new"
+    mv "$out/$name.new" "$out/$name"
+done
 chmod -R a+rX "$out"
