@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 /// First pause after a failure; it doubles up to the limit for its kind.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Agents that lose one registrar do not all come back at the same moment.
+const SPREAD: Duration = Duration::from_secs(1);
 /// Nobody is troubled by an attempt that the network refuses, and the registrar may be back any moment.
 const BACKOFF_MAX_REFUSED: Duration = Duration::from_secs(5);
 /// A registrar that keeps raising Min-Expires is not followed for ever.
@@ -33,6 +35,8 @@ pub(crate) enum Failure {
     Silence,
     /// A final response that is no success; it may say how long to wait.
     Refused(Option<Duration>),
+    /// A final response that another attempt would get again.
+    Final,
 }
 
 /// What has changed for the user.
@@ -45,7 +49,7 @@ pub(crate) enum Change {
     Restored,
     /// A refresh failed; attempts go on.
     Lost,
-    /// The first attempt failed; nothing goes on.
+    /// The first attempt failed. Whether attempts go on, `next` tells.
     Refused,
     /// The binding is gone, as wanted.
     Removed,
@@ -101,18 +105,20 @@ impl Registration {
         had
     }
 
-    /// 2xx: the binding stands for `granted`. The refresh comes after 50 to 60 % of it; `jitter` is between 0 and 1.
-    pub fn on_success(&mut self, now: Instant, granted: Duration, jitter: f64) -> Change {
+    /// 2xx: the binding stands for `granted`. The refresh comes after 50 to 60 % of it, and after `longest` at the latest; `jitter` is between 0
+    /// and 1.
+    pub fn on_success(&mut self, now: Instant, granted: Duration, longest: Option<Duration>, jitter: f64) -> Change {
         self.failures = 0;
         if self.phase == Phase::Removing {
             *self = Registration::new(self.asked);
             return Change::Removed;
         }
         self.phase = Phase::Standing;
-        self.next = Some(now + granted.mul_f64(0.5 + 0.1 * jitter));
+        let refresh = longest.map_or(granted, |longest| granted.min(longest.mul_f64(1.0 / 0.6)));
+        self.next = Some(now + refresh.mul_f64(0.5 + 0.1 * jitter));
         let change = match (self.stood, self.lost) {
-            (false, _) => Change::Registered,
-            (true, true) => Change::Restored,
+            (_, true) => Change::Restored,
+            (false, false) => Change::Registered,
             (true, false) => Change::None,
         };
         self.stood = true;
@@ -135,11 +141,12 @@ impl Registration {
             *self = Registration::new(self.asked);
             return Change::Removed;
         }
-        if !self.stood {
+        if !self.stood && failure == Failure::Final {
             *self = Registration::new(self.asked);
             return Change::Refused;
         }
         let (limit, at_least) = match failure {
+            Failure::Final => (BACKOFF_MAX, BACKOFF_MAX.mul_f64(0.5)),
             Failure::Unreachable => (BACKOFF_MAX_REFUSED, Duration::ZERO),
             Failure::Silence => (BACKOFF_MAX, Duration::ZERO),
             Failure::Refused(retry_after) => (BACKOFF_MAX, retry_after.unwrap_or_default().min(BACKOFF_MAX)),
@@ -149,16 +156,18 @@ impl Registration {
         let pause = pause.mul_f64(0.5 + 0.5 * jitter).max(at_least);
         self.phase = Phase::Waiting;
         self.next = Some(now + pause);
-        match std::mem::replace(&mut self.lost, true) {
-            false => Change::Lost,
-            true => Change::None,
+        match (self.stood, std::mem::replace(&mut self.lost, true)) {
+            (false, false) => Change::Refused,
+            (true, false) => Change::Lost,
+            (_, true) => Change::None,
         }
     }
 
-    /// The way to the registrar broke or is doubtful: ask again at once.
-    pub fn on_doubt(&mut self, now: Instant) {
+    /// The way to the registrar broke or is doubtful: ask again within a second; `jitter` is between 0 and 1.
+    pub fn on_doubt(&mut self, now: Instant, jitter: f64) {
         if self.phase == Phase::Standing {
-            self.next = Some(now);
+            let soon = now + SPREAD.mul_f64(jitter);
+            self.next = Some(self.next.map_or(soon, |next| next.min(soon)));
         }
     }
 
@@ -189,12 +198,12 @@ mod tests {
         let mut registration = Registration::new(HOUR);
         assert!(registration.start());
         assert!(!registration.start(), "one REGISTER at a time");
-        assert_eq!(registration.on_success(now, HOUR, 1.0), Change::Registered);
+        assert_eq!(registration.on_success(now, HOUR, None, 1.0), Change::Registered);
         let due = registration.next().expect("a refresh is set");
         assert!(due < now + HOUR && due > now + HOUR / 3);
         assert!(!registration.on_timer(now));
         assert!(registration.on_timer(due));
-        assert_eq!(registration.on_success(due, HOUR, 0.0), Change::None);
+        assert_eq!(registration.on_success(due, HOUR, None, 0.0), Change::None);
     }
 
     #[test]
@@ -202,7 +211,7 @@ mod tests {
         let mut now = Instant::now();
         let mut registration = Registration::new(HOUR);
         registration.start();
-        registration.on_success(now, HOUR, 0.0);
+        registration.on_success(now, HOUR, None, 0.0);
         now = registration.next().expect("a refresh is set");
         assert!(registration.on_timer(now));
         assert_eq!(registration.on_failure(now, Failure::Silence, 1.0), Change::Lost);
@@ -218,7 +227,7 @@ mod tests {
         assert_eq!(last, BACKOFF_MAX);
         now = registration.next().expect("another attempt is set");
         assert!(registration.on_timer(now));
-        assert_eq!(registration.on_success(now, HOUR, 0.0), Change::Restored);
+        assert_eq!(registration.on_success(now, HOUR, None, 0.0), Change::Restored);
     }
 
     #[test]
@@ -226,9 +235,40 @@ mod tests {
         let now = Instant::now();
         let mut registration = Registration::new(HOUR);
         registration.start();
-        assert_eq!(registration.on_failure(now, Failure::Refused(None), 0.0), Change::Refused);
+        assert_eq!(registration.on_failure(now, Failure::Final, 0.0), Change::Refused);
         assert_eq!(registration.next(), None);
         assert!(registration.start(), "and it can be asked for again");
+    }
+
+    #[test]
+    fn a_registrar_that_is_not_there_yet_is_waited_for() {
+        let mut now = Instant::now();
+        let mut registration = Registration::new(HOUR);
+        registration.start();
+        assert_eq!(registration.on_failure(now, Failure::Unreachable, 1.0), Change::Refused);
+        for _ in 0..5 {
+            now = registration.next().expect("another attempt is set");
+            assert!(registration.on_timer(now));
+            assert_eq!(registration.on_failure(now, Failure::Unreachable, 1.0), Change::None);
+            assert!(!registration.is_standing());
+        }
+        assert!(registration.next().is_some_and(|next| next - now <= BACKOFF_MAX_REFUSED));
+        assert!(registration.start(), "the user may hurry it");
+        assert_eq!(registration.on_success(now, HOUR, None, 0.0), Change::Restored);
+    }
+
+    #[test]
+    fn doubt_and_datagrams_are_followed_up_soon() {
+        let now = Instant::now();
+        let mut registration = Registration::new(HOUR);
+        registration.start();
+        registration.on_success(now, HOUR, Some(Duration::from_secs(20)), 1.0);
+        let next = registration.next().expect("a refresh is set");
+        assert!(next - now <= Duration::from_secs(20) && next - now > Duration::from_secs(15));
+        registration.on_doubt(now, 0.5);
+        assert_eq!(registration.next(), Some(now + SPREAD / 2));
+        registration.on_doubt(now, 1.0);
+        assert_eq!(registration.next(), Some(now + SPREAD / 2), "doubting again does not put it off");
     }
 
     #[test]
@@ -247,7 +287,7 @@ mod tests {
         let mut registration = Registration::new(HOUR);
         assert!(!registration.remove(), "nothing to remove");
         registration.start();
-        registration.on_success(now, HOUR, 0.0);
+        registration.on_success(now, HOUR, None, 0.0);
         assert!(registration.remove());
         assert_eq!(registration.expires(), Duration::ZERO);
         assert_eq!(registration.on_failure(now, Failure::Refused(None), 0.0), Change::Removed);

@@ -153,7 +153,10 @@ impl Sessions {
         }
         let outcome = tokio::time::timeout(REGISTER_WITHIN, async {
             let agent = self.agent().await?;
-            agent.register().await.map_err(|e| e.to_string())
+            agent.register().await.map_err(|e| match e.is_final() {
+                true => e.to_string(),
+                false => format!("{e}; it is tried again"),
+            })
         })
         .await;
         let why = match outcome {
@@ -345,7 +348,7 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
                 }
             }
             Event::RegistrationRestored => {
-                crate::say::say!("registered again as {}", supervisor.sessions.identity.aor)
+                crate::say::say!("registered as {}", supervisor.sessions.identity.aor)
             }
         }
     }

@@ -64,6 +64,21 @@ pub enum RegisterError {
     Shutdown,
 }
 
+impl RegisterError {
+    /// Another attempt would get the same answer, so none is made. All else is tried again by itself.
+    pub fn is_final(&self) -> bool {
+        match self {
+            RegisterError::Rejected { status, .. } => {
+                matches!(status, 400..=499 | 501 | 505 | 600..=699) && !matches!(status, 408 | 480 | 486 | 491)
+            }
+            RegisterError::NoCredentials { .. } | RegisterError::BadCredentials { .. } | RegisterError::Shutdown => {
+                true
+            }
+            RegisterError::Unreachable { .. } | RegisterError::Timeout { .. } => false,
+        }
+    }
+}
+
 /// Why there is no session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

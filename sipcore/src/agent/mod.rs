@@ -29,6 +29,10 @@ use tokio::time::timeout;
 /// TCP connections of one agent: to and from its registrar.
 const MAX_CONNECTIONS: usize = 64;
 
+/// The longest pause between two REGISTERs as datagrams: nothing else tells that a registrar has restarted and forgotten us. On a connection
+/// its end does.
+const DATAGRAM_REFRESH: Duration = Duration::from_secs(20);
+
 /// A user agent. Clones are handles to the same one; when the last is gone, its sockets close.
 #[derive(Clone)]
 pub struct Agent {
@@ -55,6 +59,7 @@ impl Agent {
                 next_hop: Flow { transport, local: 0, remote: addr },
                 credentials: config.credentials,
                 expires: config.expires,
+                refresh: (!transport.is_reliable()).then_some(DATAGRAM_REFRESH),
                 timing: Timing::default(),
             };
             Seat::new(UserAgent::new(agent, local), events)

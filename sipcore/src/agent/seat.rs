@@ -3,7 +3,7 @@
 use super::{CallError, Event, IncomingCall, RegisterError, Session, SessionId};
 use crate::message::{Message, Uri};
 use crate::sdp::Offer;
-use crate::transport::{Core, Flow, Machine, Transmit};
+use crate::transport::{Core, Flow, Machine, Sign, Transmit};
 use crate::user_agent::{Notice, UserAgent};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -124,6 +124,10 @@ impl Machine for Seat {
         self.agent.handle_message(now, flow, message);
     }
 
+    fn handle_sign(&mut self, now: Instant, flow: Flow, sign: Sign<'_>) {
+        self.agent.handle_sign(now, flow, sign);
+    }
+
     fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
         self.agent.handle_unreachable(now, flow, why);
     }
@@ -134,6 +138,10 @@ impl Machine for Seat {
 
     fn poll_transmit(&mut self) -> Option<Transmit> {
         self.agent.poll_transmit()
+    }
+
+    fn poll_close(&mut self) -> Option<Flow> {
+        self.agent.poll_close()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

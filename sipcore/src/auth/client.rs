@@ -2,8 +2,8 @@
 
 use super::Credentials;
 use super::digest::{Digest, hex, hmac};
-use super::header::{AuthHeader, Challenge, quoted};
-use crate::message::{Header, Message};
+use super::header::{AuthHeader, Challenge, parameters, quoted};
+use crate::message::{Header, Message, name};
 
 /// The most realms remembered.
 const MAX_REALMS: usize = 8;
@@ -85,6 +85,20 @@ impl DigestClient {
             self.answer(request, self.realms.len() - 1);
         }
         Ok(())
+    }
+
+    /// After a 2xx: the server may want another nonce from now on (`nextnonce`, RFC 7616 section 3.5). The header names no realm, so it is
+    /// heeded when only one can be meant.
+    pub fn accepted(&mut self, response: &Message) {
+        let mut of_servers = self.realms.iter_mut().filter(|realm| !realm.challenge.proxy);
+        if let (Some(realm), None) = (of_servers.next(), of_servers.next())
+            && let Some(info) = response.header(name::AUTHENTICATION_INFO)
+            && let Ok(params) = parameters(info.value())
+            && let Some(nonce) = params.get("nextnonce").filter(|nonce| *nonce != realm.challenge.nonce)
+        {
+            realm.challenge.nonce = nonce.into_owned();
+            realm.used = 0;
+        }
     }
 
     /// Answers for every realm known so far, so that the request is not challenged again (RFC 3261 section 22.2).

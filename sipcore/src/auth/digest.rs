@@ -125,7 +125,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// HMAC with SHA-256, RFC 2104, for keys of up to one block.
-pub(super) fn hmac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
+pub(crate) fn hmac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
     let mut pads = ([0x36u8; 64], [0x5cu8; 64]);
     for (i, k) in key.iter().enumerate() {
         if let (Some(inner), Some(outer)) = (pads.0.get_mut(i), pads.1.get_mut(i)) {

@@ -13,14 +13,15 @@ const MAX_PARAMS: usize = 32;
 pub struct AuthHeader<'a> {
     /// `Digest`, as spelled.
     pub scheme: &'a str,
-    params: Vec<Param<'a>>,
+    params: Parameters<'a>,
 }
 
-impl<'a> AuthHeader<'a> {
-    /// Reads the value of one header. A parameter that comes twice is an error.
-    pub fn parse(value: &'a [u8]) -> Result<AuthHeader<'a>, HeaderError> {
-        let mut scan = Scanner::new(value);
-        let scheme = scan.token().ok_or(HeaderError::Malformed("no authentication scheme"))?;
+/// Parameters separated by commas.
+pub(super) struct Parameters<'a>(Vec<Param<'a>>);
+
+impl<'a> Parameters<'a> {
+    /// A parameter that comes twice is an error.
+    fn read(mut scan: Scanner<'a>) -> Result<Self, HeaderError> {
         let mut params: Vec<Param<'a>> = Vec::new();
         scan.skip_lws();
         while !scan.at_end() {
@@ -38,12 +39,31 @@ impl<'a> AuthHeader<'a> {
             }
             scan.skip_lws();
         }
-        Ok(AuthHeader { scheme, params })
+        Ok(Parameters(params))
     }
 
     /// The value without quotes and escapes.
     pub fn get(&self, name: &str) -> Option<Cow<'a, str>> {
-        self.params.iter().find(|p| p.name.eq_ignore_ascii_case(name))?.value()
+        self.0.iter().find(|p| p.name.eq_ignore_ascii_case(name))?.value()
+    }
+}
+
+/// Reads Authentication-Info, which is parameters alone (RFC 7615 section 3).
+pub(super) fn parameters(value: &[u8]) -> Result<Parameters<'_>, HeaderError> {
+    Parameters::read(Scanner::new(value))
+}
+
+impl<'a> AuthHeader<'a> {
+    /// Reads the value of one header. A parameter that comes twice is an error.
+    pub fn parse(value: &'a [u8]) -> Result<AuthHeader<'a>, HeaderError> {
+        let mut scan = Scanner::new(value);
+        let scheme = scan.token().ok_or(HeaderError::Malformed("no authentication scheme"))?;
+        Ok(AuthHeader { scheme, params: Parameters::read(scan)? })
+    }
+
+    /// The value without quotes and escapes.
+    pub fn get(&self, name: &str) -> Option<Cow<'a, str>> {
+        self.params.get(name)
     }
 
     /// True for `Digest`.

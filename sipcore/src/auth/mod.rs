@@ -11,6 +11,7 @@ mod tests;
 use std::fmt;
 
 pub use client::{AuthError, DigestClient};
+pub(crate) use digest::hmac;
 pub use digest::{Algorithm, Digest, Qop};
 pub use header::{AuthHeader, Challenge};
 pub use server::{DigestServer, Verdict};

@@ -179,3 +179,24 @@ fn memory_is_bounded() {
 fn the_password_is_not_shown() {
     assert!(!format!("{:?}", Credentials::new("alice", "hunter2")).contains("hunter2"));
 }
+
+#[test]
+fn the_next_nonce_is_used_from_the_first_time_on() {
+    let now = Instant::now();
+    let mut server = DigestServer::new("r", false, [1; 32], now);
+    let mut client = client("s\"e,c:ret");
+    let mut register = request(Method::Register);
+    let response = challenged(&mut server, &register, false, now);
+    client.retry(&mut register, &response).unwrap();
+    let told = Message::response_to(&register, 200, "OK")
+        .header(name::AUTHENTICATION_INFO, "nextnonce=\"fresh\", qop=auth, rspauth=\"x\", nc=00000001")
+        .build();
+    client.accepted(&told);
+    for nc in ["nc=00000001", "nc=00000002"] {
+        let mut next = request(Method::Register);
+        client.authorize(&mut next);
+        let said = next.header(name::AUTHORIZATION).unwrap().text().into_owned();
+        assert!(said.contains("nonce=\"fresh\"") && said.contains(nc), "{said}");
+        client.accepted(&told);
+    }
+}

@@ -79,6 +79,9 @@ impl HomeProxy {
         if let Some(uri) = &target.uri {
             copy.set_request_uri(uri);
         }
+        for proxy in target.path.iter().rev() {
+            copy.push_front(name::ROUTE, proxy);
+        }
         if self.guard.is_some() {
             // The answer to our own challenge is nobody else's business.
             copy.remove(name::PROXY_AUTHORIZATION);

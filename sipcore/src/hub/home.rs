@@ -1,5 +1,6 @@
 //! The home proxy: registrar and proxy of its domains as one state machine without I/O (RFC 3261 10, 16).
 
+use super::gruu::Mint;
 use super::guard::Guard;
 use super::location::Location;
 use super::outcome::Context;
@@ -7,7 +8,7 @@ use super::{Activity, HubConfig};
 use crate::message::{Message, Method, ResponseBuilder, Uri, name, validate};
 use crate::random;
 use crate::transaction::{ClientId, Event, Layer, ServerId, Timers, Timing};
-use crate::transport::{Flow, Machine, Transmit};
+use crate::transport::{Flow, Machine, Sign, Transmit, stun};
 use crate::user_agent::USER_AGENT;
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 const MAX_TRANSACTIONS: usize = 50_000;
 /// Methods that the hub itself answers.
 const ALLOW: &str = "OPTIONS, REGISTER";
+/// Extensions that the registrar understands (RFC 3327, 5626, 5627).
+pub(super) const SUPPORTED: [&str; 3] = ["path", "outbound", "gruu"];
 
 /// What expiry is granted.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +35,7 @@ pub(crate) struct HomeProxy {
     pub(super) layer: Layer,
     pub(super) location: Location,
     pub(super) guard: Option<Guard>,
+    pub(super) mint: Mint,
     pub(super) limits: Limits,
     pub(super) domains: Vec<String>,
     pub(super) own: Vec<SocketAddr>,
@@ -51,6 +55,7 @@ impl HomeProxy {
             layer: Layer::new(timing, own.to_vec(), MAX_TRANSACTIONS),
             location: Location::default(),
             guard: config.users.clone().map(|users| Guard::new(users, now)),
+            mint: Mint::new(random::secret()),
             limits: Limits {
                 max_expires: config.max_expires,
                 min_expires: config.min_expires,
@@ -153,7 +158,9 @@ impl HomeProxy {
             _ if !required.is_empty() => {
                 Message::response_to(request, 420, "Bad Extension").header(name::UNSUPPORTED, required.join(", "))
             }
-            Some(Method::Options) => Message::response_to(request, 200, "OK").header(name::ALLOW, ALLOW),
+            Some(Method::Options) => Message::response_to(request, 200, "OK")
+                .header(name::ALLOW, ALLOW)
+                .header(name::SUPPORTED, SUPPORTED.join(", ")),
             Some(Method::Invite) => Message::response_to(request, 404, "Not Found"),
             _ => Message::response_to(request, 405, "Method Not Allowed").header(name::ALLOW, ALLOW),
         };
@@ -166,6 +173,14 @@ impl Machine for HomeProxy {
         self.last = now;
         self.layer.handle_message(now, flow, message);
         self.work(now);
+    }
+
+    fn handle_sign(&mut self, _now: Instant, flow: Flow, sign: Sign<'_>) {
+        if let Sign::Stun(request) = sign
+            && let Some(answer) = stun::answer(request, flow.remote)
+        {
+            self.layer.transmit(flow, answer);
+        }
     }
 
     fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
@@ -185,6 +200,10 @@ impl Machine for HomeProxy {
 
     fn poll_transmit(&mut self) -> Option<Transmit> {
         self.layer.poll_transmit()
+    }
+
+    fn poll_close(&mut self) -> Option<Flow> {
+        None
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

@@ -1,6 +1,7 @@
 //! The location service: which contacts an address of record has (RFC 3261 10.3).
 
 use crate::message::Uri;
+use crate::random;
 use crate::transaction::Timers;
 use crate::transport::{Flow, Transport};
 use std::collections::HashMap;
@@ -15,16 +16,28 @@ const MAX_BINDINGS: usize = 100_000;
 /// Addresses of record that are remembered, with or without bindings.
 const MAX_RECORDS: usize = 100_000;
 
-/// One contact.
+/// One contact, as its REGISTER described it.
+#[derive(Debug, Clone)]
+pub(super) struct Contact {
+    pub uri: Uri,
+    /// `+sip.instance` (RFC 5626 4.1).
+    pub instance: Option<Box<str>>,
+    /// `reg-id`, when flows of one instance are told apart (RFC 5626 4.2).
+    pub reg_id: Option<u32>,
+    /// The proxies on the way to it (RFC 3327), in the order of Route.
+    pub path: Box<[Box<str>]>,
+    pub flow: Flow,
+    pub q: u16,
+}
+
+/// A contact that stands.
 #[derive(Debug, Clone)]
 pub(super) struct Binding {
     id: u64,
-    pub contact: Uri,
-    /// `+sip.instance` (RFC 5626 4.1).
-    pub instance: Option<Box<str>>,
-    pub flow: Flow,
-    pub q: u16,
+    pub contact: Contact,
     pub expires_at: Instant,
+    /// What the temporary GRUUs of the instance lead to: it stays as long as the instance registers with one Call-ID (RFC 5627 5.1).
+    pub handle: Option<u64>,
     call_id: Box<str>,
     cseq: u32,
 }
@@ -32,10 +45,7 @@ pub(super) struct Binding {
 /// A change that a REGISTER asks for. No expiry: remove.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
-    pub contact: Uri,
-    pub instance: Option<Box<str>>,
-    pub flow: Flow,
-    pub q: u16,
+    pub contact: Contact,
     pub expires_at: Option<Instant>,
 }
 
@@ -66,6 +76,8 @@ pub(super) struct Location {
     owners: HashMap<u64, Arc<str>>,
     /// Where each binding is to be found on the network.
     places: HashMap<(Transport, SocketAddr), Vec<u64>>,
+    /// Address of record and instance of each handle.
+    handles: HashMap<u64, (Arc<str>, Box<str>)>,
     expiry: Timers<u64>,
     last_id: u64,
 }
@@ -94,10 +106,37 @@ impl Location {
         self.records.entry(record.into()).or_default();
     }
 
+    /// All contacts of an address of record.
     pub fn lookup(&self, record: &str, now: Instant) -> Lookup {
+        self.find(record, now, |_| true)
+    }
+
+    /// Where a request for an address of record goes: of the flows of one instance only the latest (RFC 5626 6).
+    pub fn reach(&self, record: &str, now: Instant) -> Lookup {
+        latest_flows(self.lookup(record, now))
+    }
+
+    /// Where a request for a public GRUU goes (RFC 5627 5.4).
+    pub fn reach_instance(&self, record: &str, instance: &str, now: Instant) -> Lookup {
+        let is_it = |binding: &Binding| {
+            binding.contact.instance.as_ref().is_some_and(|known| known.eq_ignore_ascii_case(instance))
+        };
+        latest_flows(self.find(record, now, is_it))
+    }
+
+    /// Where a request for a temporary GRUU with this handle goes.
+    pub fn reach_handle(&self, handle: u64, now: Instant) -> Lookup {
+        match self.handles.get(&handle) {
+            Some((record, instance)) => self.reach_instance(record, instance, now),
+            None => Lookup::Unknown,
+        }
+    }
+
+    fn find(&self, record: &str, now: Instant, which: impl Fn(&Binding) -> bool) -> Lookup {
         let Some(bindings) = self.records.get(record) else { return Lookup::Unknown };
-        let mut live: Vec<Binding> = bindings.iter().filter(|binding| binding.expires_at > now).cloned().collect();
-        live.sort_by_key(|binding| std::cmp::Reverse(binding.q));
+        let live = bindings.iter().filter(|binding| binding.expires_at > now && which(binding));
+        let mut live: Vec<Binding> = live.cloned().collect();
+        live.sort_by_key(|binding| std::cmp::Reverse(binding.contact.q));
         match live.is_empty() {
             true => Lookup::Absent,
             false => Lookup::Bound(live),
@@ -108,14 +147,17 @@ impl Location {
     pub fn flow_to(&self, transport: Transport, addr: SocketAddr) -> Option<Flow> {
         let id = self.places.get(&(transport, addr))?.last()?;
         let bindings = self.records.get(self.owners.get(id)?)?;
-        bindings.iter().find(|binding| binding.id == *id).map(|binding| binding.flow)
+        bindings.iter().find(|binding| binding.id == *id).map(|binding| binding.contact.flow)
     }
 
     /// A connection has ended: its bindings are to be reached by their Contact.
     pub fn flow_lost(&mut self, flow: Flow) {
-        for binding in self.records.values_mut().flatten().filter(|binding| binding.flow == flow) {
-            if let Some(addr) = address_of(&binding.contact) {
-                binding.flow.remote = addr;
+        for Binding { contact, .. } in self.records.values_mut().flatten() {
+            if contact.flow == flow
+                && contact.path.is_empty()
+                && let Some(addr) = address_of(&contact.uri)
+            {
+                contact.flow.remote = addr;
             }
         }
     }
@@ -140,13 +182,15 @@ impl Location {
         if added > 0 && (kept + added > MAX_CONTACTS || self.len() + added > MAX_BINDINGS || !room) {
             return Err(Refusal::Full);
         }
+        let handles: Vec<Option<u64>> =
+            changes.iter().map(|change| handle_of(bindings, &change.contact, call_id)).collect();
         let gone: Vec<u64> = bindings.iter().filter(touched).map(|binding| binding.id).collect();
         for id in gone {
             self.remove(record, id);
         }
-        for change in changes {
+        for (change, handle) in changes.into_iter().zip(handles) {
             if let Some(expires_at) = change.expires_at {
-                self.add(record, call_id, cseq, change, expires_at);
+                self.add(record, call_id, cseq, change.contact, handle, expires_at);
             }
         }
         Ok(())
@@ -160,20 +204,32 @@ impl Location {
         self.records.len() < MAX_RECORDS
     }
 
-    fn add(&mut self, record: &str, call_id: &str, cseq: u32, change: Change, expires_at: Instant) {
+    fn add(
+        &mut self,
+        record: &str,
+        call_id: &str,
+        cseq: u32,
+        contact: Contact,
+        handle: Option<u64>,
+        expires_at: Instant,
+    ) {
         self.last_id += 1;
         let id = self.last_id;
         let owner: Arc<str> = match self.records.get_key_value(record) {
             Some((known, _)) => known.clone(),
             None => record.into(),
         };
-        let Change { contact, instance, flow, q, .. } = change;
         if let Some(place) = place(&contact) {
             self.places.entry(place).or_default().push(id);
         }
+        let handle = contact.instance.as_ref().map(|instance| {
+            let handle = handle.unwrap_or_else(random::number);
+            self.handles.insert(handle, (owner.clone(), instance.clone()));
+            handle
+        });
         self.owners.insert(id, owner.clone());
         self.expiry.update(id, None, Some(expires_at));
-        let binding = Binding { id, contact, instance, flow, q, expires_at, call_id: call_id.into(), cseq };
+        let binding = Binding { id, contact, expires_at, handle, call_id: call_id.into(), cseq };
         self.records.entry(owner).or_default().push(binding);
     }
 
@@ -182,6 +238,11 @@ impl Location {
         let Some(bindings) = self.records.get_mut(record) else { return };
         let Some(at) = bindings.iter().position(|binding| binding.id == id) else { return };
         let binding = bindings.swap_remove(at);
+        if let Some(handle) = binding.handle
+            && !bindings.iter().any(|other| other.handle == Some(handle))
+        {
+            self.handles.remove(&handle);
+        }
         self.expiry.update(id, Some(binding.expires_at), None);
         if let Some(place) = place(&binding.contact)
             && let Some(ids) = self.places.get_mut(&place)
@@ -194,12 +255,36 @@ impl Location {
     }
 }
 
-/// The same instance, else the same contact.
+/// The same flow of the same instance, else the same contact (RFC 5626 6, RFC 3261 10.3).
 fn same(binding: &Binding, change: &Change) -> bool {
-    match (&binding.instance, &change.instance) {
-        (Some(known), Some(new)) => known == new,
-        _ => binding.contact.equivalent(&change.contact),
+    let (known, new) = (&binding.contact, &change.contact);
+    match (&known.instance, &new.instance) {
+        (Some(one), Some(other)) => {
+            one == other && (known.reg_id == new.reg_id || known.reg_id.is_none() || new.reg_id.is_none())
+        }
+        _ => known.uri.equivalent(&new.uri),
     }
+}
+
+/// The handle that an instance already has, if it goes on registering with the same Call-ID.
+fn handle_of(bindings: &[Binding], contact: &Contact, call_id: &str) -> Option<u64> {
+    let same = |binding: &&Binding| *binding.call_id == *call_id && binding.contact.instance == contact.instance;
+    bindings.iter().filter(same).find_map(|binding| binding.handle)
+}
+
+fn latest_flows(found: Lookup) -> Lookup {
+    let Lookup::Bound(mut bindings) = found else { return found };
+    let newest: Vec<u64> = bindings
+        .iter()
+        .map(|binding| {
+            let of_instance = bindings
+                .iter()
+                .filter(|other| other.contact.instance.is_some() && other.contact.instance == binding.contact.instance);
+            of_instance.map(|other| other.id).max().unwrap_or(binding.id)
+        })
+        .collect();
+    bindings.retain(|binding| newest.contains(&binding.id));
+    Lookup::Bound(bindings)
 }
 
 /// The transport that a URI names.
@@ -215,6 +300,10 @@ pub(super) fn address_of(uri: &Uri) -> Option<SocketAddr> {
     Some(SocketAddr::new(uri.host_ip()?, uri.port_or_default()))
 }
 
-fn place(uri: &Uri) -> Option<(Transport, SocketAddr)> {
-    Some((transport_of(uri), address_of(uri)?))
+/// A contact behind other proxies is not at its own address for us.
+fn place(contact: &Contact) -> Option<(Transport, SocketAddr)> {
+    if !contact.path.is_empty() {
+        return None;
+    }
+    Some((transport_of(&contact.uri), address_of(&contact.uri)?))
 }

@@ -2,6 +2,7 @@
 
 mod choice;
 mod forward;
+mod gruu;
 mod guard;
 pub(crate) mod home;
 mod location;

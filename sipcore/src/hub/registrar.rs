@@ -1,11 +1,16 @@
-//! REGISTER (RFC 3261 10.3).
+//! REGISTER (RFC 3261 10.3), with Path (RFC 3327), outbound (RFC 5626 6) and GRUUs (RFC 5627 5.1).
 
-use super::home::HomeProxy;
-use super::location::{Change, Lookup, Refusal, address_of, transport_of};
+use super::gruu;
+use super::home::{HomeProxy, SUPPORTED};
+use super::location::{Binding, Change, Contact, Lookup, Refusal, address_of, transport_of};
 use crate::message::{Message, NameAddr, ResponseBuilder, Uri, address, name};
 use crate::transaction::ServerId;
 use crate::transport::{Flow, Transport};
 use std::time::{Duration, Instant};
+
+/// Proxies that a contact may be behind, and the length of the URI of each in bytes.
+const MAX_PATH: usize = 8;
+const MAX_PATH_URI: usize = 512;
 
 impl HomeProxy {
     pub(super) fn on_register(&mut self, now: Instant, server: ServerId, flow: Flow, request: &Message) {
@@ -23,7 +28,8 @@ impl HomeProxy {
         request: &Message,
     ) -> Result<ResponseBuilder, Box<ResponseBuilder>> {
         let refuse = |status, reason: &str| Box::new(Message::response_to(request, status, reason));
-        let unknown: Vec<&str> = request.tokens(name::REQUIRE).collect();
+        let is_known = |tag: &&str| SUPPORTED.iter().any(|known| known.eq_ignore_ascii_case(tag));
+        let unknown: Vec<&str> = request.tokens(name::REQUIRE).filter(|tag| !is_known(tag)).collect();
         if !unknown.is_empty() {
             let answer = Message::response_to(request, 420, "Bad Extension");
             return Err(Box::new(answer.header(name::UNSUPPORTED, unknown.join(", "))));
@@ -44,11 +50,13 @@ impl HomeProxy {
         if star && request.expires() != Some(0) {
             return Err(refuse(400, "Contact * Needs Expires 0"));
         }
+        let way = Way::of(request)?;
         let mut changes = Vec::new();
         for contact in request.contacts() {
             let contact = contact.map_err(|_| refuse(400, "Bad Contact"))?;
-            changes.push(self.change(now, flow, request, &contact)?);
+            changes.push(self.change(now, flow, request, &contact, &way)?);
         }
+        let outbound = changes.iter().any(|change| change.contact.reg_id.is_some());
         if star || !changes.is_empty() {
             let done = self.location.update(&record, call_id, cseq.number, star, changes);
             done.map_err(|refusal| match refusal {
@@ -58,7 +66,11 @@ impl HomeProxy {
                 }
             })?;
         }
-        Ok(self.list(now, request, &record))
+        let mut answer = self.list(now, request, &record, &to);
+        for proxy in request.headers_named(name::PATH) {
+            answer = answer.copy(proxy);
+        }
+        Ok(if outbound { answer.header(name::REQUIRE, "outbound") } else { answer })
     }
 
     fn change(
@@ -67,11 +79,15 @@ impl HomeProxy {
         flow: Flow,
         request: &Message,
         contact: &NameAddr<'_>,
+        way: &Way,
     ) -> Result<Change, Box<ResponseBuilder>> {
         let refuse = |status, reason: &str| Box::new(Message::response_to(request, status, reason));
         let uri = contact.uri().map_err(|_| refuse(400, "Bad Contact"))?;
         if !uri.is_sip() {
             return Err(refuse(400, "Contact Is Not A SIP URI"));
+        }
+        if uri.has_param("gr") && self.is_ours(&uri) {
+            return Err(refuse(403, "Contact Is A GRUU"));
         }
         let asked = contact.expires().or_else(|| request.expires());
         let asked = asked.map_or(self.limits.default_expires, |seconds| Duration::from_secs(seconds.into()));
@@ -80,34 +96,58 @@ impl HomeProxy {
             let answer = Message::response_to(request, 423, "Interval Too Brief");
             return Err(Box::new(answer.header(name::MIN_EXPIRES, min)));
         }
-        let instance = contact.params.get("+sip.instance").map(|text| text.as_ref().into());
-        Ok(Change {
-            flow: self.flow_to_contact(flow, &uri, instance.is_some()),
-            contact: uri,
-            instance,
-            q: contact.q().unwrap_or(1000),
-            expires_at: (!asked.is_zero()).then(|| now + asked.min(self.limits.max_expires)),
-        })
+        let instance: Option<Box<str>> = contact.params.get("+sip.instance").map(|text| text.as_ref().into());
+        let reg_id = contact.params.token("reg-id").and_then(|id| id.parse().ok()).filter(|id| *id > 0);
+        let reg_id: Option<u32> = reg_id.filter(|_| instance.is_some() && has_token(request, "outbound"));
+        if reg_id.is_some() && !way.keeps_flows {
+            return Err(refuse(439, "First Hop Lacks Outbound Support"));
+        }
+        let flow = match &way.first {
+            Some(proxy) => self.flow_to_contact(flow, proxy, false),
+            None => self.flow_to_contact(flow, &uri, instance.is_some()),
+        };
+        let q = contact.q().unwrap_or(1000);
+        let contact = Contact { uri, instance, reg_id, path: way.path.clone(), flow, q };
+        Ok(Change { contact, expires_at: (!asked.is_zero()).then(|| now + asked.min(self.limits.max_expires)) })
     }
 
     /// 200 with the bindings that stand.
-    fn list(&self, now: Instant, request: &Message, record: &str) -> ResponseBuilder {
+    fn list(&self, now: Instant, request: &Message, record: &str, aor: &Uri) -> ResponseBuilder {
         let mut answer = Message::response_to(request, 200, "OK");
         let Lookup::Bound(bindings) = self.location.lookup(record, now) else { return answer };
+        let wants_gruu = has_token(request, "gruu");
         for binding in bindings {
-            let left = binding.expires_at.saturating_duration_since(now).as_secs_f64().ceil().to_string();
-            let instance = binding.instance.as_ref().map(|instance| format!("\"{instance}\""));
-            let q = format!("{}.{:03}", binding.q / 1000, binding.q % 1000);
-            let mut params = vec![("expires", Some(left.as_str()))];
-            if binding.q != 1000 {
-                params.push(("q", Some(&q)));
-            }
-            if let Some(instance) = &instance {
-                params.push(("+sip.instance", Some(instance)));
-            }
-            answer = answer.header(name::CONTACT, address(None, &binding.contact, &params));
+            answer = answer.header(name::CONTACT, self.describe(now, &binding, aor, wants_gruu));
         }
         answer
+    }
+
+    /// A binding as a Contact header.
+    fn describe(&self, now: Instant, binding: &Binding, aor: &Uri, wants_gruu: bool) -> String {
+        let Binding { contact, expires_at, handle, .. } = binding;
+        let left = expires_at.saturating_duration_since(now).as_secs_f64().ceil();
+        let mut params = vec![("expires", left.to_string())];
+        if contact.q != 1000 {
+            params.push(("q", format!("{}.{:03}", contact.q / 1000, contact.q % 1000)));
+        }
+        if let Some(instance) = &contact.instance {
+            params.push(("+sip.instance", format!("\"{instance}\"")));
+            if wants_gruu && let Some(public) = gruu::public(aor, instance) {
+                params.push(("pub-gruu", format!("\"{public}\"")));
+            }
+        }
+        if let Some(handle) = handle.filter(|_| wants_gruu) {
+            let temporary = Uri::sip(Some(&self.mint.make(handle)), aor.host(), aor.port());
+            if let Ok(temporary) = temporary.and_then(|uri| uri.with_param("gr", None)) {
+                params.push(("temp-gruu", format!("\"{temporary}\"")));
+            }
+        }
+        if let Some(reg_id) = contact.reg_id {
+            params.push(("reg-id", reg_id.to_string()));
+        }
+        let params: Vec<(&str, Option<&str>)> =
+            params.iter().map(|(name, value)| (*name, Some(value.as_str()))).collect();
+        address(None, &contact.uri, &params)
     }
 
     /// How a contact is reached: on the connection that registered it; by datagram at its own address, or where the request came from when
@@ -123,4 +163,42 @@ impl HomeProxy {
             false => Flow { transport, local: self.local_for(addr.ip(), source.local), remote: addr },
         }
     }
+}
+
+/// The proxies between a contact and us, as its REGISTER tells.
+struct Way {
+    path: Box<[Box<str>]>,
+    /// The proxy next to us.
+    first: Option<Uri>,
+    /// The hop next to the contact sends to it on the flow that it registered on: it is us, or said so (RFC 5626 5.1, 6).
+    keeps_flows: bool,
+}
+
+impl Way {
+    fn of(request: &Message) -> Result<Way, Box<ResponseBuilder>> {
+        let refuse = |status, reason: &str| Message::response_to(request, status, reason);
+        let uris: Result<Vec<Uri>, _> = request
+            .addresses(name::PATH)
+            .map(|proxy| proxy.ok().and_then(|proxy| proxy.uri().ok()).ok_or(()))
+            .collect();
+        let uris = uris.map_err(|()| refuse(400, "Bad Path"))?;
+        if !uris.is_empty() && !has_token(request, "path") {
+            // The contact would not know through whom its requests come (RFC 3327 5.3).
+            return Err(Box::new(refuse(420, "Bad Extension").header(name::UNSUPPORTED, "path")));
+        }
+        if uris.len() > MAX_PATH || uris.iter().any(|uri| uri.as_str().len() > MAX_PATH_URI) {
+            return Err(Box::new(refuse(400, "Path Too Long")));
+        }
+        let keeps_flows = match uris.last() {
+            Some(nearest) => nearest.has_param("ob"),
+            None => request.vias().count() == 1,
+        };
+        let path = uris.iter().map(|uri| format!("<{uri}>").into()).collect();
+        Ok(Way { path, first: uris.into_iter().next(), keeps_flows })
+    }
+}
+
+/// The client understands an extension.
+fn has_token(request: &Message, tag: &str) -> bool {
+    request.has_token(name::SUPPORTED, tag) || request.has_token(name::REQUIRE, tag)
 }

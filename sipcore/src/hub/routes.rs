@@ -1,7 +1,8 @@
 //! Where a request goes next (RFC 3261 16.4, 16.5, 16.12), and the Record-Route by which later requests come back (16.6).
 
+use super::gruu;
 use super::home::HomeProxy;
-use super::location::{Lookup, address_of, transport_of};
+use super::location::{Contact, Lookup, address_of, transport_of};
 use crate::message::{Message, Uri, name};
 use crate::transport::{Flow, Transport};
 use std::hash::BuildHasher;
@@ -17,6 +18,8 @@ pub(super) struct Target {
     pub flow: Flow,
     /// The new Request-URI; `None`: it stays.
     pub uri: Option<Uri>,
+    /// The proxies on the way (RFC 3327 5.4), in the order of Route.
+    pub path: Box<[Box<str>]>,
 }
 
 /// What follows from Request-URI and Route.
@@ -68,12 +71,22 @@ impl HomeProxy {
     }
 
     fn contacts(&self, now: Instant, uri: &Uri) -> Destination {
-        match self.location.lookup(&self.record(uri), now) {
+        let found = match gruu::instance_of(uri) {
+            Some(instance) => self.location.reach_instance(&self.record(uri), &instance, now),
+            None if uri.has_param("gr") => match uri.user_decoded().and_then(|user| self.mint.read(&user)) {
+                Some(handle) => self.location.reach_handle(handle, now),
+                None => Lookup::Unknown,
+            },
+            None => self.location.reach(&self.record(uri), now),
+        };
+        match found {
             Lookup::Unknown => Destination::Nowhere(404, "Not Found"),
             Lookup::Absent => Destination::Nowhere(480, "Temporarily Unavailable"),
-            Lookup::Bound(bindings) => Destination::Targets(
-                bindings.into_iter().map(|binding| Target { flow: binding.flow, uri: Some(binding.contact) }).collect(),
-            ),
+            Lookup::Bound(bindings) => {
+                let contacts = bindings.into_iter().map(|binding| binding.contact);
+                let target = |Contact { uri, flow, path, .. }| Target { flow, uri: Some(uri), path };
+                Destination::Targets(contacts.map(target).collect())
+            }
         }
     }
 
@@ -86,7 +99,7 @@ impl HomeProxy {
             None if sealed => Flow { transport, local: self.local_for(addr.ip(), flow.local), remote: addr },
             None => return Destination::Nowhere(403, "Relaying Is Not Allowed"),
         };
-        Destination::Targets(vec![Target { flow: target, uri: None }])
+        Destination::Targets(vec![Target { flow: target, uri: None, path: Box::default() }])
     }
 
     /// The listening point from which an address is reached.

@@ -4,7 +4,7 @@ use super::home::HomeProxy;
 use super::{HubConfig, Users};
 use crate::message::{Message, name};
 use crate::transaction::{Layer, Timing};
-use crate::transport::{Flow, Machine, Transport};
+use crate::transport::{Flow, Machine, Sign, Transport, stun};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,13 @@ impl Bench {
         self.answer(request).status().unwrap()
     }
 
+    /// Registers from the host that the contact names.
+    fn bind_at(&mut self, host: u8, params: &str, headers: &str) -> Message {
+        let register = self.register(&format!("Contact: <sip:bob@10.0.0.{host}>;{params}\r\n{headers}"));
+        let answers = self.put(host, register);
+        answers.into_iter().next().unwrap().1
+    }
+
     fn bind(&mut self, contact: &str) {
         let register = self.register(&format!("Contact: {contact}\r\n"));
         assert_eq!(self.status(register), 200);
@@ -130,6 +137,115 @@ fn an_instance_has_one_contact() {
     assert!(answer.header(name::CONTACT).unwrap().text().contains(instance));
 }
 
+const INSTANCE: &str = "+sip.instance=\"<urn:uuid:00000000-0000-4000-8000-000000000001>\"";
+const OTHER: &str = "+sip.instance=\"<urn:uuid:00000000-0000-4000-8000-000000000002>\"";
+
+/// A parameter of each Contact.
+fn of_contacts(answer: &Message, param: &str) -> Vec<String> {
+    answer.contacts().filter_map(|contact| Some(contact.unwrap().params.get(param)?.into_owned())).collect()
+}
+
+#[test]
+fn a_gruu_leads_to_one_instance() {
+    let mut bench = bench();
+    bench.bind_at(7, OTHER, "");
+    let answer = bench.bind_at(8, INSTANCE, "Supported: gruu\r\n");
+    let public = of_contacts(&answer, "pub-gruu");
+    assert!(public.contains(&"sip:bob@sipbox.invalid;gr=urn:uuid:00000000-0000-4000-8000-000000000001".to_string()));
+    let contact = answer.contacts().flatten().find(|contact| contact.uri_text().contains("10.0.0.8")).unwrap();
+    let gruus = ["pub-gruu", "temp-gruu"].map(|param| contact.params.get(param).unwrap().into_owned());
+    let again = bench.register("Supported: gruu\r\n");
+    assert!(!of_contacts(&bench.answer(again), "temp-gruu").contains(&gruus[1]), "no two are alike");
+    let to_gruus = |bench: &mut Bench| -> Vec<Vec<(u8, String)>> {
+        let calls = gruus.each_ref().map(|gruu| bench.request("INVITE", gruu, ""));
+        let line = |(host, message): &(u8, Message)| (*host, message.start_line().into_owned());
+        calls.into_iter().map(|call| bench.put(9, call).iter().map(line).collect()).collect()
+    };
+    for sent in to_gruus(&mut bench) {
+        assert_eq!(sent, [(8, "INVITE sip:bob@10.0.0.8 SIP/2.0".to_string())]);
+    }
+    // A refresh keeps both, wherever the instance is now.
+    bench.bind_at(6, INSTANCE, "");
+    for sent in to_gruus(&mut bench) {
+        assert_eq!(sent[0].0, 6);
+    }
+    // With another Call-ID it is another life of the instance: the public GRUU alone still leads to it (RFC 5627 5.1).
+    let mut reborn = bench.register(&format!("Contact: <sip:bob@10.0.0.5>;{INSTANCE}\r\n"));
+    reborn.set(name::CALL_ID, "another");
+    assert_eq!(bench.put(5, reborn)[0].1.status(), Some(200));
+    let [public, temporary] = <[_; 2]>::try_from(to_gruus(&mut bench)).unwrap();
+    assert_eq!((public[0].0, temporary[0].1.as_str()), (5, "SIP/2.0 404 Not Found"));
+    // Nobody is there any more, and nobody ever was.
+    let remove = bench.register("Contact: *\r\nExpires: 0\r\n");
+    assert_eq!(bench.status(remove), 200);
+    let gone = bench.request("INVITE", &gruus[0], "");
+    assert_eq!(bench.status(gone), 480);
+    let forged = bench.request("INVITE", "sip:tgruu.00000000@sipbox.invalid;gr", "");
+    assert_eq!(bench.status(forged), 404);
+    let itself = bench.register(&format!("Contact: <{}>\r\n", gruus[0]));
+    assert_eq!(bench.status(itself), 403);
+}
+
+#[test]
+fn of_the_flows_of_an_instance_the_latest_is_used() {
+    let mut bench = bench();
+    let flow = |bench: &mut Bench, host: u8, reg_id: u8| {
+        bench.bind_at(host, &format!("{INSTANCE};reg-id={reg_id}"), "Supported: outbound, path\r\n")
+    };
+    let answer = flow(&mut bench, 7, 1);
+    assert!(answer.has_token(name::REQUIRE, "outbound"));
+    let answer = flow(&mut bench, 8, 2);
+    assert_eq!(contacts(&answer).len(), 2, "two flows are two bindings");
+    assert_eq!(of_contacts(&answer, "reg-id").len(), 2);
+    let called = |bench: &mut Bench| {
+        let invite = bench.request("INVITE", "sip:bob@sipbox.invalid", "");
+        bench.put(9, invite).iter().map(|(host, _)| *host).collect::<Vec<_>>()
+    };
+    assert_eq!(called(&mut bench), [8]);
+    flow(&mut bench, 7, 1);
+    assert_eq!(called(&mut bench), [7]);
+    bench.bind("<sip:bob@10.0.0.5>");
+    assert_eq!(called(&mut bench).len(), 2, "others are asked as well");
+    // Two hops, and the first one does not keep flows.
+    let mut hops = bench.register(&format!(
+        "Contact: <sip:bob@10.0.0.7>;{INSTANCE};reg-id=1\r\nSupported: outbound, path\r\nPath: <sip:10.0.0.3;lr>\r\n"
+    ));
+    assert_eq!(bench.status(hops.clone()), 439);
+    hops.set(name::PATH, "<sip:10.0.0.3;lr;ob>");
+    hops.set_first_param(name::VIA, "branch", Some("z9hG4bKsecond"));
+    assert_eq!(bench.status(hops), 200);
+}
+
+#[test]
+fn requests_take_the_path_of_the_registration() {
+    let mut bench = bench();
+    let path = "Path: <sip:10.0.0.3;lr>, <sip:10.0.0.4;lr>\r\n";
+    let without = bench.register(&format!("Contact: <sip:bob@192.168.1.2>\r\n{path}"));
+    let answer = bench.answer(without);
+    assert_eq!(answer.status(), Some(420));
+    assert!(answer.has_token(name::UNSUPPORTED, "path"));
+    let register = bench.register(&format!("Contact: <sip:bob@192.168.1.2>\r\nSupported: path\r\n{path}"));
+    let answer = bench.answer(register);
+    assert_eq!((answer.status(), answer.elements(name::PATH).count()), (Some(200), 2));
+    let invite = bench.request("INVITE", "sip:bob@sipbox.invalid", "");
+    let sent = bench.put(9, invite);
+    let (host, message) = &sent[0];
+    assert_eq!((*host, message.start_line().as_ref()), (3, "INVITE sip:bob@192.168.1.2 SIP/2.0"));
+    let routes: Vec<_> = message.routes().map(|route| route.unwrap().uri_text().to_string()).collect();
+    assert_eq!(routes, ["sip:10.0.0.3;lr", "sip:10.0.0.4;lr"]);
+}
+
+#[test]
+fn stun_is_answered_with_where_it_came_from() {
+    let mut bench = bench();
+    let (id, request) = stun::request(1);
+    bench.hub.handle_sign(bench.now, from(9), Sign::Stun(&request));
+    let answer = bench.hub.poll_transmit().unwrap();
+    assert_eq!((answer.flow, stun::mapped(&answer.payload, id)), (from(9), Some(from(9).remote)));
+    bench.hub.handle_sign(bench.now, from(9), Sign::Stun(b"\0\x01 and no more of it at all"));
+    assert!(bench.hub.poll_transmit().is_none());
+}
+
 #[test]
 fn registers_that_are_refused() {
     let mut bench = bench();
@@ -140,7 +256,7 @@ fn registers_that_are_refused() {
     let mut old = bench.register("Contact: <sip:bob@10.0.0.9>\r\n");
     old.set(name::CSEQ, "1 REGISTER");
     assert_eq!(bench.status(old), 500, "older than the last one");
-    let require = bench.register("Require: outbound\r\n");
+    let require = bench.register("Require: outbound, magic\r\n");
     assert_eq!(bench.status(require), 420);
     let mut foreign = bench.register("Contact: <sip:bob@10.0.0.9>\r\n");
     foreign.set(name::TO, "<sip:bob@elsewhere.example>");

@@ -19,6 +19,7 @@ pub const FROM: &str = "From";
 pub const MAX_FORWARDS: &str = "Max-Forwards";
 pub const MIN_EXPIRES: &str = "Min-Expires";
 pub const P_ASSERTED_IDENTITY: &str = "P-Asserted-Identity";
+pub const P_ASSOCIATED_URI: &str = "P-Associated-URI";
 pub const PATH: &str = "Path";
 pub const PROXY_AUTHENTICATE: &str = "Proxy-Authenticate";
 pub const PROXY_AUTHORIZATION: &str = "Proxy-Authorization";

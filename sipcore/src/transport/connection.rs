@@ -2,7 +2,7 @@
 
 use super::driver::Core;
 use super::tap::count;
-use super::{Flow, Machine};
+use super::{Flow, Machine, Sign};
 use crate::message::{Frame, Limits, Message, Method, StreamError, StreamParser};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -94,6 +94,12 @@ impl Connection {
         Ok(false)
     }
 
+    /// Makes the task end the connection.
+    pub fn abandon(&self) {
+        self.close();
+        self.wake.notify_one();
+    }
+
     fn close(&self) {
         let mut outbox = self.outbox.lock();
         outbox.closed = true;
@@ -170,7 +176,7 @@ fn read_messages<M: Machine>(
             Ok(Frame::Ping) => {
                 connection.send(Bytes::from_static(b"\r\n"));
             }
-            Ok(Frame::Pong) => {}
+            Ok(Frame::Pong) => core.with(|machine, now| machine.handle_sign(now, flow, Sign::Pong)),
             Err(error) => {
                 count(&core.cells.garbage);
                 if let Some(answer) = refusal(&error) {

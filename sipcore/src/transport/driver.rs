@@ -4,7 +4,7 @@
 use super::connection::{self, Connection};
 use super::refusals;
 use super::tap::{CounterCells, Counters, Direction, Tap, TapEvent, count};
-use super::{Flow, Machine, Transmit, Transport};
+use super::{Flow, Machine, Sign, Transmit, Transport, stun};
 use crate::message::Message;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -219,6 +219,11 @@ impl<M: Machine> Core<M> {
                     }
                 }
             }
+            while let Some(flow) = machine.poll_close() {
+                if let Some(connection) = self.connections.lock().get(&flow) {
+                    connection.abandon();
+                }
+            }
             machine.deliver_events(now);
             for (flow, error) in &failed {
                 machine.handle_unreachable(now, *flow, &error.to_string());
@@ -385,6 +390,9 @@ async fn run_udp<M: Machine>(core: Arc<Core<M>>, local: u16) {
 }
 
 fn datagram<M: Machine>(core: &Arc<Core<M>>, flow: Flow, local: SocketAddr, bytes: &[u8]) {
+    if stun::is_stun(bytes) {
+        return core.with(|machine, now| machine.handle_sign(now, flow, Sign::Stun(bytes)));
+    }
     if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
         return; // keep-alive
     }

@@ -3,6 +3,7 @@
 mod connection;
 mod driver;
 mod refusals;
+pub(crate) mod stun;
 mod tap;
 
 pub use driver::StartError;
@@ -63,16 +64,29 @@ pub(crate) struct Transmit {
     pub payload: Bytes,
 }
 
+/// What tells that the other end of a flow lives, and is no message.
+#[derive(Debug)]
+pub(crate) enum Sign<'a> {
+    /// CRLF, the answer to a keep-alive on a connection (RFC 5626 3.5.1).
+    Pong,
+    /// A STUN message (RFC 5626 3.5.2).
+    Stun(&'a [u8]),
+}
+
 /// A state machine that the driver runs: bytes and time in, bytes and deadlines out.
 pub(crate) trait Machine: Send + 'static {
     /// One message that arrived on `flow`.
     fn handle_message(&mut self, now: Instant, flow: Flow, message: crate::message::Message);
+    /// A sign of life that arrived on `flow`.
+    fn handle_sign(&mut self, now: Instant, flow: Flow, sign: Sign<'_>);
     /// The remote side of `flow` cannot be reached, or its connection ended.
     fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str);
     /// The deadline that `poll_timeout` named has passed.
     fn handle_timeout(&mut self, now: Instant);
     /// The next bytes to send.
     fn poll_transmit(&mut self) -> Option<Transmit>;
+    /// The next connection to close. Its end is told by `handle_unreachable`, as any other.
+    fn poll_close(&mut self) -> Option<Flow>;
     /// When `handle_timeout` wants to be called.
     fn poll_timeout(&self) -> Option<Instant>;
     /// Hands over what the machine has to tell its user; called after every input, under the machine's lock.

@@ -119,6 +119,7 @@ impl UserAgent {
             .to_tag(&local_tag)
             .header(name::CONTACT, self.contact())
             .header(name::ALLOW, super::ALLOW)
+            .header(name::SUPPORTED, super::SUPPORTED)
             .body(sdp::CONTENT_TYPE, answer);
         let flow = self.layer.server_flow(server);
         let sent = self.respond(now, server, response);

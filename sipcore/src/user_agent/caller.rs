@@ -1,7 +1,7 @@
 //! Our INVITEs: the caller's side of a call (RFC 3261 13.2, 9.1).
 
 use super::credentials::CannotAnswer;
-use super::{ALLOW, Call, Inviting, Notice, Phase, Purpose, RING_LIMIT, USER_AGENT, UserAgent};
+use super::{ALLOW, Call, Inviting, Notice, Phase, Purpose, RING_LIMIT, SUPPORTED, USER_AGENT, UserAgent};
 use crate::agent::{CallError, Session, SessionId};
 use crate::dialog::Dialog;
 use crate::message::{Message, Method, Uri, address, name};
@@ -17,14 +17,20 @@ impl UserAgent {
     /// Calls `target`. The outcome is told as `Notice::Answered` or `Notice::Failed`.
     pub fn invite(&mut self, now: Instant, id: SessionId, target: &Uri, offer: Offer) {
         let origin = Origin { id: random::number() >> 2, version: 1 };
-        let mut request = Message::request(Method::Invite, target)
+        let identity = self.service.identity.as_ref().unwrap_or(&self.config.aor);
+        let mut request = Message::request(Method::Invite, target);
+        for proxy in &self.service.route {
+            request = request.header(name::ROUTE, proxy);
+        }
+        let mut request = request
             .header(name::MAX_FORWARDS, 70)
-            .header(name::FROM, address(None, &self.config.aor, &[("tag", Some(&random::tag()))]))
+            .header(name::FROM, address(None, identity, &[("tag", Some(&random::tag()))]))
             .header(name::TO, address(None, target, &[]))
             .header(name::CALL_ID, random::token())
             .header(name::CSEQ, "1 INVITE")
             .header(name::CONTACT, self.contact())
             .header(name::ALLOW, ALLOW)
+            .header(name::SUPPORTED, SUPPORTED)
             .header(name::USER_AGENT, USER_AGENT)
             .body(sdp::CONTENT_TYPE, offer.to_sdp(origin))
             .build();

@@ -30,6 +30,13 @@ impl Wallet {
         }
     }
 
+    /// A request was accepted: its response may name the nonce to use next.
+    pub fn accepted(&mut self, response: &Message) {
+        if let Some(digest) = &mut self.digest {
+            digest.accepted(response);
+        }
+    }
+
     /// Puts the answer to a 401 or 407 into the request that was challenged.
     pub fn retry(&mut self, request: &mut Message, response: &Message) -> Result<(), CannotAnswer> {
         let realm = || Challenge::strongest(response).into_iter().next().map(|challenge| challenge.realm);

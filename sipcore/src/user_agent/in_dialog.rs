@@ -26,6 +26,7 @@ impl UserAgent {
                 let answer = refusal(&request, 200, "OK")
                     .header(name::ALLOW, ALLOW)
                     .header(name::ACCEPT, sdp::CONTENT_TYPE)
+                    .header(name::SUPPORTED, super::SUPPORTED)
                     .header(name::CONTACT, self.contact());
                 self.respond(now, server, answer);
             }

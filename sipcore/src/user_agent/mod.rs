@@ -5,7 +5,9 @@ mod called;
 mod caller;
 mod credentials;
 mod in_dialog;
+mod keep_alive;
 mod registering;
+mod service;
 #[cfg(test)]
 mod tests;
 
@@ -17,23 +19,25 @@ use crate::random;
 use crate::registration::Registration;
 use crate::sdp::{Offer, ReceivedOffer};
 use crate::transaction::{ClientId, Clock, Due, Event, Layer, ServerId, Timers, Timing};
-use crate::transport::{Flow, Transmit, Transport};
+use crate::transport::{Flow, Sign, Transmit, Transport};
 use bytes::Bytes;
 use credentials::Wallet;
+use keep_alive::{Act, KeepAlive};
+use service::Service;
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
 use std::time::{Duration, Instant};
 
 /// The methods that are answered (Allow, RFC 3261 20.5).
 const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS";
+/// Extensions of calls that are understood (Supported, RFC 3261 20.37).
+const SUPPORTED: &str = "gruu";
 /// Transactions of one side; above it new requests are answered 503.
 const MAX_TRANSACTIONS: usize = 100_000;
 /// How long a call may ring before it is cancelled.
 const RING_LIMIT: Duration = Duration::from_secs(180);
 /// How long an INVITE of the other side waits for the user. Its caller may be gone without a word.
 const DECISION_LIMIT: Duration = Duration::from_secs(200);
-/// How often the way to the next hop is kept open and found to be alive (RFC 5626 4.4.1).
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What one user agent is.
 #[derive(Debug, Clone)]
@@ -44,6 +48,8 @@ pub(crate) struct Config {
     pub next_hop: Flow,
     pub credentials: Option<Credentials>,
     pub expires: Duration,
+    /// The longest pause between two REGISTERs, however long the binding stands.
+    pub refresh: Option<Duration>,
     pub timing: Timing,
 }
 
@@ -135,6 +141,10 @@ pub(crate) struct UserAgent {
     register_cseq: u32,
     /// The last REGISTER, without Via.
     register_request: Option<Message>,
+    /// What comes with the binding.
+    service: Service,
+    /// The registrar, or a proxy before it, does not do RFC 5626.
+    without_outbound: bool,
     wallet: Wallet,
     calls: HashMap<SessionId, Call>,
     dialogs: HashMap<DialogKey, SessionId>,
@@ -144,7 +154,9 @@ pub(crate) struct UserAgent {
     /// ACKs sent for each 2xx of an INVITE, by To tag, as long as the 2xx may be repeated.
     acks: HashMap<ClientId, Vec<(String, Bytes)>>,
     timers: Timers<SessionId>,
-    keep_alive_at: Option<Instant>,
+    keep_alive: KeepAlive,
+    /// Connections that are to be closed.
+    closing: VecDeque<Flow>,
     tag_key: RandomState,
     notices: VecDeque<Notice>,
 }
@@ -158,6 +170,8 @@ impl UserAgent {
             register_call_id: random::token(),
             register_cseq: 0,
             register_request: None,
+            service: Service::default(),
+            without_outbound: false,
             wallet: Wallet::new(config.credentials.clone()),
             calls: HashMap::new(),
             dialogs: HashMap::new(),
@@ -165,7 +179,8 @@ impl UserAgent {
             purposes: HashMap::new(),
             acks: HashMap::new(),
             timers: Timers::default(),
-            keep_alive_at: None,
+            keep_alive: KeepAlive::new(config.next_hop.transport),
+            closing: VecDeque::new(),
             tag_key: RandomState::new(),
             notices: VecDeque::new(),
             config,
@@ -176,12 +191,16 @@ impl UserAgent {
         self.layer.poll_transmit()
     }
 
+    pub fn poll_close(&mut self) -> Option<Flow> {
+        self.closing.pop_front()
+    }
+
     pub fn poll_notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.layer.poll_timeout(), self.timers.next(), self.registration.next(), self.keep_alive_at]
+        [self.layer.poll_timeout(), self.timers.next(), self.registration.next(), self.keep_alive.next()]
             .into_iter()
             .flatten()
             .min()
@@ -212,10 +231,24 @@ impl UserAgent {
         self.work(now);
     }
 
+    pub fn handle_sign(&mut self, now: Instant, flow: Flow, sign: Sign<'_>) {
+        if flow != self.config.next_hop {
+            return;
+        }
+        match sign {
+            Sign::Pong => self.keep_alive.on_pong(now),
+            Sign::Stun(message) if self.keep_alive.on_stun(now, message) => {
+                self.registration.on_doubt(now, random::fraction());
+            }
+            Sign::Stun(_) => {}
+        }
+    }
+
     pub fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
         self.layer.handle_unreachable(now, flow, why);
         if flow == self.config.next_hop {
-            self.registration.on_doubt(now);
+            self.keep_alive.stop();
+            self.registration.on_doubt(now, random::fraction());
         }
         self.work(now);
     }
@@ -228,12 +261,12 @@ impl UserAgent {
         if self.registration.on_timer(now) {
             self.send_register(now);
         }
-        if self.keep_alive_at.is_some_and(|at| at <= now) {
-            self.keep_alive_at = None;
-            if self.registration.is_standing() {
-                self.layer.transmit(self.config.next_hop, Bytes::from_static(b"\r\n\r\n"));
-                self.keep_alive_at = Some(now + KEEP_ALIVE);
-            }
+        match self.keep_alive.on_timer(now) {
+            Act::Nothing => {}
+            Act::Send(wire) => self.layer.transmit(self.config.next_hop, wire),
+            // The end of the connection is told like any other.
+            Act::Failed if self.config.next_hop.transport.is_reliable() => self.closing.push_back(self.config.next_hop),
+            Act::Failed => self.registration.on_doubt(now, random::fraction()),
         }
         self.work(now);
     }
@@ -335,10 +368,19 @@ impl UserAgent {
         self.layer.respond(now, server, &response.header(name::SERVER, USER_AGENT).build())
     }
 
-    /// Our Contact header.
+    /// Our Contact within a dialog: the GRUU (RFC 5627 4.4.1), else our address, on the flow that we registered on (RFC 5626 4.3).
     fn contact(&self) -> String {
-        let instance = format!("\"<{}>\"", self.config.instance);
-        address(None, &self.config.contact, &[("+sip.instance", Some(&instance))])
+        if let Some(gruu) = &self.service.gruu {
+            return address(None, gruu, &[]);
+        }
+        let contact = &self.config.contact;
+        let marked = self.service.outbound.then(|| contact.with_param("ob", None).ok()).flatten();
+        address(None, marked.as_ref().unwrap_or(contact), &[("+sip.instance", Some(&self.instance()))])
+    }
+
+    /// Our `+sip.instance`.
+    fn instance(&self) -> String {
+        format!("\"<{}>\"", self.config.instance)
     }
 }
 

@@ -1,9 +1,10 @@
 //! REGISTER: written and read (RFC 3261 10.2, RFC 5626 4.2).
 
 use super::credentials::CannotAnswer;
-use super::{KEEP_ALIVE, Notice, Purpose, USER_AGENT, UserAgent};
+use super::service::Service;
+use super::{Notice, Purpose, USER_AGENT, UserAgent};
 use crate::agent::RegisterError;
-use crate::message::{Message, Method, Uri, address, name};
+use crate::message::{Message, Method, NameAddr, Uri, address, name};
 use crate::random;
 use crate::registration::{Change, Failure};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ impl UserAgent {
 
     /// Removes the binding.
     pub fn unregister(&mut self, now: Instant) {
-        self.keep_alive_at = None;
+        self.keep_alive.stop();
         if self.registration.remove() {
             self.send_register(now);
         }
@@ -45,45 +46,64 @@ impl UserAgent {
         let aor = &self.config.aor;
         let registrar = Uri::sip(None, aor.host(), aor.port()).ok()?;
         let expires = self.registration.expires().as_secs();
+        let instance = self.instance();
+        let mut params = vec![("+sip.instance", Some(instance.as_str()))];
+        if !self.without_outbound {
+            params.push(("reg-id", Some("1")));
+        }
+        let supported = if self.without_outbound { "path, gruu" } else { "path, gruu, outbound" };
         let request = Message::request(Method::Register, &registrar)
             .header(name::MAX_FORWARDS, 70)
             .header(name::FROM, address(None, aor, &[("tag", Some(&random::tag()))]))
             .header(name::TO, address(None, aor, &[]))
             .header(name::CALL_ID, &self.register_call_id)
             .header(name::CSEQ, format_args!("{} REGISTER", self.register_cseq))
-            .header(name::CONTACT, self.contact())
+            .header(name::CONTACT, address(None, &self.config.contact, &params))
             .header(name::EXPIRES, expires)
+            .header(name::SUPPORTED, supported)
             .header(name::USER_AGENT, USER_AGENT)
             .build();
         Some(request)
     }
 
     pub(super) fn on_register_response(&mut self, now: Instant, status: u16, response: &Message) {
-        let change = match status {
-            200..=299 => {
-                let granted = self.granted(response);
-                self.registration.on_success(now, granted, random::fraction())
+        match status {
+            200..=299 => self.on_registered(now, response),
+            401 | 407 => self.on_register_challenge(now, response),
+            // A proxy on the way would not keep our flow: then without it (RFC 5626 4.2.1).
+            439 if !self.without_outbound => {
+                self.without_outbound = true;
+                self.send_register(now);
             }
-            401 | 407 => return self.on_register_challenge(now, response),
-            423 => {
-                let brief = Duration::from_secs(response.seconds(name::MIN_EXPIRES).unwrap_or(0).into());
-                if self.registration.on_too_brief(brief) {
-                    return self.send_register(now);
-                }
-                self.registration.on_failure(now, Failure::Refused(None), random::fraction())
-            }
+            423 if self.registration.on_too_brief(min_expires(response)) => self.send_register(now),
             _ => {
                 let after = response.retry_after().map(|seconds| Duration::from_secs(seconds.into()));
-                self.registration.on_failure(now, Failure::Refused(after), random::fraction())
+                let (aor, registrar) = (self.config.aor.clone(), self.config.next_hop.remote);
+                let reason = response.reason().into_owned();
+                let error = RegisterError::Rejected { aor, registrar, status, reason };
+                self.on_register_failure(now, error, Failure::Refused(after));
             }
-        };
-        let failed = (status >= 300).then(|| RegisterError::Rejected {
-            aor: self.config.aor.clone(),
-            registrar: self.config.next_hop.remote,
-            status,
-            reason: response.reason().into_owned(),
-        });
-        self.tell(now, change, failed);
+        }
+    }
+
+    fn on_registered(&mut self, now: Instant, response: &Message) {
+        let is_ours = |contact: &NameAddr<'_>| contact.uri().is_ok_and(|uri| uri.equivalent(&self.config.contact));
+        let ours = response.contacts().flatten().find(is_ours);
+        // The expiry that the registrar gave our contact (RFC 3261 10.2.4).
+        let seconds = ours.and_then(|contact| contact.expires()).or_else(|| response.expires());
+        let granted = seconds.map_or(self.config.expires, |seconds| Duration::from_secs(seconds.max(1).into()));
+        self.service = Service::of(response, ours.as_ref(), &self.config.aor);
+        self.wallet.accepted(response);
+        let change = self.registration.on_success(now, granted, self.config.refresh, random::fraction());
+        if change == Change::Removed {
+            return;
+        }
+        self.keep_alive.start(now, self.service.outbound, self.service.flow_timer);
+        self.notices.push_back(Notice::Registered);
+        if change == Change::Restored {
+            info!(aor = %self.config.aor, "registration restored");
+            self.notices.push_back(Notice::RegistrationRestored);
+        }
     }
 
     fn on_register_challenge(&mut self, now: Instant, response: &Message) {
@@ -100,51 +120,35 @@ impl UserAgent {
             Err(CannotAnswer::NoCredentials(realm)) => RegisterError::NoCredentials { aor, registrar, realm },
             Err(CannotAnswer::Refused(realm)) => RegisterError::BadCredentials { aor, registrar, realm },
         };
-        let change = self.registration.on_failure(now, Failure::Refused(None), random::fraction());
-        self.tell(now, change, Some(error));
+        self.on_register_failure(now, error, Failure::Final);
     }
 
     pub(super) fn on_register_silence(&mut self, now: Instant, why: Option<&str>) {
         let (aor, registrar) = (self.config.aor.clone(), self.config.next_hop.remote);
-        let failure = if why.is_some() { Failure::Unreachable } else { Failure::Silence };
-        let change = self.registration.on_failure(now, failure, random::fraction());
-        let error = match why {
-            Some(why) => RegisterError::Unreachable { aor, registrar, why: why.to_string() },
-            None => RegisterError::Timeout { aor, registrar },
-        };
-        self.tell(now, change, Some(error));
+        match why {
+            Some(why) => {
+                let error = RegisterError::Unreachable { aor, registrar, why: why.to_string() };
+                self.on_register_failure(now, error, Failure::Unreachable);
+            }
+            None => self.on_register_failure(now, RegisterError::Timeout { aor, registrar }, Failure::Silence),
+        }
     }
 
-    fn tell(&mut self, now: Instant, change: Change, failed: Option<RegisterError>) {
+    fn on_register_failure(&mut self, now: Instant, error: RegisterError, failure: Failure) {
+        let failure = if error.is_final() { Failure::Final } else { failure };
+        let change = self.registration.on_failure(now, failure, random::fraction());
         if change == Change::Removed {
             return;
         }
-        match failed {
-            None => {
-                self.keep_alive_at = Some(now + KEEP_ALIVE);
-                self.notices.push_back(Notice::Registered);
-                if change == Change::Restored {
-                    info!(aor = %self.config.aor, "registration restored");
-                    self.notices.push_back(Notice::RegistrationRestored);
-                }
-            }
-            Some(error) => {
-                if change == Change::Lost {
-                    warn!(aor = %self.config.aor, %error, "registration lost");
-                    self.notices.push_back(Notice::RegistrationLost(error.to_string()));
-                }
-                self.notices.push_back(Notice::NotRegistered(error));
-            }
+        if change == Change::Lost {
+            warn!(aor = %self.config.aor, %error, "registration lost");
+            self.notices.push_back(Notice::RegistrationLost(error.to_string()));
         }
+        self.notices.push_back(Notice::NotRegistered(error));
     }
+}
 
-    /// The expiry that the registrar gave our contact (RFC 3261 10.2.4).
-    fn granted(&self, response: &Message) -> Duration {
-        let ours = response
-            .contacts()
-            .flatten()
-            .find(|contact| contact.uri().is_ok_and(|uri| uri.equivalent(&self.config.contact)));
-        let seconds = ours.and_then(|contact| contact.expires()).or_else(|| response.expires());
-        seconds.map_or(self.config.expires, |seconds| Duration::from_secs(seconds.max(1).into()))
-    }
+/// What a 423 asks for (RFC 3261 10.2.8).
+fn min_expires(response: &Message) -> Duration {
+    Duration::from_secs(response.seconds(name::MIN_EXPIRES).unwrap_or(0).into())
 }

@@ -3,10 +3,10 @@
 use super::{Config, Notice, UserAgent, contact_uri};
 use crate::agent::{CallError, SessionId};
 use crate::label::{Label, Proto};
-use crate::message::{Message, name};
+use crate::message::{Message, Method, name};
 use crate::sdp::Offer;
 use crate::transaction::Timing;
-use crate::transport::{Flow, Transport};
+use crate::transport::{Flow, Sign, Transport, stun};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,7 @@ fn bench_of(user: &str) -> Bench {
         next_hop: hop,
         credentials: None,
         expires: 60 * SECOND,
+        refresh: None,
         timing: Timing::default(),
     };
     Bench { now: Instant::now(), agent: UserAgent::new(config, local), hop, serial: 0 }
@@ -336,4 +337,120 @@ fn what_is_too_large_for_a_datagram_goes_over_tcp() {
     assert_eq!(second.via().unwrap().transport, "UDP");
     bench.put(Message::response_to(&second, 200, "OK").header(name::EXPIRES, 60).build());
     assert!(matches!(bench.agent.poll_notice(), Some(Notice::Registered)));
+}
+
+/// Registers, and answers with these headers.
+fn registered(bench: &mut Bench, headers: &[(&str, &str)]) {
+    let now = bench.now;
+    bench.agent.register(now);
+    let register = bench.sent().pop().unwrap();
+    let mut answer = Message::response_to(&register, 200, "OK").header(name::EXPIRES, 60);
+    for (name, value) in headers {
+        answer = answer.header(name, value);
+    }
+    bench.put(answer.build());
+    assert!(matches!(bench.agent.poll_notice(), Some(Notice::Registered)));
+}
+
+#[test]
+fn what_the_registrar_grants_is_used() {
+    let mut bench = bench();
+    let gruu = "sip:bob@sipbox.invalid;gr=urn:uuid:00000000-0000-4000-8000-000000000001";
+    let contact = format!("<sip:bob@10.0.0.2:5062>;pub-gruu=\"{gruu}\"");
+    registered(
+        &mut bench,
+        &[
+            (name::CONTACT, &contact),
+            (name::SERVICE_ROUTE, "<sip:10.0.0.1;lr>, <sip:10.0.0.7;lr>"),
+            (name::P_ASSOCIATED_URI, "<sip:robert@sipbox.invalid>"),
+        ],
+    );
+    let (_, invite) = calling(&mut bench);
+    assert_eq!(invite.contacts().next().unwrap().unwrap().uri_text(), gruu);
+    assert_eq!(invite.routes().count(), 2);
+    assert_eq!(invite.from().unwrap().uri_text(), "sip:robert@sipbox.invalid");
+    let (_, _, ok) = bench.accepted();
+    assert_eq!(ok.contacts().next().unwrap().unwrap().uri_text(), gruu);
+    assert!(ok.has_token(name::SUPPORTED, "gruu"));
+}
+
+#[test]
+fn flows_are_kept_where_the_registrar_keeps_them() {
+    let mut bench = bench();
+    let now = bench.now;
+    bench.agent.register(now);
+    let first = bench.sent().pop().unwrap();
+    assert!(first.has_token(name::SUPPORTED, "outbound"));
+    assert_eq!(first.contacts().next().unwrap().unwrap().params.token("reg-id"), Some("1"));
+    bench.put(Message::response_to(&first, 439, "First Hop Lacks Outbound Support").build());
+    let second = bench.sent().pop().unwrap();
+    assert!(!second.has_token(name::SUPPORTED, "outbound") && second.has_token(name::SUPPORTED, "path"));
+    assert!(!second.contacts().next().unwrap().unwrap().params.has("reg-id"));
+    bench.put(Message::response_to(&second, 200, "OK").build());
+    assert!(bench.agent.is_registered());
+
+    let mut bench = bench_of("bob");
+    registered(&mut bench, &[(name::REQUIRE, "outbound")]);
+    let (_, invite) = calling(&mut bench);
+    assert!(invite.contacts().next().unwrap().unwrap().uri().unwrap().has_param("ob"));
+    // STUN is the keep-alive now; an answer from another address means that no request finds us any more.
+    let stun = |bench: &mut Bench, port: u16| loop {
+        bench.now = bench.agent.poll_timeout().unwrap();
+        bench.agent.handle_timeout(bench.now);
+        let sent: Vec<_> = std::iter::from_fn(|| bench.agent.poll_transmit()).collect();
+        if let Some(transmit) = sent.iter().find(|transmit| stun::is_stun(&transmit.payload)) {
+            let answer = stun::answer(&transmit.payload, ([192, 0, 2, 1], port).into()).unwrap();
+            return bench.agent.handle_sign(bench.now, bench.hop, Sign::Stun(&answer));
+        }
+    };
+    stun(&mut bench, 1000);
+    bench.pass(2 * SECOND);
+    assert!(bench.sent().iter().all(|message| message.method().is_none_or(|method| *method != Method::Register)));
+    registered_again(&mut bench);
+    stun(&mut bench, 2000);
+    bench.pass(SECOND);
+    assert_eq!(bench.sent().pop().unwrap().method(), Some(&Method::Register));
+}
+
+/// Lets the refresh come and answers it.
+fn registered_again(bench: &mut Bench) {
+    loop {
+        bench.now = bench.agent.poll_timeout().unwrap();
+        bench.agent.handle_timeout(bench.now);
+        let sent = bench.sent();
+        if let Some(register) = sent.iter().find(|message| message.method() == Some(&Method::Register)) {
+            bench.put(Message::response_to(register, 200, "OK").header(name::REQUIRE, "outbound").build());
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_registrar_that_comes_later_is_waited_for() {
+    let mut bench = bench();
+    let now = bench.now;
+    bench.agent.register(now);
+    bench.agent.handle_unreachable(now, bench.hop, "Connection refused");
+    let Some(Notice::NotRegistered(error)) = bench.agent.poll_notice() else { panic!("told") };
+    assert!(!error.is_final());
+    bench.sent();
+    bench.pass(SECOND);
+    let register = bench.sent().pop().unwrap();
+    bench.put(Message::response_to(&register, 200, "OK").build());
+    assert!(bench.agent.is_registered());
+    let told: Vec<_> = std::iter::from_fn(|| bench.agent.poll_notice()).collect();
+    assert!(matches!(told[..], [Notice::Registered, Notice::RegistrationRestored]), "{told:?}");
+}
+
+#[test]
+fn what_no_retry_would_change_is_not_retried() {
+    let mut bench = bench();
+    let now = bench.now;
+    bench.agent.register(now);
+    let register = bench.sent().pop().unwrap();
+    bench.put(Message::response_to(&register, 403, "Forbidden").build());
+    let Some(Notice::NotRegistered(error)) = bench.agent.poll_notice() else { panic!("told") };
+    assert!(error.is_final());
+    bench.pass(600 * SECOND);
+    assert!(bench.sent().is_empty());
 }
