@@ -44,8 +44,21 @@ impl Kamailio {
             .replace("@DOMAIN@", DOMAIN)
             .replace("@ALGORITHM@", algorithm)
             .replace("@USERS@", &table.join("\n"));
-        let config = world.write("kamailio.cfg", config);
-        let dir = world.make_dir("kamailio", 0o755);
+        Kamailio::launch(world, "kamailio", &config, port)
+    }
+
+    /// A second Kamailio before this one: a proxy through which all requests of its users go to it and come from it (RFC 3327).
+    pub fn edge(&self, world: &World) -> Kamailio {
+        let port = free_port();
+        let config = include_str!("../kamailio/edge.cfg")
+            .replace("@PORT@", &port.to_string())
+            .replace("@REGISTRAR@", &self.port.to_string());
+        Kamailio::launch(world, "edge", &config, port)
+    }
+
+    fn launch(world: &World, name: &str, config: &str, port: u16) -> Kamailio {
+        let config = world.write(&format!("{name}.cfg"), config);
+        let dir = world.make_dir(name, 0o755);
         let mut process = world
             .native("kamailio")
             .arg("-f")

@@ -16,11 +16,14 @@ fn invite(hub: SocketAddr, socket: &UdpSocket, media: &str) -> (String, String) 
 }
 
 fn invite_to(hub: SocketAddr, socket: &UdpSocket, name: &str, media: &str) -> (String, String) {
+    invite_at(hub, socket, &format!("sip:{name}@sipbox.invalid"), media)
+}
+
+fn invite_at(hub: SocketAddr, socket: &UdpSocket, target: &str, media: &str) -> (String, String) {
     let from = socket.local_addr().unwrap();
     let sdp = format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n{media}");
     let contact = format!("Contact: <sip:tester@{from}>\r\nContent-Type: application/sdp\r\n");
-    let aor = format!("sip:{name}@sipbox.invalid");
-    let head = sip::request("INVITE", &aor, &aor, from, &contact);
+    let head = sip::request("INVITE", target, target, from, &contact);
     let request = head.replace("Content-Length: 0\r\n\r\n", &format!("Content-Length: {}\r\n\r\n{sdp}", sdp.len()));
     let answer = sip::ask(hub, &request, socket).expect("the hub answers an INVITE");
     (answer, request)
@@ -265,4 +268,39 @@ fn within_ack(answer: &str, request: &str) -> String {
         "ACK {target} SIP/2.0\r\n{via}\r\nMax-Forwards: 70\r\n{from}\r\n{to}\r\n{call_id}\r\nCSeq: 1 ACK\r\n\
          Content-Length: 0\r\n\r\n"
     )
+}
+
+/// The public GRUU (RFC 5627) leads to one of two runs of the same name, and stands in its answers.
+#[test]
+fn a_gruu_names_one_run_of_two() {
+    let world = World::new("foreign-gruu");
+    let hub_port = free_port();
+    let _hub = world.hub(hub_port);
+    let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
+    let registrar = format!("sip:{hub}");
+    let flags = ["--registrar", &registrar, "--as", "sip:echo@sipbox.invalid"];
+    let mut server = world.run(&flags, "static-echo").arg("7000").start();
+    server.wait_for("listening on");
+    let socket = sip::socket();
+    let from = socket.local_addr().unwrap();
+    let aor = "sip:echo@sipbox.invalid";
+    let query = sip::request("REGISTER", "sip:sipbox.invalid", aor, from, "Supported: gruu\r\n");
+    let answer = sip::ask(hub, &query, &socket).unwrap();
+    let gruu = header(&answer, "Contact").split("pub-gruu=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    // Another run of that name, which refuses: its only socket is of another protocol.
+    let mut other = world.run(&flags, "udp-server").arg("7000").start();
+    other.wait_for("listening on");
+    sip::wait_for_bindings(hub, aor, 2, LIMIT);
+    let media = "m=application 9 TCP octet-stream\r\na=setup:active\r\na=connection:new\r\n";
+    let (answer, request) = invite_at(hub, &socket, &gruu, media);
+    assert_eq!(sip::status(&answer), 200, "{answer}");
+    assert!(header(&answer, "Contact").contains(&format!("<{gruu}>")), "{answer}");
+    socket.send_to(within_dialog("ACK", &answer, &request, 1).as_bytes(), hub).unwrap();
+    echo_over(TcpStream::connect_timeout(&media_of(&answer), LIMIT).unwrap());
+    // The INVITE's dialog is the GRUU's: BYE finds its way by it, if the program has not been faster.
+    let bye = sip::ask(hub, &within_dialog("BYE", &answer, &request, 2), &socket).unwrap();
+    assert!(matches!(sip::status(&bye), 200 | 481), "{bye}");
+    let gone = gruu.replace("gr=urn:uuid:", "gr=urn:uuid:0");
+    let (answer, _) = invite_at(hub, &socket, &gone, media);
+    assert_eq!(sip::status(&answer), 480, "{answer}");
 }

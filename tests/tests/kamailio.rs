@@ -138,3 +138,44 @@ fn kamailio_gone() {
     let client = client.args([ANYWHERE, "7000"]).finish_within(Duration::from_secs(60));
     client.ended_with(3).complains("ENETUNREACH").complains("sipbox:");
 }
+
+/// All requests go through a second Kamailio, by Path and Route. It keeps no flows, so the registrar refuses outbound at first (439).
+#[test]
+fn through_an_edge_proxy() {
+    for tcp in [false, true] {
+        let world = World::new("kamailio-edge");
+        let registrar = Kamailio::start(&world, Algorithm::Sha256, &["alice", "bob"]);
+        let edge = registrar.edge(&world);
+        let port = free_port().to_string();
+        let server = edge.run(&world, tcp, "bob", &["--ladder"], "static-echo").args([&port, "2"]);
+        let mut server = server.start();
+        server.wait_for("listening on");
+        for _ in 0..2 {
+            let client = edge.run(&world, tcp, "alice", &["--ladder", "--to", &edge.aor("bob")], "static-client");
+            client.args([ANYWHERE, &port]).finish().success().says("echo: hello over SIP");
+        }
+        let server = server.wait().success();
+        assert!(server.stderr.contains("439 First Hop Lacks Outbound Support"), "{}", server.stderr);
+    }
+}
+
+/// Its bindings are in memory: a Kamailio that restarts has forgotten all. Nobody tells, over UDP; over TCP the connection ends.
+#[test]
+fn registrations_are_back_after_a_restart() {
+    for tcp in [false, true] {
+        let world = World::new("kamailio-again");
+        let kamailio = Kamailio::start(&world, Algorithm::Md5, &["alice", "bob"]);
+        let registrar = kamailio.address().port();
+        let port = free_port().to_string();
+        let mut server = kamailio.run(&world, tcp, "bob", &[], "static-echo").arg(&port).start();
+        server.wait_for("listening on");
+        kamailio.stop();
+        let kamailio = Kamailio::start_on(&world, Algorithm::Md5, &["alice", "bob"], registrar);
+        let limit = Duration::from_secs(if tcp { 8 } else { 24 });
+        let call = || {
+            let client = kamailio.run(&world, tcp, "alice", &["--to", &kamailio.aor("bob")], "static-client");
+            (client.args([ANYWHERE, &port]).finish().code() == 0).then_some(())
+        };
+        assert!(tests::within(limit, call).is_some(), "not reachable {limit:?} after the restart, tcp: {tcp}");
+    }
+}
