@@ -170,6 +170,49 @@ pub fn build_control(messages: &[Control]) -> Vec<u8> {
     out
 }
 
+/// Control messages on their way into a msg_control of limited length: what does not fit is cut as the kernel cuts it (put_cmsg of
+/// net/core/scm.c).
+pub struct ControlRoom {
+    left: usize,
+    bytes: Vec<u8>,
+    /// Something did not fit (MSG_CTRUNC).
+    pub truncated: bool,
+}
+
+impl ControlRoom {
+    /// Room for `length` bytes.
+    pub fn new(length: usize) -> ControlRoom {
+        ControlRoom { left: length, bytes: Vec::new(), truncated: false }
+    }
+
+    /// Appends a message, or what of it fits.
+    pub fn put(&mut self, level: i32, kind: i32, data: &[u8]) {
+        let whole = CMSGHDR + data.len();
+        self.truncated |= self.left < whole;
+        if self.left < CMSGHDR {
+            return;
+        }
+        let length = whole.min(self.left);
+        let end = self.bytes.len() + whole.next_multiple_of(8).min(self.left);
+        self.bytes.extend_from_slice(&(length as u64).to_ne_bytes());
+        self.bytes.extend_from_slice(&level.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(&data[..length - CMSGHDR]);
+        self.left -= whole.next_multiple_of(8).min(self.left);
+        self.bytes.resize(end, 0);
+    }
+
+    /// How many descriptors an SCM_RIGHTS message may have here.
+    pub fn descriptors(&self) -> usize {
+        self.left.saturating_sub(CMSGHDR) / size_of::<libc::c_int>()
+    }
+
+    /// The bytes for msg_control, and whether something did not fit.
+    pub fn finish(self) -> (Vec<u8>, bool) {
+        (self.bytes, self.truncated)
+    }
+}
+
 /// The descriptors in an SCM_RIGHTS message.
 pub fn descriptors(data: &[u8]) -> impl Iterator<Item = i32> + '_ {
     data.chunks_exact(4).map(|c| i32::from_ne_bytes([c[0], c[1], c[2], c[3]]))
@@ -216,6 +259,25 @@ mod tests {
             assert_eq!(parse_control(&bytes), Err(Errno::EINVAL), "{length}");
         }
         assert_eq!(parse_control(&[0; 15]), Ok(vec![]));
+    }
+
+    #[test]
+    fn control_data_is_cut_as_the_kernel_cuts_it() {
+        let fill = |length| {
+            let mut room = ControlRoom::new(length);
+            room.put(41, 52, &[1, 2, 3, 4]);
+            room.put(41, 67, &[5, 6, 7, 8]);
+            room.finish()
+        };
+        let (whole, cut) = fill(48);
+        assert!((whole.len(), cut) == (48, false) && parse_control(&whole).unwrap().len() == 2);
+        // CMSG_LEN of the second: it fits without its padding.
+        assert!(matches!(fill(44), (bytes, false) if bytes.len() == 44));
+        let (short, cut) = fill(42);
+        assert!(cut && parse_control(&short).unwrap()[1].data == [5, 6]);
+        assert!(matches!(fill(39), (bytes, true) if bytes.len() == 24));
+        assert!(matches!(fill(15), (bytes, true) if bytes.is_empty()));
+        assert_eq!((ControlRoom::new(16).descriptors(), ControlRoom::new(27).descriptors()), (0, 2));
     }
 
     #[test]

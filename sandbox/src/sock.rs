@@ -334,6 +334,22 @@ fn set<T: Plain>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, valu
     Ok(Errno::result(rc).map(drop)?)
 }
 
+/// An option whose value is an int (getsockopt(2)).
+///
+/// # Errors
+/// What getsockopt(2) gives.
+pub fn option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
+    get(fd, level, name, 0)
+}
+
+/// Sets an option whose value is an int (setsockopt(2)).
+///
+/// # Errors
+/// What setsockopt(2) gives.
+pub fn set_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    set(fd, level, name, value)
+}
+
 /// Takes O_NONBLOCK off `fd`: for a socket of the supervisor's own making that becomes the program's.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //! The program `sipbox`.
 
 mod accept;
+mod ancillary;
 mod attempt;
 mod call;
 mod cli;

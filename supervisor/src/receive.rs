@@ -1,21 +1,20 @@
 //! recvfrom, recvmsg and recvmmsg: data and control data carried to the program.
 
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 use sandbox::memory::{AddressOut, CHUNK, ForeignSlice, MMSGHDR, MessageHeader, sockaddr_bytes};
-use sandbox::message::{self, Control};
+use sandbox::message;
 use sandbox::sock;
 use sipcore::agent::Proto;
 use tokio::io::Interest;
 
 use crate::accept::receive_timeout;
 use crate::call::{Call, Target, errno};
-use crate::datagram;
 use crate::message::{CONTROL_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, prepare, wait};
+use crate::{ancillary, datagram};
 
 /// Where one received message goes.
 struct Room {
@@ -166,18 +165,23 @@ fn receive_one(call: &mut Call, target: &Target, kind: Kind, room: &mut Room, fl
     loop {
         let most = capacity.saturating_sub(room.received).min(if stream { CHUNK } else { UNIX_MAX });
         let mut data = vec![0; most];
+        let control = if room.control == 0 { 0 } else { ancillary::ROOM };
+        let mut wanted = None;
         let (got, seen) = if kind == Some(Proto::Udp) {
-            datagram::receive(&call.supervisor, target, &mut data, room.control, flags)?
+            if control > 0 {
+                wanted = ancillary::wanted(&call.supervisor, target)?;
+            }
+            datagram::receive(&call.supervisor, target, &mut data, control, flags)?
         } else {
             let how = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-            (message::receive(target.as_fd(), &mut data, room.control, how)?, None)
+            (message::receive(target.as_fd(), &mut data, control, how)?, None)
         };
         let name = match (kind, seen) {
             (Some(_), Some(address)) => sockaddr_bytes(&address),
             (Some(_), None) => Vec::new(),
             (None, _) => got.name.clone(),
         };
-        let control = hand_over(call, kind, &got, seen, flags)?;
+        let (control, cut) = ancillary::hand_over(call, kind, &got, (seen, wanted), room.control, flags)?;
         let filled = got.length.min(data.len());
         write_out(call, room, &data[..filled])?;
         room.received += filled;
@@ -187,31 +191,12 @@ fn receive_one(call: &mut Call, target: &Target, kind: Kind, room: &mut Room, fl
         match &room.out {
             Out::Address(out) => call.n.write_address(*out, &name)?,
             Out::Header(header) => {
-                let flags = got.flags & !libc::MSG_CMSG_CLOEXEC | flags & libc::MSG_CMSG_CLOEXEC;
+                let cut = if cut { libc::MSG_CTRUNC } else { 0 };
+                let flags = got.flags & !libc::MSG_CMSG_CLOEXEC | flags & libc::MSG_CMSG_CLOEXEC | cut;
                 call.n.finish_message(header, &name, &control, flags)?;
             }
         }
         return Ok(if all { room.received } else { got.length });
-    }
-}
-
-/// The address at which a datagram arrived (ip(7), ipv6(7)): the program's own, as it is to see it.
-fn name_arrival(m: &mut Control, local: IpAddr) {
-    match (m.level, m.kind, local.to_canonical()) {
-        // struct in_pktinfo: interface, local address, destination address.
-        (libc::IPPROTO_IP, libc::IP_PKTINFO, IpAddr::V4(ip)) if m.data.len() >= 12 => {
-            m.data[4..8].copy_from_slice(&ip.octets());
-            m.data[8..12].copy_from_slice(&ip.octets());
-        }
-        // struct in6_pktinfo: destination address, interface.
-        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, ip) if m.data.len() >= 16 => {
-            let ip = match ip {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                IpAddr::V6(v6) => v6,
-            };
-            m.data[..16].copy_from_slice(&ip.octets());
-        }
-        _ => {}
     }
 }
 
@@ -221,37 +206,4 @@ fn write_out(call: &Call, room: &Room, data: &[u8]) -> Result<(), Errno> {
         return call.n.scatter(&room.slices, data);
     }
     call.n.scatter(&behind(&room.slices, room.received), data)
-}
-
-/// Control data as the program is to see it: descriptors are installed in it, their numbers rewritten.
-fn hand_over(
-    call: &Call,
-    kind: Kind,
-    got: &message::Received,
-    seen: Option<SocketAddr>,
-    flags: i32,
-) -> Result<Vec<u8>, Errno> {
-    if got.control.is_empty() {
-        return Ok(Vec::new());
-    }
-    if kind.is_some() {
-        let Some(peer) = seen else { return Ok(got.control.clone()) };
-        let mut messages = message::parse_control(&got.control)?;
-        let local = call.supervisor.local_for(&peer, 0).ip();
-        messages.iter_mut().for_each(|m| name_arrival(m, local));
-        return Ok(message::build_control(&messages));
-    }
-    let mut out = Vec::new();
-    for (mut m, descriptors) in message::adopt(got).map_err(errno)? {
-        if !descriptors.is_empty() {
-            let mut numbers = Vec::new();
-            for d in &descriptors {
-                let number = call.n.reply.add_descriptor(d.as_fd(), flags & libc::MSG_CMSG_CLOEXEC != 0)?;
-                numbers.extend_from_slice(&number.to_ne_bytes());
-            }
-            m.data = numbers;
-        }
-        out.push(m);
-    }
-    Ok(message::build_control(&out))
 }

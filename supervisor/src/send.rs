@@ -15,7 +15,7 @@ use crate::call::{Call, Target, errno};
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, finish_send, prepare, wait,
 };
-use crate::{datagram, unix};
+use crate::{ancillary, datagram, unix};
 
 /// One message to be sent, read from the program once.
 struct Outgoing {
@@ -169,6 +169,7 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
             return Err(Errno::ENOBUFS);
         }
         let bytes = call.n.read(header.control, header.control_length)?;
+        let v6 = call.supervisor.table.lock().get(target.cookie).is_some_and(|s| s.v6);
         for mut m in message::parse_control(&bytes)? {
             match (m.level, m.kind) {
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) if kind.is_none() => {
@@ -185,9 +186,7 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
                     m.data = descriptors[first..].iter().flat_map(|d| d.as_raw_fd().to_ne_bytes()).collect();
                     control.push(m);
                 }
-                // Segmentation offload is part of the data's meaning; the rest (PKTINFO, TTL, TOS, credentials) is
-                // about a path and a process that are not the program's.
-                (libc::SOL_UDP, libc::UDP_SEGMENT) if kind == Some(Proto::Udp) => control.push(m),
+                _ if kind == Some(Proto::Udp) => control.extend(ancillary::outgoing(m, v6)?),
                 _ => {}
             }
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use sipcore::agent::{Proto, SessionId};
 
+use crate::ancillary::Lent;
 use crate::attempt::Attempt;
 use crate::doorbell::Rung;
 
@@ -60,6 +61,7 @@ pub struct Datagram {
     pub by_physical: HashMap<SocketAddrV4, SocketAddr>,
     /// Peers whose sessions have ended: what they sent before may still wait in the kernel's queue.
     departed: VecDeque<(Instant, SocketAddrV4)>,
+    pub lent: Lent,
 }
 
 /// Destinations of one datagram socket that are remembered at once.

@@ -1,0 +1,194 @@
+//! Control data (cmsg(3)) between what the program asks for and what the kernel's sockets carry.
+//!
+//! An AF_INET6 socket of the program speaks by v4-mapped addresses: what a real IPv6 packet would say of its hop limit and
+//! traffic class comes and goes as the TTL and TOS of an IPv4 one.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::libc;
+use sandbox::message::{self, Control, ControlRoom, Received};
+use sandbox::sock;
+
+use crate::call::{Call, Target, errno};
+use crate::message::Kind;
+use crate::supervisor::Supervisor;
+
+/// Room that the supervisor gives the kernel: more than all control messages of one datagram together. They are cut to the program's
+/// room when they are handed over.
+pub const ROOM: usize = 8192;
+
+/// Options of the kernel's socket that stand in for ones that the program set on its AF_INET6 socket.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lent {
+    ttl: bool,
+    tos: bool,
+}
+
+/// What the program wants to hear of each datagram on an AF_INET6 socket.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    hop_limit: bool,
+    traffic_class: bool,
+    lent: Lent,
+}
+
+/// Before control data is received on a datagram socket: makes the kernel tell what the program asked to hear. None for AF_INET.
+pub fn wanted(supervisor: &Supervisor, target: &Target) -> Result<Option<Wanted>, Errno> {
+    let fd = target.as_fd();
+    let mut table = supervisor.table.lock();
+    let Some(socket) = table.get_mut(target.cookie).filter(|s| s.v6) else { return Ok(None) };
+    let is_on = |level, name| Ok(sock::option(fd, level, name).map_err(errno)? != 0);
+    let hop_limit = is_on(libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT)?;
+    let traffic_class = is_on(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)?;
+    let lent = &mut socket.datagram.get_or_insert_default().lent;
+    for (asked, lent, name) in
+        [(hop_limit, &mut lent.ttl, libc::IP_RECVTTL), (traffic_class, &mut lent.tos, libc::IP_RECVTOS)]
+    {
+        if asked && !*lent && !is_on(libc::IPPROTO_IP, name)? {
+            sock::set_option(fd, libc::IPPROTO_IP, name, 1).map_err(errno)?;
+            *lent = true;
+        }
+    }
+    Ok(Some(Wanted { hop_limit, traffic_class, lent: *lent }))
+}
+
+/// One control message of a datagram that the program sends, as the kernel is to have it: None where it says something of a path
+/// or of a process that are not the program's. EINVAL as in ip6_datagram_send_ctl (net/ipv6/datagram.c).
+pub fn outgoing(m: Control, v6: bool) -> Result<Option<Control>, Errno> {
+    let octet = |least: i32, kind: i32| {
+        let value = m.data.as_slice().try_into().map(i32::from_ne_bytes).map_err(|_| Errno::EINVAL)?;
+        match value {
+            -1..=255 if value < least => Ok(None),
+            -1..=255 => Ok(Some(Control { level: libc::IPPROTO_IP, kind, data: value.to_ne_bytes().to_vec() })),
+            _ => Err(Errno::EINVAL),
+        }
+    };
+    match (m.level, m.kind) {
+        // Segmentation offload is part of the data's meaning.
+        (libc::SOL_UDP, libc::UDP_SEGMENT) => Ok(Some(m)),
+        (libc::IPPROTO_IP, libc::IP_TTL | libc::IP_TOS) if !v6 => Ok(Some(m)),
+        (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) if v6 => octet(1, libc::IP_TTL),
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) if v6 => octet(0, libc::IP_TOS),
+        _ => Ok(None),
+    }
+}
+
+/// Control data of a received message as the program is to see it, for `room` bytes; true when it did not fit (MSG_CTRUNC).
+/// `seen` is the source as the program sees it. Descriptors are installed in the program.
+pub fn hand_over(
+    call: &Call,
+    kind: Kind,
+    got: &Received,
+    (seen, wanted): (Option<SocketAddr>, Option<Wanted>),
+    room: usize,
+    flags: i32,
+) -> Result<(Vec<u8>, bool), Errno> {
+    let mut room = ControlRoom::new(room);
+    if kind.is_some() {
+        let local = seen.map(|peer| (peer, call.supervisor.local_for(&peer, 0).ip()));
+        for mut m in message::parse_control(&got.control)? {
+            if let Some((peer, local)) = local {
+                name_arrival(&mut m, local);
+                if let Some(wanted) = wanted
+                    && !as_asked(&mut m, &wanted, peer.ip().to_canonical().is_ipv6())
+                {
+                    continue;
+                }
+            }
+            room.put(m.level, m.kind, &m.data);
+        }
+    } else {
+        for (m, descriptors) in message::adopt(got).map_err(errno)? {
+            if descriptors.is_empty() {
+                room.put(m.level, m.kind, &m.data);
+                continue;
+            }
+            // scm_detach_fds: as many as there is room for, in the message and in the program's table of files.
+            let mut numbers = Vec::new();
+            for d in descriptors.iter().take(room.descriptors()) {
+                match call.n.reply.add_descriptor(d.as_fd(), flags & libc::MSG_CMSG_CLOEXEC != 0) {
+                    Ok(number) => numbers.extend_from_slice(&number.to_ne_bytes()),
+                    Err(_) => break,
+                }
+            }
+            if !numbers.is_empty() {
+                room.put(m.level, m.kind, &numbers);
+            }
+            room.truncated |= numbers.len() < descriptors.len() * size_of::<i32>();
+        }
+    }
+    Ok(room.finish())
+}
+
+/// The address at which a datagram arrived (ip(7), ipv6(7)): the program's own, as it is to see it.
+fn name_arrival(m: &mut Control, local: IpAddr) {
+    match (m.level, m.kind, local.to_canonical()) {
+        // struct in_pktinfo: interface, local address, destination address.
+        (libc::IPPROTO_IP, libc::IP_PKTINFO, IpAddr::V4(ip)) if m.data.len() >= 12 => {
+            m.data[4..8].copy_from_slice(&ip.octets());
+            m.data[8..12].copy_from_slice(&ip.octets());
+        }
+        // struct in6_pktinfo: destination address, interface.
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, ip) if m.data.len() >= 16 => {
+            let ip = match ip {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                IpAddr::V6(v6) => v6,
+            };
+            m.data[..16].copy_from_slice(&ip.octets());
+        }
+        _ => {}
+    }
+}
+
+/// TTL and TOS of what came over an AF_INET6 socket as a datagram of IPv6, or of IPv4, has them; false: the program did not ask.
+fn as_asked(m: &mut Control, wanted: &Wanted, from_v6: bool) -> bool {
+    let (asked, lent, kind) = match (m.level, m.kind) {
+        (libc::IPPROTO_IP, libc::IP_TTL) => (wanted.hop_limit, wanted.lent.ttl, libc::IPV6_HOPLIMIT),
+        (libc::IPPROTO_IP, libc::IP_TOS) => (wanted.traffic_class, wanted.lent.tos, libc::IPV6_TCLASS),
+        _ => return true,
+    };
+    if !from_v6 {
+        return !lent;
+    }
+    // IP_TTL is an int and IP_TOS an octet; both are in the first byte of a little-endian int.
+    let value = m.data.first().map_or(0, |octet| i32::from(*octet));
+    *m = Control { level: libc::IPPROTO_IPV6, kind, data: value.to_ne_bytes().to_vec() };
+    asked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn int(level: i32, kind: i32, value: i32) -> Control {
+        Control { level, kind, data: value.to_ne_bytes().to_vec() }
+    }
+
+    #[test]
+    fn hop_limit_and_traffic_class_go_as_ttl_and_tos() {
+        let hop = |value| outgoing(int(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, value), true);
+        assert_eq!(hop(7), Ok(Some(int(libc::IPPROTO_IP, libc::IP_TTL, 7))));
+        assert_eq!(hop(-1), Ok(None));
+        assert_eq!(hop(256), Err(Errno::EINVAL));
+        let class = |value| outgoing(int(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, value), true);
+        assert_eq!(class(0), Ok(Some(int(libc::IPPROTO_IP, libc::IP_TOS, 0))));
+        let short = Control { level: libc::IPPROTO_IPV6, kind: libc::IPV6_TCLASS, data: vec![1] };
+        assert_eq!(outgoing(short, true), Err(Errno::EINVAL));
+        assert_eq!(outgoing(int(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, 7), false), Ok(None));
+    }
+
+    #[test]
+    fn ttl_and_tos_come_as_the_program_asked() {
+        let lent = Wanted { hop_limit: true, traffic_class: true, lent: Lent { ttl: true, tos: true } };
+        let mut tos = Control { level: libc::IPPROTO_IP, kind: libc::IP_TOS, data: vec![9] };
+        assert!(!as_asked(&mut tos.clone(), &lent, false));
+        assert!(as_asked(&mut tos, &lent, true));
+        assert_eq!(tos, int(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, 9));
+        let not_asked = Wanted { hop_limit: false, lent: Lent::default(), ..lent };
+        let mut ttl = int(libc::IPPROTO_IP, libc::IP_TTL, 64);
+        assert!(as_asked(&mut ttl.clone(), &not_asked, false));
+        assert!(!as_asked(&mut ttl, &not_asked, true));
+    }
+}
