@@ -76,8 +76,8 @@ extern "C" fn note_sigpipe() {
 static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
 
 /// Steps of the child that can fail before exec; the number travels over the status pipe.
-const STEPS: [&str; 5] =
-    ["PR_SET_NO_NEW_PRIVS", "hardening filter", "notify filter", "hand-over of the listener", "exec"];
+const STEPS: [&str; 6] =
+    ["PR_SET_NO_NEW_PRIVS", "hardening filter", "notify filter", "hand-over of the listener", "exec", "capset"];
 
 /// Forks the program's process and installs the filters in it. Must be called while this process has one thread.
 ///
@@ -227,6 +227,9 @@ fn child(filters: &Filters, exec: &Exec<'_>, status: RawFd, go: RawFd) -> ! {
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
             fail(0);
         }
+        if !give_up_capabilities() {
+            fail(5);
+        }
         wall_in();
         for program in &filters.hardening {
             if load(program, 0) < 0 {
@@ -251,6 +254,71 @@ fn child(filters: &Filters, exec: &Exec<'_>, status: RawFd, go: RawFd) -> ! {
         libc::close(listener as RawFd);
         libc::execvpe(exec.file.as_ptr(), exec.argv.as_ptr(), exec.envp.as_ptr());
         fail(4)
+    }
+}
+
+/// Capabilities that a program of root keeps (capabilities(7)): those about files, identities and scheduling. Without the
+/// others it cannot make network interfaces (/dev/net/tun, ioctl()), mount, trace, make devices or touch the kernel.
+const KEPT: [u32; 17] = [
+    0,  // CAP_CHOWN
+    1,  // CAP_DAC_OVERRIDE
+    2,  // CAP_DAC_READ_SEARCH
+    3,  // CAP_FOWNER
+    4,  // CAP_FSETID
+    5,  // CAP_KILL
+    6,  // CAP_SETGID
+    7,  // CAP_SETUID
+    8,  // CAP_SETPCAP
+    10, // CAP_NET_BIND_SERVICE
+    14, // CAP_IPC_LOCK
+    15, // CAP_IPC_OWNER
+    18, // CAP_SYS_CHROOT
+    23, // CAP_SYS_NICE
+    24, // CAP_SYS_RESOURCE
+    28, // CAP_LEASE
+    31, // CAP_SETFCAP
+];
+
+/// Gives up all capabilities but [`KEPT`], for good: they leave the bounding set as well, so that no exec brings one back.
+///
+/// # Safety
+/// Async-signal-safe; changes the calling thread for good.
+unsafe fn give_up_capabilities() -> bool {
+    /// struct __user_cap_header_struct and the two words of struct __user_cap_data_struct (capget(2)).
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Word {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    /// _LINUX_CAPABILITY_VERSION_3.
+    const VERSION_3: u32 = 0x2008_0522;
+    const MOST: u32 = 64;
+    let kept = KEPT.iter().fold(0u64, |mask, bit| mask | 1 << bit);
+    // SAFETY: prctl with integers; capget and capset read and write these structures, which have the size that the version says.
+    unsafe {
+        for bit in (0..MOST).filter(|bit| kept >> bit & 1 == 0) {
+            // EPERM without CAP_SETPCAP: then there is nothing that an exec could bring back, for no_new_privs is set.
+            libc::prctl(libc::PR_CAPBSET_DROP, bit as libc::c_ulong, 0, 0, 0);
+        }
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+        let header = Header { version: VERSION_3, pid: 0 };
+        let mut words = [Word { effective: 0, permitted: 0, inheritable: 0 }; 2];
+        if libc::syscall(libc::SYS_capget, &raw const header, words.as_mut_ptr()) != 0 {
+            return false;
+        }
+        for (word, kept) in words.iter_mut().zip([kept as u32, (kept >> 32) as u32]) {
+            word.effective &= kept;
+            word.permitted &= kept;
+            word.inheritable &= kept;
+        }
+        libc::syscall(libc::SYS_capset, &raw const header, words.as_ptr()) == 0
     }
 }
 
@@ -306,6 +374,43 @@ unsafe fn load(program: &[libc::sock_filter], flags: libc::c_ulong) -> libc::c_l
     // SAFETY: fprog points to `program` for the length of the call; the kernel copies it.
     unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog) }
 }
+
+/// Keeps back descriptors that this process was started with and that would be a way past the filter: sockets other than AF_UNIX
+/// ones, rings of io_uring and network devices. Only the standard streams may be TCP or UDP sockets (inetd style). They are
+/// marked close-on-exec, so call this before [`prepare`]; returns what they are, for the user to hear.
+pub fn keep_back() -> io::Result<Vec<String>> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    let mut kept = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
+        let Some(number) = entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok()) else { continue };
+        // SAFETY: borrowed for this turn of the loop, in which nothing is closed; of a number that is not open (that of the
+        // directory's own listing, at its end) fcntl and getsockopt say EBADF.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+        let Ok(flags) = fcntl(fd, FcntlArg::F_GETFD) else { continue };
+        let flags = FdFlag::from_bits_retain(flags);
+        if flags.contains(FdFlag::FD_CLOEXEC) {
+            continue;
+        }
+        let is = std::fs::read_link(entry.path()).unwrap_or_default().to_string_lossy().into_owned();
+        let passes = match crate::sock::socket_domain(fd) {
+            Ok(libc::AF_UNIX) => true,
+            Ok(libc::AF_INET | libc::AF_INET6) => {
+                let plain = matches!(crate::sock::socket_type(fd), Ok(libc::SOCK_STREAM | libc::SOCK_DGRAM));
+                number <= libc::STDERR_FILENO && plain
+            }
+            Ok(_) => false,
+            Err(_) => is != "anon_inode:[io_uring]" && !NETWORK_DEVICES.contains(&is.as_str()),
+        };
+        if !passes {
+            fcntl(fd, FcntlArg::F_SETFD(flags | FdFlag::FD_CLOEXEC))?;
+            kept.push(format!("{number} ({is})"));
+        }
+    }
+    Ok(kept)
+}
+
+/// Devices that carry packets.
+const NETWORK_DEVICES: [&str; 4] = ["/dev/net/tun", "/dev/vhost-net", "/dev/vhost-vsock", "/dev/ppp"];
 
 /// Takes over orphans of the program: processes that double-fork stay children of this one (PR_SET_CHILD_SUBREAPER,
 /// prctl(2)). And hides this process from the program: not dumpable means no ptrace, no /proc/PID/mem, no

@@ -65,6 +65,13 @@ fn notify() -> Result<Vec<libc::sock_filter>, FilterError> {
     ] {
         filter.add_rule_exact(ScmpAction::Notify, call(name)?)?;
     }
+    // A UDP socket is made by the supervisor: a send without an address would bind any other to the wildcard address, where it
+    // hears the whole network. (TCP sockets reach nothing before their first trapped call.)
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let datagram =
+            [int_is(0, family), ScmpArgCompare::new(1, ScmpCompareOp::MaskedEqual(TYPE), libc::SOCK_DGRAM as u64)];
+        filter.add_rule_conditional_exact(ScmpAction::Notify, call("socket")?, &datagram)?;
+    }
     // sendto and recvfrom only with an address; send(2) and recv(2) are these calls with a null pointer there.
     for name in ["sendto", "recvfrom"] {
         let with_address = ScmpArgCompare::new(4, ScmpCompareOp::NotEqual, 0);
@@ -146,7 +153,7 @@ fn int(index: u8, operator: SeccompCmpOp, value: i32) -> Result<SeccompCondition
 }
 
 fn hardening() -> Result<Vec<libc::sock_filter>, FilterError> {
-    use SeccompCmpOp::{Eq, MaskedEq};
+    use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let mut rules: Rules = BTreeMap::new();
 
     // Raw sockets. (A type with bits that no kernel knows goes on to the kernel, which says EINVAL.)
@@ -205,12 +212,15 @@ fn hardening() -> Result<Vec<libc::sock_filter>, FilterError> {
     ] {
         rules.insert(call, Vec::new());
     }
-    // Typing into the terminal of the shell that started it (ioctl_tty(2)).
-    let mut typing = Vec::new();
-    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
-        typing.push(SeccompRule::new(vec![int(1, Eq, request as i32)?])?);
+    // Typing into the terminal of the shell that started it (ioctl_tty(2)), and userfaultfd(2) by its device.
+    let mut requests = Vec::new();
+    for request in [libc::TIOCSTI as i32, libc::TIOCLINUX as i32, USERFAULTFD_IOC_NEW] {
+        requests.push(SeccompRule::new(vec![int(1, Eq, request)?])?);
     }
-    rules.insert(libc::SYS_ioctl, typing);
+    rules.insert(libc::SYS_ioctl, requests);
+    // Limits of other processes. (A process that names itself by its number is refused too: a filter cannot know it.)
+    let new_limit = SeccompCondition::new(2, SeccompCmpArgLen::Qword, Ne, 0)?;
+    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![int(0, Ne, 0)?, new_limit])?]);
     let mut clone = Vec::new();
     for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNET] {
         clone.push(SeccompRule::new(vec![int(0, MaskedEq(flag as u32 as u64), flag)?])?);
@@ -259,6 +269,8 @@ fn refuse(rules: Rules, errno: libc::c_int) -> Result<Vec<libc::sock_filter>, Fi
 
 /// SOCK_PACKET of include/linux/net.h: with AF_INET it still means AF_PACKET (__sock_create).
 const OLD_SOCK_PACKET: libc::c_int = 10;
+/// include/uapi/linux/userfaultfd.h.
+const USERFAULTFD_IOC_NEW: i32 = 0xaa00;
 // include/uapi/linux/in.h and in6.h; the libc crate does not have these on every target.
 const MCAST_JOIN_GROUP: libc::c_int = 42;
 const MCAST_JOIN_SOURCE_GROUP: libc::c_int = 46;

@@ -172,6 +172,33 @@ fn datagram_of(socket: &mut Socket) -> &mut Datagram {
     socket.datagram.get_or_insert_with(Default::default)
 }
 
+/// socket(2) of UDP. The kernel binds a UDP socket by itself when something is sent from it without an address, which is not
+/// trapped; so the socket has the run's address, without a port, from the beginning, and can never have the wildcard one.
+pub fn socket(mut call: Call) {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+    let (family, kind, protocol) = (call.int(0), call.int(1), call.int(2));
+    call.note(|| format!("socket({family}, {kind:#x}, {protocol})"));
+    let v6 = family == libc::AF_INET6;
+    let result = (|| {
+        let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::from_bits_truncate(kind & libc::SOCK_NONBLOCK);
+        let fd = socket(family, SockType::Datagram, flags, SockProtocol::Udp)?;
+        let cookie = sock::socket_cookie(fd.as_fd()).map_err(errno)?;
+        let target = Target { fd, cookie };
+        call.supervisor.known(&target)?;
+        call.supervisor.bind_physical(&target, v6, 0)?;
+        // The port that the kernel chose goes back, the address stays (__udp_disconnect).
+        sock::disconnect(target.as_fd()).map_err(errno)?;
+        Ok(target)
+    })();
+    match result {
+        Ok(target) => {
+            let _ = call.install(target.as_fd(), kind & libc::SOCK_CLOEXEC != 0);
+        }
+        Err(e) => call.finish(Err(e)),
+    }
+}
+
 /// connect(2) of a datagram socket: nothing is sent, so no session is asked for yet.
 pub fn connect(mut call: Call, target: Target, address: &Address) {
     let result = connect_now(&mut call, &target, address);

@@ -1,10 +1,11 @@
 //! bind, getsockname, getpeername: the names of a socket's two ends.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use sandbox::memory::{Address, AddressOut, sockaddr_bytes};
+use sandbox::sock;
 use sipcore::agent::Proto;
 
 use crate::call::{Call, Target};
@@ -32,11 +33,22 @@ pub fn own(mut call: Call) {
         };
         let name = match known {
             Some(address) => sockaddr_bytes(&address),
-            None => raw_name(&target, false)?,
+            None => unbound_name(&target)?,
         };
         write_name(&call, &name)
     })();
     call.finish(result);
+}
+
+/// The kernel's name of a socket that the program did not bind: a UDP socket has the run's address from the beginning, of
+/// which the program knows nothing.
+fn unbound_name(target: &Target) -> Result<Vec<u8>, Errno> {
+    let (any, port): (IpAddr, u16) = match sock::local_addr(target.as_fd()) {
+        Ok(SocketAddr::V4(a)) => (Ipv4Addr::UNSPECIFIED.into(), a.port()),
+        Ok(SocketAddr::V6(a)) => (Ipv6Addr::UNSPECIFIED.into(), a.port()),
+        Err(_) => return raw_name(target, false),
+    };
+    Ok(sockaddr_bytes(&SocketAddr::new(any, port)))
 }
 
 /// getpeername(2).

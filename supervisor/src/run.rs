@@ -59,6 +59,13 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
 
     let internal = |e: &dyn std::fmt::Display| (FAILED, e.to_string());
     let filters = sandbox::filter::Filters::build().map_err(|e| internal(&e))?;
+    let kept = sandbox::child::keep_back().map_err(|e| internal(&e))?;
+    if !kept.is_empty() {
+        crate::say::say!(
+            "descriptors that were open are not passed on to the program, since they lead past its sandbox: {}",
+            kept.join(", ")
+        );
+    }
     // The fork comes before the first thread.
     let prepared = sandbox::child::prepare(program.clone(), command.collect(), &secrets(&policy), &filters)
         .map_err(|e| internal(&e))?;

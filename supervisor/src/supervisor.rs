@@ -68,6 +68,7 @@ impl Supervisor {
     pub fn handle(self: &Arc<Self>, n: Notification) {
         let call = Call::new(n, self.clone());
         match call.n.call {
+            libc::SYS_socket => datagram::socket(call),
             libc::SYS_getsockname => names::own(call),
             libc::SYS_getpeername => names::peer(call),
             libc::SYS_bind => names::bind(call),
@@ -90,7 +91,9 @@ impl Supervisor {
         }
     }
 
-    /// Makes sure that the table knows the socket. None when it is not an Internet socket.
+    /// Makes sure that the table knows the socket. None for AF_UNIX.
+    ///
+    /// EACCES for any other kind but TCP and UDP.
     pub fn known(&self, target: &Target) -> Result<Option<Proto>, Errno> {
         if let Some(s) = self.table.lock().get(target.cookie) {
             return Ok(Some(s.proto));
@@ -99,11 +102,14 @@ impl Supervisor {
         let v6 = match sock::socket_domain(fd).map_err(errno)? {
             libc::AF_INET => false,
             libc::AF_INET6 => true,
-            _ => return Ok(None),
+            libc::AF_UNIX => return Ok(None),
+            // Another family or type was made elsewhere, and has come in by AF_UNIX or was open at the start.
+            _ => return Err(Errno::EACCES),
         };
         let proto = match sock::socket_type(fd).map_err(errno)? {
             libc::SOCK_STREAM => Proto::Tcp,
-            _ => Proto::Udp,
+            libc::SOCK_DGRAM => Proto::Udp,
+            _ => return Err(Errno::EACCES),
         };
         let limit = self.policy.limits().sockets as usize;
         if self.table.lock().len() >= limit {

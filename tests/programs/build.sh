@@ -25,7 +25,7 @@ flags="-std=gnu11 -O2 -g1 -Wall -Wextra -Wno-missing-field-initializers -Werror"
 build() { # build COMPILER SOURCE TARGET EXTRA...
     compiler=$1 source=$2 target=$3
     shift 3
-    newer "$target" "$source" "$here/t.h" "$here/build.sh" && return 0
+    newer "$target" "$source" "$here/t.h" "$here/../attacks/attack.h" "$here/build.sh" && return 0
     # shellcheck disable=SC2086
     "$compiler" $flags -I"$here" "$@" -o "$target.new" "$source"
     mv "$target.new" "$target"
@@ -45,6 +45,12 @@ newer "$out/conformance" "$here"/../conformance/*.[ch] "$here/t.h" "$here/build.
     musl-gcc $flags -I"$here" -I"$here/../conformance" -static -o "$out/conformance.new" "$here"/../conformance/*.c
     mv "$out/conformance.new" "$out/conformance"
 }
+# The attacks: static (musl), not position-independent (their 32-bit calls need low addresses), with the kernel's headers.
+kernel="-idirafter /usr/include -idirafter /usr/include/$(gcc -print-multiarch)"
+for source in "$here"/../attacks/*.c; do
+    # shellcheck disable=SC2086
+    build musl-gcc "$source" "$out/attack-$(basename "$source" .c)" -static -no-pie -pthread -Wno-format-truncation $kernel
+done
 for source in "$here"/../bench/*.c; do
     [ -e "$source" ] || continue
     build gcc "$source" "$out/bench-$(basename "$source" .c)"

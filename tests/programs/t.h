@@ -70,6 +70,24 @@ static inline const char *errname(int e) {
     case EPROTOTYPE: return "EPROTOTYPE";
     case ESOCKTNOSUPPORT: return "ESOCKTNOSUPPORT";
     case ETIMEDOUT: return "ETIMEDOUT";
+    case EBADMSG: return "EBADMSG";
+    case EBUSY: return "EBUSY";
+    case ECHILD: return "ECHILD";
+    case EEXIST: return "EEXIST";
+    case EIO: return "EIO";
+    case ELOOP: return "ELOOP";
+    case ENETDOWN: return "ENETDOWN";
+    case ENFILE: return "ENFILE";
+    case ENOEXEC: return "ENOEXEC";
+    case ENOKEY: return "ENOKEY";
+    case ENOMEM: return "ENOMEM";
+    case ENOTDIR: return "ENOTDIR";
+    case ENOTUNIQ: return "ENOTUNIQ";
+    case ENXIO: return "ENXIO";
+    case EROFS: return "EROFS";
+    case ESRCH: return "ESRCH";
+    case ETOOMANYREFS: return "ETOOMANYREFS";
+    case EXDEV: return "EXDEV";
     default: {
         static char other[24];
         snprintf(other, sizeof other, "errno-%d", e);

@@ -101,6 +101,12 @@ impl Launch {
         self
     }
 
+    /// The whole command becomes the arguments of another: `PROGRAM WORD COMMAND...`.
+    pub fn behind(mut self, program: impl AsRef<OsStr>, word: &str) -> Launch {
+        self.argv.splice(..0, [program.as_ref().to_os_string(), word.into()]);
+        self
+    }
+
     /// More arguments.
     pub fn args<I: IntoIterator<Item: AsRef<OsStr>>>(mut self, args: I) -> Launch {
         self.argv.extend(args.into_iter().map(|a| a.as_ref().to_os_string()));
@@ -256,11 +262,15 @@ impl Process {
 
     /// Writes to its standard input ([`Launch::talk`]).
     pub fn say(&mut self, text: &str) {
+        self.tell(text).unwrap_or_else(|e| panic!("telling `{}`: {e}", self.shown));
+    }
+
+    /// The same of a process that may be dead (EPIPE).
+    pub fn tell(&mut self, text: &str) -> std::io::Result<()> {
         let shown = &self.shown;
         let pipe = self.stdin.as_mut().unwrap_or_else(|| panic!("`{shown}` has no open standard input"));
-        pipe.write_all(text.as_bytes())
-            .and_then(|()| pipe.flush())
-            .unwrap_or_else(|e| panic!("telling `{shown}`: {e}"));
+        pipe.write_all(text.as_bytes())?;
+        pipe.flush()
     }
 
     /// Ends its standard input.

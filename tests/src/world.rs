@@ -67,7 +67,15 @@ const ACCOUNTS: [&str; 24] = [
 impl World {
     /// A new world. The name, that of the test, is part of its directory's.
     pub fn new(name: &str) -> World {
-        let user = test_user();
+        World::of(name, test_user())
+    }
+
+    /// A world of root's own; `None` when the tests do not run as root.
+    pub fn as_root(name: &str) -> Option<World> {
+        nix::unistd::getuid().is_root().then(|| World::of(name, None))
+    }
+
+    fn of(name: &str, user: Option<User>) -> World {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
         let dir = PathBuf::from(format!("/tmp/sipbox-test.{name}.{}.{nanos:09}", std::process::id()));
         let world = World {

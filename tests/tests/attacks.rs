@@ -1,10 +1,450 @@
 #![forbid(unsafe_code)]
-//! Ways out, each tried by a program and each closed.
+//! Every way out that we know of, tried by a program of `tests/attacks/`: natively, where it must reach what it is after (or it would prove
+//! nothing), and under sipbox, as an ordinary user and as root, where it must not. What counts is what the targets saw; the
+//! table of it all is `tests/ATTACKS.md` (SIPBOX_UPDATE=1 writes it anew).
 
+use std::fmt::Write as _;
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
-use tests::{World, free_port};
+use nix::fcntl::{Flock, FlockArg};
+use tests::{PATIENCE, Process, World, free_port, within};
+
+/// One way out.
+struct Attack {
+    program: &'static str,
+    name: &'static str,
+    /// In a few words.
+    what: &'static str,
+    /// Who stops it under sipbox.
+    stopped_by: &'static str,
+    /// Why it cannot reach anything here even without sipbox; empty: it must, natively.
+    absent: &'static str,
+    /// The attack begins outside: the program prepares something and then starts sipbox.
+    outside: bool,
+}
+
+const fn attack(program: &'static str, name: &'static str, what: &'static str, stopped_by: &'static str) -> Attack {
+    Attack { program, name, what, stopped_by, absent: "", outside: false }
+}
+
+impl Attack {
+    const fn absent(self, why: &'static str) -> Attack {
+        Attack { absent: why, ..self }
+    }
+
+    const fn begun_outside(self) -> Attack {
+        Attack { outside: true, ..self }
+    }
+}
+
+const SUPERVISOR: &str = "the supervisor: its policy";
+const FILTER: &str = "the filter";
+const UNIX: &str = "the supervisor: no program of this run made that socket";
+const LANDLOCK: &str = "Landlock";
+
+const ATTACKS: &[Attack] = &[
+    attack("plain", "tcp-connect", "connect() of TCP", SUPERVISOR),
+    attack("plain", "tcp-connect-mapped", "connect() of TCP over IPv6, v4-mapped", SUPERVISOR),
+    attack("plain", "udp-connect", "connect() of UDP, then send()", SUPERVISOR),
+    attack("plain", "udp-sendto", "sendto(): IPv4, v4-mapped, AF_UNSPEC", SUPERVISOR),
+    attack("plain", "udp-messages", "sendmsg(), sendmmsg()", SUPERVISOR),
+    attack(
+        "plain",
+        "fast-open",
+        "TCP fast open: sendto, sendmsg, sendmmsg, TCP_FASTOPEN_CONNECT",
+        "the supervisor; the filter",
+    ),
+    attack("plain", "to-any", "connect() to 0.0.0.0 and [::]", SUPERVISOR),
+    attack("plain", "reconnect", "an association dissolved and made anew", SUPERVISOR),
+    attack(
+        "plain",
+        "untrapped",
+        "data calls that are not trapped: write, splice, vmsplice, sendfile, MSG_ZEROCOPY",
+        "the kernel: not connected",
+    ),
+    attack(
+        "plain",
+        "autobind",
+        "a send() that binds a UDP socket by itself, to hear the network",
+        "the supervisor: no UDP socket without its address",
+    ),
+    attack("plain", "dns", "DNS queries that carry data away", "the supervisor: its own resolver"),
+    attack(
+        "plain",
+        "supervisors-ports",
+        "every loopback port of the kernel's list, the supervisor's and other runs' among them",
+        SUPERVISOR,
+    ),
+    attack(
+        "plain",
+        "steal-address",
+        "bind() to addresses of other runs and of this machine",
+        "the supervisor: its own address only",
+    ),
+    attack("uring", "io-uring", "io_uring: setup, enter, register", FILTER),
+    attack(
+        "uring",
+        "io-uring-inherited",
+        "a polled io_uring left open by the parent",
+        "the supervisor: closed before exec",
+    )
+    .begun_outside(),
+    attack("abi", "int80-socketcall", "32-bit calls: socketcall()", "the filter kills"),
+    attack("abi", "int80-direct", "32-bit calls: socket(), connect()", "the filter kills"),
+    attack("abi", "x32", "x32 calls", "the filter kills").absent("CONFIG_X86_X32_ABI is off"),
+    attack("families", "raw", "raw IPv4 and IPv6 sockets", FILTER),
+    attack("families", "packet", "AF_PACKET, SOCK_PACKET", FILTER),
+    attack("families", "netlink", "AF_NETLINK", FILTER),
+    attack("families", "families", "every family of socket() and socketpair(), every type", FILTER),
+    attack("families", "protocols", "MPTCP, SCTP, UDP-Lite, DCCP, SMC, L2TP", FILTER),
+    attack("families", "ping", "ICMP echo sockets", FILTER),
+    attack(
+        "options",
+        "device",
+        "SO_BINDTODEVICE, SO_BINDTOIFINDEX, SO_MARK, IP_UNICAST_IF",
+        "the filter; the supervisor: its policy",
+    ),
+    attack(
+        "options",
+        "transparent",
+        "IP_TRANSPARENT, IPV6_TRANSPARENT, IP_FREEBIND",
+        "the filter; the supervisor: its own address only",
+    ),
+    attack("options", "tcp-repair", "TCP_REPAIR", FILTER),
+    attack("options", "source-route", "IP_OPTIONS: loose source routing", FILTER),
+    attack("options", "multicast", "groups: joining (IGMP) and sending", "the filter; the supervisor: its policy"),
+    attack("options", "broadcast", "SO_BROADCAST and broadcast addresses", SUPERVISOR),
+    attack("options", "attach", "SO_ATTACH_REUSEPORT_*", FILTER),
+    attack("options", "control", "IP_PKTINFO, IPV6_PKTINFO: another source and interface", SUPERVISOR),
+    attack(
+        "options",
+        "own-pair",
+        "a way between own sockets, turned to another interface",
+        "the kernel: a loopback source stays here",
+    ),
+    attack(
+        "processes",
+        "mem-of-supervisor",
+        "/proc/PID/mem of the supervisor",
+        "Landlock; the supervisor: not dumpable",
+    ),
+    attack("processes", "mem-of-others", "/proc/PID/mem of another process", LANDLOCK),
+    attack(
+        "processes",
+        "vm-of-supervisor",
+        "process_vm_readv, process_vm_writev, process_madvise: the supervisor",
+        FILTER,
+    ),
+    attack(
+        "processes",
+        "vm-of-others",
+        "process_vm_readv, process_vm_writev, process_madvise: another process",
+        FILTER,
+    ),
+    attack("processes", "trace-supervisor", "ptrace of the supervisor", FILTER),
+    attack("processes", "trace-others", "ptrace of another process", FILTER),
+    attack(
+        "processes",
+        "descriptors-of-supervisor",
+        "pidfd_getfd, /proc/PID/fd, kcmp: the supervisor",
+        "the filter; Landlock",
+    ),
+    attack(
+        "processes",
+        "descriptors-of-others",
+        "pidfd_getfd, /proc/PID/fd, kcmp: another process",
+        "the filter; Landlock",
+    ),
+    attack(
+        "processes",
+        "spy",
+        "environment, maps, descriptors and root of the supervisor",
+        "Landlock; the supervisor: not dumpable",
+    ),
+    attack(
+        "processes",
+        "signal-supervisor",
+        "kill, tgkill, pidfd_send_signal, rt_sigqueueinfo: the supervisor",
+        LANDLOCK,
+    ),
+    attack("processes", "signal-others", "kill, tgkill, pidfd_send_signal, rt_sigqueueinfo: another process", LANDLOCK),
+    attack("processes", "owner", "F_SETOWN and F_SETSIG: the kernel is asked to signal", LANDLOCK),
+    attack("processes", "limits", "prlimit of the supervisor", FILTER),
+    attack("namespaces", "unshare", "unshare, clone, clone3: new user, network and mount namespaces", FILTER),
+    attack("namespaces", "setns", "setns into another network namespace", "the filter; Landlock"),
+    attack("namespaces", "mount", "mount, fsopen, open_tree, pivot_root, open_by_handle_at", "the filter"),
+    attack("namespaces", "tun", "/dev/net/tun: a network interface made of a file", "the kernel: no CAP_NET_ADMIN"),
+    attack("namespaces", "interfaces", "interfaces set up by ioctl(), SIOCGSKNS", "the kernel: no CAP_NET_ADMIN"),
+    attack("namespaces", "kernel-code", "bpf, modules, kexec, perf_event_open", FILTER),
+    attack("namespaces", "keys", "keyctl, add_key, request_key", FILTER),
+    attack("namespaces", "faults", "userfaultfd: pages that block the supervisor's reads", FILTER),
+    attack("namespaces", "typing", "TIOCSTI, TIOCLINUX: typing into the terminal", FILTER),
+    attack(
+        "namespaces",
+        "privileges",
+        "device nodes, and the capabilities that undo a wall",
+        "the supervisor: capabilities dropped",
+    ),
+    attack("unix", "path-stream", "an AF_UNIX stream socket of somebody else", UNIX),
+    attack("unix", "path-datagram", "an AF_UNIX datagram socket of somebody else", UNIX),
+    attack("unix", "abstract-stream", "an abstract AF_UNIX stream socket", UNIX),
+    attack("unix", "abstract-datagram", "an abstract AF_UNIX datagram socket", UNIX),
+    attack("unix", "helper", "a daemon that opens sockets for others (SCM_RIGHTS)", UNIX),
+    attack("unix", "other-names", "symbolic and hard links to the socket, /proc/self/root", UNIX),
+    attack("unix", "symlink-race", "bind() against symlink() and rename()", UNIX),
+    attack("unix", "file-race", "bind() against link() and rename()", UNIX),
+    attack("unix", "datagram-race", "the same with datagrams", UNIX),
+    attack("unix", "namesake", "the same under the very name of the foreign socket", UNIX),
+    attack(
+        "inherit",
+        "inherited",
+        "sockets left open by the parent: TCP, UDP, raw, packet, netlink",
+        "the supervisor: closed before exec",
+    )
+    .begun_outside(),
+];
+
+/// What the attacks are after.
+struct Targets {
+    near: Process,
+    far: Process,
+    /// Lines of each that have been looked at.
+    seen: [usize; 2],
+    asked: u32,
+    variables: Vec<(&'static str, String)>,
+    _far_network: FarNetwork,
+}
+
+/// Another network namespace, behind a pair of interfaces.
+struct FarNetwork {
+    name: String,
+    interface: String,
+}
+
+const HERE: &str = "198.51.100.1";
+const FAR: &str = "198.51.100.2";
+
+fn ip(arguments: &[&str]) -> bool {
+    let done = Command::new("ip").args(arguments).output().expect("ip(8): tests/install.sh installs it");
+    if !done.status.success() {
+        eprintln!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&done.stderr));
+    }
+    done.status.success()
+}
+
+impl FarNetwork {
+    fn new() -> FarNetwork {
+        let id = std::process::id();
+        let network = FarNetwork { name: format!("sipbox-far-{id}"), interface: format!("sbf{id}") };
+        let (name, near, far) = (&*network.name, &*network.interface, &*format!("sbg{id}"));
+        let made = ip(&["netns", "add", name])
+            && ip(&["link", "add", near, "type", "veth", "peer", "name", far, "netns", name])
+            && ip(&["addr", "add", &format!("{HERE}/24"), "brd", "+", "dev", near])
+            && ip(&["link", "set", near, "up"])
+            && ip(&["-n", name, "addr", "add", &format!("{FAR}/24"), "brd", "+", "dev", far])
+            && ip(&["-n", name, "link", "set", "lo", "up"])
+            && ip(&["-n", name, "link", "set", far, "up"]);
+        assert!(made, "no other network namespace");
+        network
+    }
+}
+
+impl Drop for FarNetwork {
+    fn drop(&mut self) {
+        ip(&["link", "del", &self.interface]);
+        ip(&["netns", "del", &self.name]);
+    }
+}
+
+impl Targets {
+    fn new(world: &World, root: &World) -> Targets {
+        let far_network = FarNetwork::new();
+        let receiver = world.program("attack-target");
+        let mut near = world.native("attack-target").arg("127.0.0.1").arg(world.dir()).talk().start();
+        let inside = ["netns", "exec", &far_network.name];
+        let mut far = root.native("ip").args(inside).arg(receiver).arg(FAR).talk().start();
+        let ready = near.wait_for("ready");
+        let [_, lo, pid, canary, descriptor] = ready.split(' ').collect::<Vec<_>>()[..] else { panic!("{ready}") };
+        let ready = far.wait_for("ready");
+        let [_, ns, far_pid, ..] = ready.split(' ').collect::<Vec<_>>()[..] else { panic!("{ready}") };
+        let in_dir = |name: &str| world.path(name).display().to_string();
+        let variables = vec![
+            ("T_LO", lo.to_owned()),
+            ("T_NS", ns.to_owned()),
+            ("T_PID", pid.to_owned()),
+            ("T_FAR_PID", far_pid.to_owned()),
+            ("T_CANARY", canary.to_owned()),
+            ("T_FD", descriptor.to_owned()),
+            ("T_UNIX", in_dir("target.sock")),
+            ("T_DGRAM", in_dir("target.dgram")),
+            ("T_ABSTRACT", format!("sipbox-attacks-{pid}")),
+            ("T_ABSTRACT_DGRAM", format!("sipbox-attacks-{pid}-dgram")),
+            ("T_KNOCK", in_dir("knock")),
+            ("T_INTERFACE", far_network.interface.clone()),
+        ];
+        Targets { near, far, seen: [0; 2], asked: 0, variables, _far_network: far_network }
+    }
+
+    /// What has reached the targets since the last look: everything that was on its way is waited for.
+    fn reached(&mut self) -> Vec<String> {
+        self.asked += 1;
+        let question = format!("sync {}\n", self.asked);
+        let answer = format!("synced {}\n", self.asked);
+        let mut all = Vec::new();
+        for (process, seen) in [&mut self.near, &mut self.far].into_iter().zip(&mut self.seen) {
+            process.say(&question);
+            let text = tests::until("the target's answer", || {
+                let text = process.stdout();
+                text.contains(&answer).then_some(text)
+            });
+            let is_news = |l: &&str| !l.starts_with("synced ") && !l.starts_with("ready ");
+            all.extend(text.lines().skip(*seen).filter(is_news).map(str::to_owned));
+            *seen = text.lines().count();
+        }
+        all
+    }
+}
+
+/// What one try came to.
+struct Outcome {
+    /// It reached something: what the targets saw, or the attack itself.
+    reached: Option<String>,
+    happened: String,
+}
+
+fn try_once(attack: &Attack, world: &World, targets: &mut Targets, sipbox: bool) -> Outcome {
+    let program = format!("attack-{}", attack.program);
+    let who = if sipbox { "under sipbox" } else { "natively" };
+    let token = format!("token of {} {who}", attack.name);
+    let mut victim = world.native("cat").talk().start();
+    let inner = if sipbox { world.run(&[], &program) } else { world.native(&program) }.arg(attack.name);
+    let mut launch = if attack.outside { inner.behind(world.program(&program).as_os_str(), "hold") } else { inner };
+    launch = launch.env("T_TOKEN", &token).env("T_VICTIM", victim.pid().to_string());
+    for (name, value) in &targets.variables {
+        launch = launch.env(name, value);
+    }
+    if sipbox {
+        launch = launch.env("T_UNDER", "1");
+    }
+    let done = launch.finish_within(Duration::from_secs(150));
+    let mut seen = targets.reached();
+    if attack.outside {
+        // What was prepared outside is no proof; the words of the attack are.
+        seen.retain(|line| line.contains(&token));
+    }
+    if !answers(&mut victim) {
+        seen.push("the other process was killed".to_owned());
+    }
+    match done.code() {
+        9 => seen.push("the attack saw it".to_owned()),
+        0 | 77 => {}
+        code => panic!("{} {who} ended with {code}\n{}{}", attack.name, done.stdout, done.stderr),
+    }
+    Outcome {
+        reached: (!seen.is_empty()).then(|| seen.join("; ")),
+        happened: done.stdout.lines().last().unwrap_or_default().to_owned(),
+    }
+}
+
+/// Whether a process that says what it hears still does.
+fn answers(process: &mut Process) -> bool {
+    let heard = process.tell("alive\n").is_ok();
+    heard
+        && within(PATIENCE, || (process.stdout().contains("alive") || process.ended()).then(|| !process.ended()))
+            == Some(true)
+}
+
+#[test]
+fn no_attack_reaches_its_target() {
+    let Some(root) = World::as_root("attack-root") else {
+        eprintln!("skipped: needs root, for another network namespace and for the attacks as root");
+        return;
+    };
+    // The far network has one address on this machine.
+    let lock = File::create("/tmp/sipbox-attacks.lock").expect("the lock");
+    let mut lock = Some(lock);
+    let _held = within(Duration::from_secs(600), || match Flock::lock(lock.take()?, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => Some(held),
+        Err((file, _)) => {
+            lock = Some(file);
+            None
+        }
+    })
+    .expect("another run of the attacks does not end");
+    let user = World::new("attack-user");
+    let mut targets = Targets::new(&user, &root);
+    let only = std::env::var("SIPBOX_TEST_ATTACK").ok();
+    let mut table = String::from(
+        "| attack | natively | as user | as root | what happened | who stopped it |\n|---|---|---|---|---|---|\n",
+    );
+    let mut wrong = Vec::new();
+    for attack in ATTACKS.iter().filter(|a| only.as_ref().is_none_or(|o| a.name.contains(o.as_str()))) {
+        let [native_user, native_root] = [&user, &root].map(|w| try_once(attack, w, &mut targets, false));
+        let natively = match (&native_user.reached, &native_root.reached) {
+            (Some(_), _) => "reaches it",
+            (None, Some(_)) => "reaches it as root",
+            (None, None) => attack.absent,
+        };
+        if natively.is_empty() {
+            wrong.push(format!(
+                "{}: proves nothing, for it reaches nothing natively either ({}; as root {})",
+                attack.name, native_user.happened, native_root.happened
+            ));
+        }
+        let under = [&user, &root].map(|w| try_once(attack, w, &mut targets, true));
+        for (who, outcome) in ["user", "root"].iter().zip(&under) {
+            if let Some(seen) = &outcome.reached {
+                wrong.push(format!("{} as {who}: got out: {seen} ({})", attack.name, outcome.happened));
+            }
+        }
+        let [as_user, as_root] = &under;
+        let happened = match as_user.happened == as_root.happened {
+            true => as_user.happened.clone(),
+            false => format!("{}; as root {}", as_user.happened, as_root.happened),
+        };
+        let verdict = |o: &Outcome| if o.reached.is_some() { "**got out**" } else { "stopped" };
+        let (u, r) = (verdict(as_user), verdict(as_root));
+        let row = format!("| {} | {natively} | {u} | {r} | {happened} | {} |", attack.what, attack.stopped_by);
+        println!("{row}");
+        let _ = writeln!(table, "{row}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    if only.is_none() && std::env::var_os("SIPBOX_TEST_ISOLATION").is_none_or(|i| i == "seccomp") {
+        committed(&table);
+    }
+}
+
+/// Compares the table with the one in the repository, or writes it there.
+fn committed(table: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ATTACKS.md");
+    let text = format!(
+        "# Ways out, each tried\n\n\
+         Written by `tests/tests/attacks.rs` (SIPBOX_UPDATE=1), which fails when this is not what happens. An attack counts as stopped \
+         when nothing of it was seen at its target: no connection, no byte, no changed memory, no signal. Natively the same program \
+         must reach its target, as the user or at least as root.\n\n{table}"
+    );
+    if std::env::var_os("SIPBOX_UPDATE").is_some() {
+        std::fs::write(&path, &text).expect("ATTACKS.md");
+    }
+    let there = std::fs::read_to_string(&path).unwrap_or_default();
+    let differences: Vec<String> = text
+        .lines()
+        .filter(|l| !there.lines().any(|o| o == *l))
+        .map(|l| format!("+ {l}"))
+        .chain(there.lines().filter(|l| !text.lines().any(|o| o == *l)).map(|l| format!("- {l}")))
+        .collect();
+    assert!(
+        there == text,
+        "{} is not what happened (SIPBOX_UPDATE=1 rewrites it)\n{}",
+        path.display(),
+        differences.join("\n")
+    );
+}
 
 #[test]
 fn other_processes_of_the_user_are_out_of_reach() {

@@ -1,0 +1,148 @@
+/* AF_UNIX: whoever listens there may open sockets for others. */
+#include "attack.h"
+#include <pthread.h>
+#include <stddef.h>
+
+static socklen_t name(struct sockaddr_un *out, const char *text, bool abstract) {
+    *out = (struct sockaddr_un){.sun_family = AF_UNIX};
+    snprintf(out->sun_path + abstract, sizeof out->sun_path - 1, "%s", text);
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(text) + 1);
+}
+
+static void talk(int type, const char *text, bool abstract) {
+    struct sockaddr_un to;
+    socklen_t length = name(&to, text, abstract);
+    int fd = (int)MUST(socket(AF_UNIX, type, 0));
+    if (TRY("connect", connect(fd, (struct sockaddr *)&to, length)) == 0) send(fd, token(), token_length(), MSG_NOSIGNAL);
+    close(fd);
+    if (type == SOCK_STREAM) return;
+    fd = (int)MUST(socket(AF_UNIX, type, 0));
+    TRY("sendto", sendto(fd, token(), token_length(), 0, (struct sockaddr *)&to, length));
+    struct iovec data = {(void *)token(), token_length()};
+    struct mmsghdr m = {.msg_hdr = {.msg_name = &to, .msg_namelen = length, .msg_iov = &data, .msg_iovlen = 1}};
+    TRY("sendmsg", sendmsg(fd, &m.msg_hdr, 0));
+    TRY("sendmmsg", sendmmsg(fd, &m, 1, 0));
+    close(fd);
+}
+
+static void path_stream(void) { talk(SOCK_STREAM, env("T_UNIX"), false); }
+static void path_datagram(void) { talk(SOCK_DGRAM, env("T_DGRAM"), false); }
+static void abstract_stream(void) { talk(SOCK_STREAM, env("T_ABSTRACT"), true); }
+static void abstract_datagram(void) { talk(SOCK_DGRAM, env("T_ABSTRACT_DGRAM"), true); }
+
+/* A daemon that opens sockets for others. */
+static void helper(void) {
+    struct sockaddr_un to;
+    socklen_t length = name(&to, env("T_UNIX"), false);
+    int fd = (int)MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+    if (TRY("connect", connect(fd, (struct sockaddr *)&to, length))) return;
+    MUST(write(fd, "connect", 7));
+    int got = receive_fd(fd);
+    write(got, token(), token_length());
+    through();
+}
+
+static void in_own_directory(char *out, size_t size, const char *suffix) { snprintf(out, size, "%s.%s", env("T_KNOCK"), suffix); }
+
+/* Other names of the same file: a symbolic link, a hard link, a renamed one, one by the directory of a process. */
+static void other_names(void) {
+    char link_[200], hard[200], long_[300];
+    in_own_directory(link_, sizeof link_, "symlink");
+    in_own_directory(hard, sizeof hard, "hardlink");
+    unlink(link_), unlink(hard);
+    MUST(symlink(env("T_UNIX"), link_));
+    talk(SOCK_STREAM, link_, false);
+    if (link(env("T_UNIX"), hard) == 0) talk(SOCK_STREAM, hard, false);
+    snprintf(long_, sizeof long_, "/proc/self/root%s", env("T_UNIX"));
+    if (strlen(long_) < 107) talk(SOCK_STREAM, long_, false);
+    unlink(link_), unlink(hard);
+}
+
+static volatile bool racing;
+static char mine[108], other[128];
+static const char *foreign;
+
+/* The foreign socket's file takes the place of the own one's, again and again. */
+static void *swap_link(void *unused) {
+    while (racing)
+        if (symlink(foreign, other) == 0) rename(other, mine);
+    return unused;
+}
+
+static void *swap_file(void *unused) {
+    while (racing)
+        if (link(foreign, other) == 0) rename(other, mine);
+    return unused;
+}
+
+/* Between bind() and the supervisor's look at what was bound, and between connect()'s look and its deed. */
+static void race(int type, const char *victim, void *(*swap)(void *)) {
+    foreign = victim;
+    in_own_directory(mine, sizeof mine, "race");
+    snprintf(other, sizeof other, "%s.l", mine);
+    racing = true;
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, swap, NULL) == 0);
+    struct sockaddr_un at, to;
+    socklen_t length = name(&at, mine, false), far = name(&to, victim, false);
+    int won = 0;
+    for (int i = 0; i < 3000 && !won; i++) {
+        int fd = (int)MUST(socket(AF_UNIX, type, 0)), client = (int)MUST(socket(AF_UNIX, type, 0));
+        unlink(mine);
+        if (bind(fd, (struct sockaddr *)&at, length) == 0 && type == SOCK_STREAM) listen(fd, 4);
+        struct sockaddr *names[] = {(struct sockaddr *)&at, (struct sockaddr *)&to};
+        socklen_t lengths[] = {length, far};
+        for (int j = 0; j < 2; j++) {
+            if (type == SOCK_DGRAM) {
+                sendto(client, token(), token_length(), MSG_DONTWAIT, names[j], lengths[j]);
+            } else if (connect(client, names[j], lengths[j]) == 0) {
+                send(client, token(), token_length(), MSG_NOSIGNAL);
+                close(client);
+                client = (int)MUST(socket(AF_UNIX, type, 0));
+            }
+        }
+        close(client);
+        close(fd);
+    }
+    racing = false;
+    pthread_join(thread, NULL);
+    unlink(mine), unlink(other);
+    note("3000 rounds");
+}
+
+static void symlink_race(void) { race(SOCK_STREAM, env("T_UNIX"), swap_link); }
+static void file_race(void) { race(SOCK_STREAM, env("T_UNIX"), swap_file); }
+static void datagram_race(void) { race(SOCK_DGRAM, env("T_DGRAM"), swap_file); }
+
+/* The foreign datagram socket's own name is taken, its file goes on under another: what was bound by that very name must
+ * not be what is remembered. */
+static void namesake(void) {
+    char saved[128];
+    in_own_directory(saved, sizeof saved, "saved");
+    foreign = saved;
+    unlink(saved);
+    if (TRY("link", link(env("T_DGRAM"), saved))) return;
+    snprintf(mine, sizeof mine, "%s", env("T_DGRAM"));
+    snprintf(other, sizeof other, "%s.l", saved);
+    racing = true;
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, swap_file, NULL) == 0);
+    struct sockaddr_un at, to;
+    socklen_t length = name(&at, mine, false), far = name(&to, saved, false);
+    for (int i = 0; i < 3000; i++) {
+        int fd = (int)MUST(socket(AF_UNIX, SOCK_DGRAM, 0));
+        unlink(mine);
+        bind(fd, (struct sockaddr *)&at, length);
+        sendto(fd, token(), token_length(), MSG_DONTWAIT, (struct sockaddr *)&to, far);
+        close(fd);
+    }
+    racing = false;
+    pthread_join(thread, NULL);
+    rename(saved, mine);
+    unlink(other);
+    note("3000 rounds");
+}
+
+ATTACKS({"path-stream", path_stream}, {"path-datagram", path_datagram}, {"abstract-stream", abstract_stream},
+        {"abstract-datagram", abstract_datagram}, {"helper", helper}, {"other-names", other_names},
+        {"symlink-race", symlink_race}, {"file-race", file_race}, {"datagram-race", datagram_race}, {"namesake", namesake})
