@@ -4,6 +4,9 @@
 //!
 //! `sipbox-bench [WORD]...` measures only the rows whose name contains one of the words.
 
+mod calls;
+mod datagrams;
+
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -100,7 +103,8 @@ fn main() {
     let mut table = Table { only: std::env::args().skip(1).collect(), rows: 0 };
     iperf(&mut table);
     redis(&mut table);
-    calls(&mut table);
+    calls::rows(&mut table);
+    datagrams::rows(&mut table);
     startup(&mut table);
     connects(&mut table);
     memory(&mut table);
@@ -114,11 +118,28 @@ struct Side<'a> {
 
 impl Side<'_> {
     fn server(&self, program: &str) -> Launch {
-        if self.boxed { self.world.run(&["--as", "peer"], program) } else { self.world.native(program) }
+        self.server_with(&[], program)
     }
 
     fn client(&self, program: &str) -> Launch {
-        if self.boxed { self.world.run(&["--to", "peer"], program) } else { self.world.native(program) }
+        self.client_with(&[], program)
+    }
+
+    /// With further flags for sipbox.
+    fn server_with(&self, flags: &[&str], program: &str) -> Launch {
+        self.launch("--as", flags, program)
+    }
+
+    fn client_with(&self, flags: &[&str], program: &str) -> Launch {
+        self.launch("--to", flags, program)
+    }
+
+    fn launch(&self, role: &str, flags: &[&str], program: &str) -> Launch {
+        if !self.boxed {
+            return self.world.native(program);
+        }
+        let all: Vec<&str> = flags.iter().copied().chain([role, "peer"]).collect();
+        self.world.run(&all, program)
     }
 
     fn address(&self) -> &'static str {
@@ -176,40 +197,6 @@ fn redis(table: &mut Table) {
             number_after(&report, &format!("\"{test}\",\"")) / 1e3
         });
         table.row(&format!("redis-benchmark -P 1 -c 50, {test}"), "k/s", &native, &sipbox, Goal::AtLeast(0.9));
-    }
-}
-
-fn calls(table: &mut Table) {
-    let world = World::new("bench-calls");
-    let micro = |side: &Side, call: &str| {
-        let program =
-            if side.boxed { world.run(&["--as", "peer"], "bench-micro") } else { world.native("bench-micro") };
-        let report = program.args([call, "20000"]).finish_within(LONG).success().stdout;
-        number_after(&report, "median ") / 1e3
-    };
-    if table.wants("socket() + close()") {
-        let (native, sipbox) = in_turns(&world, |side| micro(side, "socket"));
-        table.row("socket() + close()", "us", &native, &sipbox, Goal::AtMost(1.1));
-    }
-    for call in ["bind", "getsockname"] {
-        let name = format!("{call}() to native + bare round trip");
-        if !table.wants(&name) {
-            continue;
-        }
-        let (mut floor, mut named, mut sipbox) = (Vec::new(), Vec::new(), Vec::new());
-        let bare = |how: &[&str]| {
-            let report = world.native("bench-floor").arg("20000").args(how).finish_within(LONG).success().stdout;
-            number_after(&report, "median ") / 1e3
-        };
-        for _ in 0..ROUNDS {
-            let native = micro(&Side { world: &world, boxed: false }, call);
-            floor.push(native + bare(&[]));
-            named.push(native + bare(&["named"]));
-            sipbox.push(micro(&Side { world: &world, boxed: true }, call));
-        }
-        table.row(&name, "us", &floor, &sipbox, Goal::AtMost(1.3));
-        // The bare round trip knows neither which socket is meant nor what its caller's memory says.
-        table.row("  (to the least that knows socket and memory)", "us", &named, &sipbox, Goal::None);
     }
 }
 

@@ -1,0 +1,84 @@
+//! Trapped calls, one at a time: each against the native call, and against the native call and a bare notification round trip.
+
+use tests::{Launch, World};
+
+use crate::{Goal, LONG, ROUNDS, Side, Table, in_turns, number_after};
+
+/// How often a call is made in one measurement.
+const CALLS: &str = "10000";
+/// The calls, as `bench-micro` names them, and as the table does.
+const TRAPPED: [(&str, &str); 6] = [
+    ("bind", "bind()"),
+    ("getsockname", "getsockname()"),
+    ("sendto", "sendto() with an address, 64 B"),
+    ("recvfrom", "recvfrom() with an address, 64 B"),
+    ("accept", "accept() + close()"),
+    ("connect", "connect() to the own loopback"),
+];
+/// How many sockets one supervisor looks after: few, and many.
+const FEW: &str = "100";
+const MANY: &str = "10000";
+
+pub fn rows(table: &mut Table) {
+    let world = World::new("bench-calls");
+    if table.wants("socket() + close()") {
+        let (native, sipbox) = in_turns(&world, |side| micro(side, &["socket", CALLS]));
+        table.row("socket() + close()", "us", &native, &sipbox, Goal::AtMost(1.1));
+    }
+    for (call, name) in TRAPPED {
+        if table.wants(name) {
+            trapped(table, &world, call, name);
+        }
+    }
+    crowd(table, &world);
+}
+
+/// The median cost of a call in microseconds.
+fn micro(side: &Side, args: &[&str]) -> f64 {
+    median_of(side.server("bench-micro").args(args))
+}
+
+fn median_of(launch: Launch) -> f64 {
+    number_after(&launch.finish_within(LONG).success().stdout, "median ") / 1e3
+}
+
+/// What a call costs when one supervisor looks after many sockets.
+fn crowd(table: &mut Table, world: &World) {
+    let limits = world.write("many.toml", "[limits]\nsockets = 20000\n");
+    let flags = ["--as", "peer", "--policy", &limits.to_string_lossy()];
+    for call in ["getsockname", "sendto", "bind"] {
+        let name = format!("{call}(), 10,000 sockets to 100");
+        if !table.wants(&name) {
+            continue;
+        }
+        let (mut few, mut many) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            few.push(median_of(world.run(&flags, "bench-micro").args([call, CALLS, FEW])));
+            many.push(median_of(world.run(&flags, "bench-micro").args([call, CALLS, MANY])));
+        }
+        table.row(&name, "us", &few, &many, Goal::AtMost(1.2));
+    }
+}
+
+/// The cost of one trapped call with the least that a supervisor can do, in microseconds.
+fn floor(world: &World, how: &[&str]) -> f64 {
+    median_of(world.native("bench-floor").arg(CALLS).args(how))
+}
+
+fn trapped(table: &mut Table, world: &World, call: &str, name: &str) {
+    let (mut native, mut bare, mut named, mut sipbox) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let alone = micro(&Side { world, boxed: false }, &[call, CALLS]);
+        native.push(alone);
+        bare.push(alone + floor(world, &[]));
+        named.push(alone + floor(world, &["named"]));
+        sipbox.push(micro(&Side { world, boxed: true }, &[call, CALLS]));
+    }
+    table.row(name, "us", &native, &sipbox, Goal::None);
+    if matches!(call, "bind" | "getsockname") {
+        table.row("  to native + bare round trip", "us", &bare, &sipbox, Goal::AtMost(1.3));
+    }
+    table.row("  to native + bare round trip", "us", &bare, &sipbox, Goal::AtMost(2.0));
+    // The bare round trip knows neither which socket is meant nor what its caller's memory says.
+    table.row("  (to the least that knows socket and memory)", "us", &named, &sipbox, Goal::None);
+}
