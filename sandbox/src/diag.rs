@@ -5,11 +5,11 @@
 //! closed *and* the transport is done with it (a socket that was closed with undelivered data lives on until that is acknowledged; one
 //! that enters TIME_WAIT is dead, for only a shorthand of it stays). Sockets of MPTCP, UDP-Lite and AF_UNIX are not reported.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt};
@@ -35,6 +35,8 @@ const TIMER_TIMEWAIT: u8 = 3;
 const NLMSG_HDR: usize = size_of::<libc::nlmsghdr>();
 /// The kernel fills at most 32 KiB per message of a dump.
 const BUFFER: usize = 32 * 1024;
+/// One socket, of which nothing but the message itself is asked for.
+const LOOK_UP_BUFFER: usize = 1024;
 /// What a watch asks to be allowed to have waiting; the kernel doubles it and charges about 1 KiB for a report.
 const WATCH_BUFFER: usize = 8 * 1024 * 1024;
 
@@ -152,18 +154,14 @@ pub fn cookie_at(local: SocketAddr, peer: SocketAddr) -> io::Result<Option<u64>>
         (SocketAddr::V6(_), SocketAddr::V6(_)) => libc::AF_INET6,
         _ => return Err(Errno::EINVAL.into()),
     };
-    let fd = diag_socket(SockFlag::empty())?;
     let mut found = None;
     let request = Request { family, protocol: libc::IPPROTO_TCP, ends: Some((local, peer)) };
-    let outcome = query(&fd, &mut vec![0; BUFFER], &request, |body| {
+    look_up(&request, |body| {
         if body.get(MSG_TIMER) != Some(&TIMER_TIMEWAIT) {
             found = cookie(body);
         }
-    });
-    match outcome {
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        outcome => outcome.map(|()| found),
-    }
+    })?;
+    Ok(found)
 }
 
 /// Whether what `from` sends to `local` meets a socket that is bound to exactly that address: a TCP listener, or a UDP
@@ -197,25 +195,43 @@ pub fn receiver(local: SocketAddrV4, from: SocketAddrV4, tcp: bool) -> io::Resul
         true => (libc::IPPROTO_TCP, (local_end, from)),
         false => (libc::IPPROTO_UDP, (from, local_end)),
     };
-    let fd = diag_socket(SockFlag::empty())?;
     let mut found = Receiver::Nobody;
     let request = Request { family: libc::AF_INET, protocol, ends: Some(ends) };
-    let outcome = query(&fd, &mut vec![0; BUFFER], &request, |body| {
+    look_up(&request, |body| {
         let exact = body.get(MSG_SOURCE..MSG_SOURCE + 16).is_some_and(|source| match body.first() {
             Some(&family) if i32::from(family) == libc::AF_INET6 => source == local.ip().to_ipv6_mapped().octets(),
             _ => source[..4] == local.ip().octets(),
         });
         found = if exact { Receiver::Exact } else { Receiver::Wildcard };
-    });
-    match outcome {
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(Receiver::Nobody),
-        outcome => outcome.map(|()| found),
-    }
+    })?;
+    Ok(found)
+}
+
+thread_local! {
+    /// For look-ups of one socket: opening and closing a netlink socket costs several times what the question does.
+    static LOOK_UPS: RefCell<Option<OwnedFd>> = const { RefCell::new(None) };
+}
+
+/// Asks for one socket and hands what is there to `found`; nothing is there is no error.
+fn look_up(request: &Request, found: impl FnMut(&[u8])) -> io::Result<()> {
+    LOOK_UPS.with_borrow_mut(|kept| {
+        // Taken out: after an error its queue may hold an answer that nobody waits for.
+        let fd = kept.take().map_or_else(|| diag_socket(SockFlag::empty()), Ok)?;
+        match query(&fd, &mut [0; LOOK_UP_BUFFER], request, found) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+            outcome => outcome?,
+        }
+        *kept = Some(fd);
+        Ok(())
+    })
 }
 
 fn diag_socket(flags: SockFlag) -> io::Result<OwnedFd> {
     let flags = flags | SockFlag::SOCK_CLOEXEC;
-    Ok(socket::socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?)
+    let fd = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
+    // The kernel answers within the send; the limit only makes sure that a bug cannot hang the supervisor.
+    socket::setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(5))?;
+    Ok(fd)
 }
 
 /// A dump of one family and protocol, or, with both ends, the look-up of one socket.
@@ -260,8 +276,6 @@ fn address(addr: Option<SocketAddr>) -> [u8; 16] {
 
 /// Sends one request and hands the body of each answer to `found`.
 fn query(fd: &OwnedFd, buffer: &mut [u8], request: &Request, mut found: impl FnMut(&[u8])) -> io::Result<()> {
-    // The kernel answers within the send; the limit only makes sure that a bug cannot hang the supervisor.
-    socket::setsockopt(fd, sockopt::ReceiveTimeout, &TimeVal::seconds(Duration::from_secs(5).as_secs() as i64))?;
     socket::sendto(fd.as_raw_fd(), &request.encode(), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     loop {
         let len = match socket::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
@@ -318,7 +332,7 @@ mod tests {
     use crate::sock;
     use nix::poll::PollFlags;
     use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     fn cookie_of(fd: &impl AsFd) -> u64 {
         sock::socket_cookie(fd.as_fd()).unwrap()

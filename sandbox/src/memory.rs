@@ -46,7 +46,7 @@ impl fmt::Display for Address {
 }
 
 /// sizeof(struct sockaddr_storage): the kernel's bound for any address (move_addr_to_kernel).
-const STORAGE: usize = 128;
+pub const STORAGE: usize = 128;
 /// sizeof(struct sockaddr_in).
 const SOCKADDR_IN: usize = 16;
 /// The shortest AF_INET6 address that Linux takes (SIN6_LEN_RFC2133).
@@ -111,6 +111,16 @@ pub struct AddressOut {
     pub length: u64,
 }
 
+impl AddressOut {
+    /// What move_addr_to_user writes when the program's length was `given`: the name, cut to it, and the true length where
+    /// that is another. EINVAL for a negative length.
+    fn pieces<'a>(&self, given: u32, name: &'a [u8], length: &'a [u8; 4]) -> Result<[(u64, &'a [u8]); 2], Errno> {
+        let given = usize::try_from(given as i32).map_err(|_| Errno::EINVAL)?;
+        let length: &[u8] = if given == name.len() { &[] } else { length };
+        Ok([(self.address, &name[..given.min(name.len())]), (self.length, length)])
+    }
+}
+
 /// One struct iovec of the program.
 #[derive(Debug, Clone, Copy)]
 pub struct ForeignSlice {
@@ -152,6 +162,61 @@ const OFFSET_FLAGS: u64 = 48;
 /// sizeof(struct mmsghdr); its msg_len comes after the msghdr.
 pub const MMSGHDR: u64 = 64;
 
+/// The memory of a thread that may have died meanwhile: what is read here counts only when its caller is known to wait still.
+pub struct Memory(Pid);
+
+impl Memory {
+    /// Fills `buffer`. EFAULT for a bad pointer.
+    pub fn read_into(&self, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        self.read_both((address, buffer), (0, &mut []))
+    }
+
+    /// Fills two buffers from two places in one system call.
+    pub fn read_both(&self, one: (u64, &mut [u8]), two: (u64, &mut [u8])) -> Result<(), Errno> {
+        let total = one.1.len() + two.1.len();
+        if total == 0 {
+            return Ok(());
+        }
+        let count = if two.1.is_empty() { 1 } else { 2 };
+        let remote = [&one, &two].map(|(at, bytes)| RemoteIoVec { base: *at as usize, len: bytes.len() });
+        let mut local = [IoSliceMut::new(one.1), IoSliceMut::new(two.1)];
+        let n = process_vm_readv(self.0, &mut local[..count], &remote[..count])?;
+        if n == total { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Reads a native u32 (also int and socklen_t).
+    pub fn read_u32(&self, address: u64) -> Result<u32, Errno> {
+        let mut word = [0; 4];
+        self.read_into(address, &mut word)?;
+        Ok(u32::from_ne_bytes(word))
+    }
+
+    /// A struct sockaddr argument, and data, in one system call; returns the bytes of the address. EINVAL for a bad length.
+    pub fn name_and_data<'a>(
+        &self,
+        (pointer, length): (u64, u64),
+        name: &'a mut [u8; STORAGE],
+        data: (u64, &mut [u8]),
+    ) -> Result<&'a [u8], Errno> {
+        let name = &mut name[..address_length(length)?];
+        self.read_both((pointer, name), data)?;
+        Ok(name)
+    }
+
+    /// A struct sockaddr argument: EINVAL for a bad length, EFAULT for a bad pointer.
+    pub fn address(&self, pointer: u64, length: u64) -> Result<Address, Errno> {
+        let mut bytes = [0u8; STORAGE];
+        let bytes = &mut bytes[..address_length(length)?];
+        self.read_into(pointer, bytes)?;
+        Ok(Address::parse(bytes))
+    }
+}
+
+/// A socklen_t argument that says how long an address is (move_addr_to_kernel). EINVAL when it is longer than any address.
+fn address_length(register: u64) -> Result<usize, Errno> {
+    usize::try_from(register as u32 as i32).ok().filter(|n| *n <= STORAGE).ok_or(Errno::EINVAL)
+}
+
 impl Notification {
     fn pid(&self) -> Pid {
         Pid::from_raw(self.thread as i32)
@@ -166,26 +231,30 @@ impl Notification {
 
     /// Fills `buffer` from the program's memory; see [`Notification::read`].
     pub fn read_into(&self, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
-        self.copy_in(address, buffer)?;
-        // The thread may have died and its id may be another's: what was read counts only if the caller still waits.
-        if self.reply.is_waiting() { Ok(()) } else { Err(Errno::ESRCH) }
+        self.confirmed(|memory| memory.read_into(address, buffer))
     }
 
-    fn copy_in(&self, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
-        if buffer.is_empty() {
-            return Ok(());
-        }
-        let length = buffer.len();
-        let remote = [RemoteIoVec { base: address as usize, len: length }];
-        let n = process_vm_readv(self.pid(), &mut [IoSliceMut::new(buffer)], &remote)?;
-        if n == length { Ok(()) } else { Err(Errno::EFAULT) }
+    /// Reads, and makes sure that it was the caller's memory: the thread may have died and its id may be another's, so what
+    /// was read counts only if the caller still waits.
+    fn confirmed<T>(&self, read: impl FnOnce(&Memory) -> Result<T, Errno>) -> Result<T, Errno> {
+        let read = read(&Memory(self.pid()))?;
+        if self.reply.is_waiting() { Ok(read) } else { Err(Errno::ESRCH) }
+    }
+
+    /// Reads from the caller's memory, then fetches its descriptor `number`, which is also the proof that the memory was
+    /// the caller's: one system call less than reading after it. What fails in the descriptor comes first, as in the kernel.
+    pub fn descriptor_after<T>(
+        &self,
+        number: i32,
+        read: impl FnOnce(&Memory) -> T,
+    ) -> Result<(std::os::fd::OwnedFd, T), Errno> {
+        let read = read(&Memory(self.pid()));
+        self.descriptor(number).map(|fd| (fd, read))
     }
 
     /// Reads a native u32 (also int and socklen_t).
     pub fn read_u32(&self, address: u64) -> Result<u32, Errno> {
-        let mut word = [0; 4];
-        self.read_into(address, &mut word)?;
-        Ok(u32::from_ne_bytes(word))
+        self.confirmed(|memory| memory.read_u32(address))
     }
 
     /// Writes bytes into the caller's memory while it waits.
@@ -195,14 +264,7 @@ impl Notification {
 
     /// A struct sockaddr argument: EINVAL for a bad length, EFAULT for a bad pointer.
     pub fn address(&self, pointer: u64, length: u64) -> Result<Address, Errno> {
-        let length = length as u32 as i32;
-        let length = usize::try_from(length).map_err(|_| Errno::EINVAL)?;
-        if length > STORAGE {
-            return Err(Errno::EINVAL);
-        }
-        let mut bytes = [0u8; STORAGE];
-        self.read_into(pointer, &mut bytes[..length])?;
-        Ok(Address::parse(&bytes[..length]))
+        self.confirmed(|memory| memory.address(pointer, length))
     }
 
     /// Writes `bytes` as an address result: truncated to the program's length, the true length stored
@@ -211,34 +273,40 @@ impl Notification {
         if out.address == 0 {
             return Ok(());
         }
-        self.write_name(out, bytes)
-    }
-
-    /// As [`Notification::write_address`], for the calls that are about nothing but the address: a null pointer is
-    /// EFAULT there unless the length is 0.
-    pub fn write_name(&self, out: AddressOut, bytes: &[u8]) -> Result<(), Errno> {
         // The check that the caller still waits comes with the write.
-        let mut given = [0; 4];
-        self.copy_in(out.length, &mut given)?;
-        let given = usize::try_from(i32::from_ne_bytes(given)).map_err(|_| Errno::EINVAL)?;
-        let n = given.min(bytes.len());
-        if given == bytes.len() {
-            return self.write(out.address, bytes);
-        }
-        self.write_pair((out.address, &bytes[..n]), (out.length, &(bytes.len() as u32).to_ne_bytes()))
+        let given = Memory(self.pid()).read_u32(out.length)?;
+        self.write_name(out, given, bytes)
     }
 
-    /// Two writes in one system call.
-    fn write_pair(&self, one: (u64, &[u8]), two: (u64, &[u8])) -> Result<(), Errno> {
-        if !self.reply.is_waiting() {
+    /// As [`Notification::write_address`], for a length that was read already, and for the calls that are about nothing but
+    /// the address: a null pointer is EFAULT there unless the length is 0.
+    pub fn write_name(&self, out: AddressOut, given: u32, bytes: &[u8]) -> Result<(), Errno> {
+        let length = (bytes.len() as u32).to_ne_bytes();
+        let [name, length] = out.pieces(given, bytes, &length)?;
+        self.write_pieces([name, length])
+    }
+
+    /// Writes a received message and its source in one system call; see [`Notification::write_name`].
+    pub fn write_message(&self, at: u64, data: &[u8], out: AddressOut, given: u32, name: &[u8]) -> Result<(), Errno> {
+        let length = (name.len() as u32).to_ne_bytes();
+        match out.pieces(given, name, &length) {
+            Ok([name, length]) => self.write_pieces([(at, data), name, length]),
+            // The kernel has copied the data by then.
+            Err(e) => self.write(at, data).and(Err(e)),
+        }
+    }
+
+    /// Several writes in one system call. EFAULT when not all could be written.
+    fn write_pieces<const N: usize>(&self, pieces: [(u64, &[u8]); N]) -> Result<(), Errno> {
+        let total: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
+        if total == 0 {
+            return Ok(());
+        }
+        if !self.reply.was_waiting() {
             return Err(Errno::ESRCH);
         }
-        let total = one.1.len() + two.1.len();
-        let remote = [
-            RemoteIoVec { base: one.0 as usize, len: one.1.len() },
-            RemoteIoVec { base: two.0 as usize, len: two.1.len() },
-        ];
-        let n = process_vm_writev(self.pid(), &[IoSlice::new(one.1), IoSlice::new(two.1)], &remote)?;
+        let remote = pieces.map(|(at, bytes)| RemoteIoVec { base: at as usize, len: bytes.len() });
+        let n = process_vm_writev(self.pid(), &pieces.map(|(_, bytes)| IoSlice::new(bytes)), &remote)?;
         if n == total { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
@@ -312,7 +380,7 @@ impl Notification {
         if data.is_empty() {
             return Ok(());
         }
-        if !self.reply.is_waiting() {
+        if !self.reply.was_waiting() {
             return Err(Errno::ESRCH);
         }
         let remote: Vec<_> = slices.iter().map(|s| RemoteIoVec { base: s.base as usize, len: s.length }).collect();
@@ -340,7 +408,7 @@ pub fn write_to(thread: u32, reply: &Reply, address: u64, bytes: &[u8]) -> Resul
     if bytes.is_empty() {
         return Ok(());
     }
-    if !reply.is_waiting() {
+    if !reply.was_waiting() {
         return Err(Errno::ESRCH);
     }
     let remote = [RemoteIoVec { base: address as usize, len: bytes.len() }];
@@ -358,6 +426,43 @@ mod tests {
             let address: SocketAddr = text.parse().unwrap();
             assert_eq!(Address::parse(&sockaddr_bytes(&address)), Address::Inet(address));
         }
+    }
+
+    /// This process's own memory.
+    fn own() -> Memory {
+        Memory(Pid::this())
+    }
+
+    #[test]
+    fn an_address_and_its_data_are_read_together_or_not_at_all() {
+        let (name, text) = ([2u8, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], *b"hello");
+        let (mut storage, mut data) = ([0; STORAGE], [0; 5]);
+        let at = |p: &[u8]| p.as_ptr() as u64;
+        let read = own().name_and_data((at(&name), 16), &mut storage, (at(&text), &mut data)).unwrap();
+        assert_eq!(Address::parse(read), Address::Inet("127.0.0.1:80".parse().unwrap()));
+        assert_eq!(data, text);
+        let mut again = |length, data_at| {
+            own().name_and_data((at(&name), length), &mut [0; STORAGE], (data_at, &mut data)).map(<[u8]>::len)
+        };
+        assert_eq!(again(16, 0), Err(Errno::EFAULT));
+        assert_eq!(again(129, at(&text)), Err(Errno::EINVAL));
+        assert_eq!(again(u64::from(u32::MAX), at(&text)), Err(Errno::EINVAL));
+        // An int: the upper half of the register means nothing.
+        assert_eq!(again(1 << 32 | 16, at(&text)), Ok(16));
+        // Nothing to read is nothing bad, wherever it is.
+        assert_eq!(own().name_and_data((0, 0), &mut [0; STORAGE], (0, &mut [])), Ok(&[][..]));
+    }
+
+    #[test]
+    fn an_address_result_is_cut_to_the_programs_length() {
+        let out = AddressOut { address: 0x1000, length: 0x2000 };
+        let (name, length) = ([7u8; 16], 16u32.to_ne_bytes());
+        let pieces = |given: i32| out.pieces(given as u32, &name, &length);
+        assert_eq!(pieces(16), Ok([(0x1000, &name[..]), (0x2000, &[][..])]));
+        assert_eq!(pieces(5), Ok([(0x1000, &name[..5]), (0x2000, &length[..])]));
+        assert_eq!(pieces(128), Ok([(0x1000, &name[..]), (0x2000, &length[..])]));
+        assert_eq!(pieces(0), Ok([(0x1000, &[][..]), (0x2000, &length[..])]));
+        assert_eq!(pieces(-1), Err(Errno::EINVAL));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use crate::memory::{Address, sockaddr_bytes};
+use crate::memory::{Address, STORAGE, sockaddr_bytes};
 
 /// What one recvmsg(2) gave.
 #[derive(Debug)]
@@ -75,6 +75,24 @@ pub fn send(fd: BorrowedFd<'_>, data: &[u8], to: Destination<'_>, control: &[u8]
     // SAFETY: as said above.
     let n = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) };
     if n < 0 { Err(Errno::last()) } else { Ok(n as usize) }
+}
+
+/// Receives one message into `data` without control data: what recvfrom(2) returns, and the source's Internet address.
+pub fn receive_from(fd: BorrowedFd<'_>, data: &mut [u8], flags: i32) -> Result<(usize, Option<SocketAddr>), Errno> {
+    let mut name = [0u8; STORAGE];
+    let mut length = STORAGE as libc::socklen_t;
+    // SAFETY: the kernel writes at most `data.len()` bytes to `data` and `length` bytes to `name`, and the true length.
+    let n = unsafe {
+        let (at, name) = (data.as_mut_ptr().cast(), name.as_mut_ptr().cast());
+        libc::recvfrom(fd.as_raw_fd(), at, data.len(), flags, name, &raw mut length)
+    };
+    if n < 0 {
+        return Err(Errno::last());
+    }
+    match Address::parse(&name[..(length as usize).min(STORAGE)]) {
+        Address::Inet(source) => Ok((n as usize, Some(source))),
+        _ => Ok((n as usize, None)),
+    }
 }
 
 /// Receives one message into `data`; `control` bytes of control data are accepted.
@@ -291,5 +309,9 @@ mod tests {
         assert_eq!((got.length, &data), (5, b"hel"));
         assert_eq!(got.source(), Some(a.local_addr().unwrap()));
         assert_ne!(got.flags & libc::MSG_TRUNC, 0);
+        assert_eq!(receive_from(b.as_fd(), &mut data, libc::MSG_DONTWAIT), Err(Errno::EAGAIN));
+        send(a.as_fd(), b"hello", to, &[], 0).unwrap();
+        let plain = receive_from(b.as_fd(), &mut data, libc::MSG_TRUNC).unwrap();
+        assert_eq!(plain, (5, Some(a.local_addr().unwrap())));
     }
 }

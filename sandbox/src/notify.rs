@@ -1,6 +1,6 @@
 //! Notifications: one trapped call each, answered exactly once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -28,6 +28,10 @@ thread_local! {
     /// Threads of the program by thread id. A pidfd names one thread for good: when the thread is gone and its id is
     /// another's, pidfd_getfd says ESRCH, so an entry can be stale but never wrong.
     static THREADS: RefCell<HashMap<u32, OwnedFd>> = RefCell::new(HashMap::new());
+
+    /// The call that this thread received last, and whether its caller was seen to wait since. A thread that receives
+    /// answers each call, or hands it on, before it receives the next one.
+    static AT_HAND: Cell<(u64, bool)> = const { Cell::new((0, false)) };
 }
 
 impl Listener {
@@ -48,6 +52,7 @@ impl Listener {
             let mut raw: libc::seccomp_notif = unsafe { std::mem::zeroed() };
             // SAFETY: the kernel writes one seccomp_notif to the pointer.
             if unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut raw) } == 0 {
+                AT_HAND.set((raw.id, false));
                 return Ok(Some(Notification {
                     reply: Reply { listener: self.clone(), id: raw.id, answered: false },
                     thread: raw.pid,
@@ -95,14 +100,31 @@ pub struct Notification {
 
 impl Notification {
     /// A duplicate of the caller's descriptor `number`, to be dropped when the call is answered: the peer of a socket
-    /// sees its end only when no duplicate is left. EBADF as the kernel would say it.
+    /// sees its end only when no duplicate is left. EBADF as the kernel would say it; ESRCH when the caller is gone.
+    ///
+    /// It is also the check that the caller still waits: a thread that was known before this call was received, and still
+    /// is, has had its thread id all the time.
     pub fn descriptor(&self, number: i32) -> Result<OwnedFd, Errno> {
-        descriptor_of(self.thread, number)
+        let received_here = AT_HAND.get().0 == self.reply.id;
+        let (fd, remembered) = fetch(self.thread, number)?;
+        let same_thread = remembered && received_here;
+        if !same_thread && !self.reply.is_waiting() {
+            return Err(Errno::ESRCH);
+        }
+        if received_here {
+            AT_HAND.set((self.reply.id, true));
+        }
+        Ok(fd)
     }
 }
 
 /// A duplicate of descriptor `number` of thread `thread`.
 pub fn descriptor_of(thread: u32, number: i32) -> Result<OwnedFd, Errno> {
+    fetch(thread, number).map(|(fd, _)| fd)
+}
+
+/// A duplicate of descriptor `number` of thread `thread`, and whether the thread was known already.
+fn fetch(thread: u32, number: i32) -> Result<(OwnedFd, bool), Errno> {
     if number < 0 {
         return Err(Errno::EBADF);
     }
@@ -112,7 +134,7 @@ pub fn descriptor_of(thread: u32, number: i32) -> Result<OwnedFd, Errno> {
                 Err(Errno::ESRCH) => {
                     threads.remove(&thread);
                 }
-                other => return other,
+                other => return other.map(|fd| (fd, true)),
             }
         }
         match pidfd_open(thread as i32, true) {
@@ -122,13 +144,13 @@ pub fn descriptor_of(thread: u32, number: i32) -> Result<OwnedFd, Errno> {
                     threads.clear();
                 }
                 threads.insert(thread, pidfd);
-                fd
+                fd.map(|fd| (fd, false))
             }
             // Before Linux 6.9 a pidfd names a process only, so nothing can be remembered by thread id.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
                 let process = process_of(thread).ok_or(Errno::ESRCH)?;
                 let pidfd = pidfd_open(process, false).map_err(to_errno)?;
-                pidfd_getfd(&pidfd, number).map_err(to_errno)
+                pidfd_getfd(&pidfd, number).map_err(to_errno).map(|fd| (fd, false))
             }
             Err(e) => Err(to_errno(e)),
         }
@@ -183,6 +205,12 @@ impl Reply {
     /// True while the caller still waits: it has not been killed, and its thread id still means it.
     pub fn is_waiting(&self) -> bool {
         self.listener.is_valid(self.id)
+    }
+
+    /// As [`Reply::is_waiting`]; asks the kernel only when the thread that received this call, and has not let go of it
+    /// since, has not seen it yet. For writes: nothing is decided by what is read.
+    pub(crate) fn was_waiting(&self) -> bool {
+        AT_HAND.get() == (self.id, true) || self.is_waiting()
     }
 
     /// The call returns `value`.

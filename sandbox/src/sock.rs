@@ -34,7 +34,15 @@ pub enum Progress {
 /// # Errors
 /// What connect(2) gives; never EINPROGRESS. EALREADY and EISCONN are errors here.
 pub fn connect_nowait(fd: BorrowedFd<'_>, addr: &SocketAddr) -> io::Result<Progress> {
-    let outcome = if is_nonblocking(fd)? {
+    connect_known(fd, addr, is_nonblocking(fd)?)
+}
+
+/// As [`connect_nowait`], for who knows already whether the socket is in non-blocking mode.
+///
+/// # Errors
+/// As [`connect_nowait`].
+pub fn connect_known(fd: BorrowedFd<'_>, addr: &SocketAddr, nonblocking: bool) -> io::Result<Progress> {
+    let outcome = if nonblocking {
         socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(*addr))
     } else {
         let short = ShortTimeout::send(fd)?;

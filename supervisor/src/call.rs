@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use sandbox::memory::Memory;
 use sandbox::notify::{Notification, Waiting};
 
 use crate::supervisor::Supervisor;
@@ -104,6 +105,13 @@ impl Call {
         let fd = self.n.descriptor(number)?;
         let cookie = sandbox::sock::socket_cookie(fd.as_fd()).map_err(errno)?;
         Ok(Target { fd, cookie })
+    }
+
+    /// Reads from the program's memory, then fetches the socket; see [`Notification::descriptor_after`].
+    pub fn target_after<T>(&self, number: i32, read: impl FnOnce(&Memory) -> T) -> Result<(Target, T), Errno> {
+        let (fd, read) = self.n.descriptor_after(number, read)?;
+        let cookie = sandbox::sock::socket_cookie(fd.as_fd()).map_err(errno)?;
+        Ok((Target { fd, cookie }, read))
     }
 
     /// Answers the call.

@@ -26,12 +26,9 @@ const PARK_AFTER: Duration = Duration::from_millis(25);
 pub fn connect(mut call: Call) {
     let number = call.int(0);
     call.note(|| format!("connect({number})"));
-    let target = match call.target(number) {
-        Ok(t) => t,
-        Err(e) => return call.finish(Err(e)),
-    };
-    let address = match call.n.address(call.argument(1), call.argument(2)) {
-        Ok(a) => a,
+    let read = call.target_after(number, |memory| memory.address(call.argument(1), call.argument(2)));
+    let (target, address) = match read.and_then(|(target, address)| Ok((target, address?))) {
+        Ok(read) => read,
         Err(e) => return call.finish(Err(e)),
     };
     call.note(|| format!("connect({number}, {address})"));
@@ -107,7 +104,7 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
     let ends = Ends { local, peer, v6 };
     match way {
         Way::Refused(e) => call.finish(Err(e)),
-        Way::Resolver => connect_near(call, target, ends, supervisor.resolver),
+        Way::Resolver => connect_near(call, target, ends, supervisor.resolver, nonblocking),
         // What was shut down, or closed a moment ago, would leave the address to a service on the wildcard address.
         Way::Own(_, to) if !sandbox::diag::is_bound(to.physical, bound.physical, true).unwrap_or(false) => {
             call.finish(Err(Errno::ECONNREFUSED));
@@ -115,7 +112,7 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
         Way::Own(listener, to) => {
             let expected = Expected { listener, peer: local, local: Some(peer), session: None };
             supervisor.table.lock().expect(bound.physical, expected);
-            connect_near(call, target, ends, to.physical);
+            connect_near(call, target, ends, to.physical, nonblocking);
         }
         Way::Uri(uri) => {
             let attempt = Arc::new(Attempt::new());
@@ -182,12 +179,12 @@ fn set_idle(supervisor: &Supervisor, cookie: Cookie) {
 }
 
 /// Connects to an endpoint of this run: no session, the kernel's own connect.
-fn connect_near(call: Call, target: Target, ends: Ends, to: SocketAddrV4) {
+fn connect_near(call: Call, target: Target, ends: Ends, to: SocketAddrV4, nonblocking: bool) {
     let supervisor = call.supervisor.clone();
     set_connected(&supervisor, target.cookie, ends, None);
-    match sock::connect_nowait(target.as_fd(), &ends.physical(to)) {
+    match sock::connect_known(target.as_fd(), &ends.physical(to), nonblocking) {
         Ok(progress) => {
-            if sock::is_nonblocking(target.as_fd()).unwrap_or(false) {
+            if nonblocking {
                 drop(target);
                 return call.finish(Err(Errno::EINPROGRESS));
             }

@@ -317,10 +317,10 @@ pub fn send(
     /// The largest UDP payload over IPv4.
     const LARGEST: usize = 65507;
     let supervisor = call.supervisor.clone();
-    let (v6, v6only) = {
+    let (v6, v6only, bound) = {
         let table = supervisor.table.lock();
         let s = table.get(target.cookie).ok_or(Errno::EBADF)?;
-        (s.v6, s.v6only)
+        (s.v6, s.v6only, s.bound)
     };
     let to = match address {
         // AF_UNSPEC with an address is an old form of AF_INET (udp_sendmsg); on IPv6 it means "where it is connected".
@@ -343,7 +343,7 @@ pub fn send(
     if data.len() > LARGEST {
         return Err(Errno::EMSGSIZE);
     }
-    let bound = supervisor.ensure_bound(target)?;
+    let bound = bound.map_or_else(|| supervisor.ensure_bound(target), Ok)?;
     if let Some(sent) = send_known(&supervisor, target, v6, &to, data, control, flags)? {
         return Ok(sent);
     }
@@ -447,8 +447,8 @@ impl Opening {
     }
 }
 
-/// One datagram with its virtual source. Datagrams of sources that no session announced are dropped. EAGAIN when there
-/// is none.
+/// One datagram with its virtual source, and control data. Datagrams of sources that no session announced are dropped. EAGAIN
+/// when there is none.
 pub fn receive(
     supervisor: &Supervisor,
     target: &Target,
@@ -456,9 +456,32 @@ pub fn receive(
     control: usize,
     flags: i32,
 ) -> Result<(Received, Option<SocketAddr>), Errno> {
+    let take = || message::receive(target.as_fd(), data, control, flags | libc::MSG_DONTWAIT);
+    admitted(supervisor, target, flags, Received::source, take)
+}
+
+/// As [`receive`], without control data: what recvfrom(2) returns, and the virtual source.
+pub fn receive_plain(
+    supervisor: &Supervisor,
+    target: &Target,
+    data: &mut [u8],
+    flags: i32,
+) -> Result<(usize, Option<SocketAddr>), Errno> {
+    let take = || message::receive_from(target.as_fd(), data, flags | libc::MSG_DONTWAIT);
+    admitted(supervisor, target, flags, |(_, source)| *source, take).map(|((length, _), seen)| (length, seen))
+}
+
+/// Takes datagrams until one comes from a source that may send; gives it with its source as the program is to see it.
+fn admitted<T>(
+    supervisor: &Supervisor,
+    target: &Target,
+    flags: i32,
+    source: impl Fn(&T) -> Option<SocketAddr>,
+    mut take: impl FnMut() -> Result<T, Errno>,
+) -> Result<(T, Option<SocketAddr>), Errno> {
     loop {
-        let got = message::receive(target.as_fd(), data, control, flags | libc::MSG_DONTWAIT)?;
-        let Some(SocketAddr::V4(source)) = got.source().map(canonical) else { return Ok((got, None)) };
+        let got = take()?;
+        let Some(SocketAddr::V4(source)) = source(&got).map(canonical) else { return Ok((got, None)) };
         let seen = {
             let table = supervisor.table.lock();
             table.get(target.cookie).and_then(|s| {

@@ -1,5 +1,6 @@
 //! What the calls that carry data share: the kind of socket, limits, and waiting.
 
+use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -20,6 +21,16 @@ pub const DATAGRAM_MAX: usize = 65536;
 pub const UNIX_MAX: usize = 256 * 1024;
 /// UIO_MAXIOV: the most messages of one sendmmsg or recvmmsg.
 pub const MESSAGES_MAX: usize = 1024;
+
+thread_local! {
+    /// Room for one datagram: a thread moves one at a time.
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; DATAGRAM_MAX].into());
+}
+
+/// Lends this thread's room for one datagram: no memory is asked for and cleared for each.
+pub fn with_room<T>(carry: impl FnOnce(&mut [u8]) -> T) -> T {
+    ROOM.with_borrow_mut(|room| carry(room))
+}
 
 /// What kind of socket a call is about.
 pub type Kind = Option<Proto>;

@@ -18,7 +18,7 @@ pub fn own(mut call: Call) {
     let number = call.int(0);
     call.note(|| format!("getsockname({number})"));
     let result = (|| {
-        let target = call.target(number)?;
+        let (target, given) = call.target_after(number, |memory| memory.read_u32(call.argument(2)))?;
         let known = {
             let table = call.supervisor.table.lock();
             table.get(target.cookie).and_then(|s| match &s.state {
@@ -35,7 +35,7 @@ pub fn own(mut call: Call) {
             Some(address) => sockaddr_bytes(&address),
             None => unbound_name(&target)?,
         };
-        write_name(&call, &name)
+        write_name(&call, given?, &name)
     })();
     call.finish(result);
 }
@@ -56,7 +56,7 @@ pub fn peer(mut call: Call) {
     let number = call.int(0);
     call.note(|| format!("getpeername({number})"));
     let result = (|| {
-        let target = call.target(number)?;
+        let (target, given) = call.target_after(number, |memory| memory.read_u32(call.argument(2)))?;
         let known = {
             let table = call.supervisor.table.lock();
             table.get(target.cookie).map(|s| match &s.state {
@@ -73,7 +73,7 @@ pub fn peer(mut call: Call) {
             Some(Some(address)) => sockaddr_bytes(&address),
             _ => raw,
         };
-        write_name(&call, &name)
+        write_name(&call, given?, &name)
     })();
     call.finish(result);
 }
@@ -82,25 +82,22 @@ fn raw_name(target: &Target, peer: bool) -> Result<Vec<u8>, Errno> {
     sandbox::message::raw_name(target.as_fd(), peer)
 }
 
-fn write_name(call: &Call, name: &[u8]) -> Result<i64, Errno> {
+fn write_name(call: &Call, given: u32, name: &[u8]) -> Result<i64, Errno> {
     let out = AddressOut { address: call.argument(1), length: call.argument(2) };
-    call.n.write_name(out, name)?;
+    call.n.write_name(out, given, name)?;
     Ok(0)
 }
 
 /// bind(2).
 pub fn bind(mut call: Call) {
     let number = call.int(0);
-    let target = match call.target(number) {
-        Ok(t) => t,
+    let read = call.target_after(number, |memory| memory.address(call.argument(1), call.argument(2)));
+    let (target, address) = match read.and_then(|(target, address)| Ok((target, address?))) {
+        Ok(read) => read,
         Err(e) => {
             call.note(|| format!("bind({number})"));
             return call.finish(Err(e));
         }
-    };
-    let address = match call.n.address(call.argument(1), call.argument(2)) {
-        Ok(a) => a,
-        Err(e) => return call.finish(Err(e)),
     };
     call.note(|| format!("bind({number}, {address})"));
     let proto = match call.supervisor.known(&target) {

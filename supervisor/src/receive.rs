@@ -13,7 +13,9 @@ use tokio::io::Interest;
 
 use crate::accept::receive_timeout;
 use crate::call::{Call, Target, errno};
-use crate::message::{CONTROL_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, prepare, wait};
+use crate::message::{
+    CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, prepare, wait, with_room,
+};
 use crate::{ancillary, datagram};
 
 /// Where one received message goes.
@@ -31,20 +33,50 @@ enum Out {
 
 /// recvfrom(2) with an address.
 pub fn recvfrom(mut call: Call) {
-    let flags = call.int(3);
-    match prepare(&mut call, "recvfrom") {
-        Ok((target, kind)) => {
-            let length = usize::try_from(call.argument(2)).unwrap_or(usize::MAX);
-            let room = Room {
-                slices: vec![ForeignSlice { base: call.argument(1), length }],
-                control: 0,
-                out: Out::Address(AddressOut { address: call.argument(4), length: call.argument(5) }),
-                received: 0,
-            };
-            receive_all(call, target, kind, vec![room], flags, None);
+    let (number, flags) = (call.int(0), call.int(3));
+    call.note(|| format!("recvfrom({number})"));
+    let out = AddressOut { address: call.argument(4), length: call.argument(5) };
+    let length = usize::try_from(call.argument(2)).unwrap_or(usize::MAX);
+    let buffer = ForeignSlice { base: call.argument(1), length };
+    let prepared = call
+        .target_after(number, |memory| memory.read_u32(out.length))
+        .and_then(|(target, given)| Ok((call.supervisor.known(&target)?, target, given)));
+    let (kind, target, given) = match prepared {
+        Ok(prepared) => prepared,
+        Err(e) => return call.finish(Err(e)),
+    };
+    if kind == Some(Proto::Udp) && flags & libc::MSG_ERRQUEUE == 0 {
+        match with_room(|room| receive_now(&call, &target, room, buffer, (out, given), flags)) {
+            Err(Errno::EAGAIN) => {}
+            result => {
+                drop(target);
+                return call.finish(result);
+            }
         }
-        Err(e) => call.finish(Err(e)),
     }
+    let room = Room { slices: vec![buffer], control: 0, out: Out::Address(out), received: 0 };
+    receive_all(call, target, kind, vec![room], flags, None);
+}
+
+/// The datagram that is there, written with its source at once. EAGAIN when there is none.
+fn receive_now(
+    call: &Call,
+    target: &Target,
+    room: &mut [u8],
+    buffer: ForeignSlice,
+    (out, given): (AddressOut, Result<u32, Errno>),
+    flags: i32,
+) -> Result<i64, Errno> {
+    let data = &mut room[..buffer.length.min(DATAGRAM_MAX)];
+    let (length, source) = datagram::receive_plain(&call.supervisor, target, data, flags)?;
+    let data = &data[..length.min(data.len())];
+    let name = source.map_or_else(Vec::new, |address| sockaddr_bytes(&address));
+    // The kernel looks at the length only after the data, too.
+    match given {
+        Ok(given) => call.n.write_message(buffer.base, data, out, given, &name)?,
+        Err(e) => return call.n.write(buffer.base, data).and(Err(e)),
+    }
+    Ok(length as i64)
 }
 
 /// recvmsg(2).

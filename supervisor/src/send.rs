@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use sandbox::memory::{Address, CHUNK, ForeignSlice, MMSGHDR};
+use sandbox::memory::{Address, CHUNK, ForeignSlice, MMSGHDR, STORAGE};
 use sandbox::message::{self, Control, Destination};
 use sandbox::sock;
 use sipcore::agent::Proto;
@@ -13,7 +13,7 @@ use tokio::io::Interest;
 
 use crate::call::{Call, Target, errno};
 use crate::message::{
-    CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, finish_send, prepare, wait,
+    CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, finish_send, prepare, wait, with_room,
 };
 use crate::{ancillary, datagram, unix};
 
@@ -67,29 +67,47 @@ fn shown(address: &Option<Address>) -> String {
 /// sendto(2) with an address.
 pub fn sendto(mut call: Call) {
     let flags = call.int(3);
-    let prepared = prepare(&mut call, "sendto").and_then(|(target, kind)| {
-        let raw_length = call.argument(5);
-        let address = call.n.address(call.argument(4), raw_length)?;
-        let name =
-            if kind.is_none() { call.n.read(call.argument(4), (raw_length as usize).min(128))? } else { Vec::new() };
-        let slices =
-            [ForeignSlice { base: call.argument(1), length: usize::try_from(call.argument(2)).unwrap_or(usize::MAX) }];
-        let data = call.n.gather(&slices, data_limit(kind, &target, slices[0].length)?)?;
-        let rest = behind(&slices, data.len());
-        let (control, descriptors) = (Vec::new(), Vec::new());
-        let message = Outgoing { address: Some(address), name, data, control, descriptors, sent: 0, before: 0, rest };
-        Ok((target, kind, message))
-    });
-    match prepared {
-        Ok((target, kind, message)) => {
-            let number = call.int(0);
-            call.note(|| {
-                format!("sendto({number}, {} bytes, {flags:#x}, {})", message.data.len(), shown(&message.address))
-            });
-            send_all(call, target, kind, vec![message], flags, None);
-        }
+    match with_room(|room| send_now(&mut call, room)) {
+        Ok(Begun::Done(n)) => call.finish(Ok(n)),
+        Ok(Begun::Rest(target, kind, message)) => send_all(call, target, kind, vec![message], flags, None),
         Err(e) => call.finish(Err(e)),
     }
+}
+
+/// How far sendto(2) came at once.
+enum Begun {
+    Done(i64),
+    Rest(Target, Kind, Outgoing),
+}
+
+/// Reads all of sendto(2) at once, where `room` is enough for it, and sends a datagram that has not to wait.
+fn send_now(call: &mut Call, room: &mut [u8]) -> Result<Begun, Errno> {
+    let (number, flags) = (call.int(0), call.int(3));
+    call.note(|| format!("sendto({number})"));
+    let length = usize::try_from(call.argument(2)).unwrap_or(usize::MAX);
+    let whole = [ForeignSlice { base: call.argument(1), length }];
+    let data = &mut room[..if length <= DATAGRAM_MAX { length } else { 0 }];
+    let mut storage = [0; STORAGE];
+    let (target, name) = call.target_after(number, |memory| {
+        memory.name_and_data((call.argument(4), call.argument(5)), &mut storage, (whole[0].base, data))
+    })?;
+    let kind = call.supervisor.known(&target)?;
+    let name = name?;
+    let address = Address::parse(name);
+    call.note(|| format!("sendto({number}, {length} bytes, {flags:#x}, {address})"));
+    let limit = data_limit(kind, &target, length)?;
+    if kind == Some(Proto::Udp) && flags & libc::MSG_FASTOPEN == 0 {
+        let now = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        match datagram::send(call, &target, &address, data, &[], now) {
+            Err(Errno::EAGAIN) => {}
+            result => return result.map(|n| Begun::Done(n as i64)),
+        }
+    }
+    let data = if data.len() == length { data.to_vec() } else { call.n.gather(&whole, limit)? };
+    let rest = behind(&whole, data.len());
+    let (name, address) = (name.to_vec(), Some(address));
+    let (control, descriptors) = (Vec::new(), Vec::new());
+    Ok(Begun::Rest(target, kind, Outgoing { address, name, data, control, descriptors, sent: 0, before: 0, rest }))
 }
 
 /// sendmsg(2).

@@ -230,7 +230,8 @@ impl Supervisor {
     /// failed. The socket is then as one that was never bound.
     pub fn note_lost_port(&self, target: &Target) {
         let fd = std::os::fd::AsFd::as_fd(target);
-        if sock::local_addr(fd).is_ok_and(|a| a.port() == 0) {
+        let had_one = self.table.lock().get(target.cookie).is_some_and(|s| s.bound.is_some());
+        if had_one && sock::local_addr(fd).is_ok_and(|a| a.port() == 0) {
             self.table.lock().unbind(target.cookie);
         }
     }
