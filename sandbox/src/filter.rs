@@ -17,7 +17,7 @@ use seccompiler::{
 /// The programs, ready to be loaded in the child: plain instructions, so that loading them allocates nothing.
 pub struct Filters {
     pub(crate) notify: Vec<libc::sock_filter>,
-    pub(crate) hardening: [Vec<libc::sock_filter>; 3],
+    pub(crate) hardening: [Vec<libc::sock_filter>; 4],
 }
 
 /// Why the filters could not be built.
@@ -37,7 +37,7 @@ pub enum FilterError {
 impl Filters {
     /// Builds all filters for this machine's native architecture. 32-bit and x32 calls kill the process.
     pub fn build() -> Result<Filters, FilterError> {
-        Ok(Filters { notify: notify()?, hardening: [hardening()?, families()?, protocols()?] })
+        Ok(Filters { notify: notify()?, hardening: [hardening()?, families()?, protocols()?, no_protocols()?] })
     }
 }
 
@@ -256,6 +256,16 @@ fn protocols() -> Result<Vec<libc::sock_filter>, FilterError> {
     refuse(BTreeMap::from([(libc::SYS_socket, rules)]), libc::EPROTONOSUPPORT)
 }
 
+/// Numbers that are no protocol at all, whatever the type: EINVAL comes first (inet_create).
+fn no_protocols() -> Result<Vec<libc::sock_filter>, FilterError> {
+    use SeccompCmpOp::{Eq, Ge};
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        rules.push(SeccompRule::new(vec![int(0, Eq, family)?, int(2, Ge, IPPROTO_MAX)?])?);
+    }
+    refuse(BTreeMap::from([(libc::SYS_socket, rules)]), libc::EINVAL)
+}
+
 /// A filter that refuses what the rules match.
 fn refuse(rules: Rules, errno: libc::c_int) -> Result<Vec<libc::sock_filter>, FilterError> {
     #[cfg(target_arch = "x86_64")]
@@ -267,6 +277,8 @@ fn refuse(rules: Rules, errno: libc::c_int) -> Result<Vec<libc::sock_filter>, Fi
     Ok(program.iter().map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect())
 }
 
+/// IPPROTO_MAX of include/uapi/linux/in.h: one more than IPPROTO_MPTCP.
+const IPPROTO_MAX: libc::c_int = 263;
 /// SOCK_PACKET of include/linux/net.h: with AF_INET it still means AF_PACKET (__sock_create).
 const OLD_SOCK_PACKET: libc::c_int = 10;
 /// include/uapi/linux/userfaultfd.h.

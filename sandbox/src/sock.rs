@@ -58,6 +58,26 @@ pub fn connect_known(fd: BorrowedFd<'_>, addr: &SocketAddr, nonblocking: bool) -
     }
 }
 
+/// What connect(2) says to a TCP socket that has been connected, or tried to, before: that it stands now (the first time that
+/// somebody asks after EINPROGRESS), EALREADY, EISCONN, or why it failed, and then the socket is as a fresh one. EINVAL for a socket
+/// that nothing was done with, or that was made fresh again by shutdown(2): the address given has a family and no more, so that
+/// nothing begins (tcp_v4_connect, tcp_v6_connect). Does not wait, also if the socket is in blocking mode.
+///
+/// # Errors
+/// As said.
+pub fn connect_again(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let short = if is_nonblocking(fd)? { None } else { Some(ShortTimeout::send(fd)?) };
+    let family = libc::AF_INET as libc::sa_family_t;
+    // SAFETY: `family` is as many readable bytes as the length says, alive through the call.
+    let rc =
+        unsafe { libc::connect(fd.as_raw_fd(), (&raw const family).cast(), size_of_val(&family) as libc::socklen_t) };
+    let outcome = Errno::result(rc).map(drop);
+    if let Some(short) = short {
+        short.restore()?;
+    }
+    Ok(outcome?)
+}
+
 /// Dissolves the association of `fd` (connect to AF_UNSPEC, connect(2)); on a TCP socket this also takes back a connect under way.
 ///
 /// # Errors
@@ -376,15 +396,22 @@ pub fn is_ready(fd: BorrowedFd<'_>, events: PollFlags) -> bool {
     wait_for(fd, events, Duration::ZERO).is_ok_and(|r| !r.is_empty())
 }
 
-/// accept4(2): the next connection of a listener.
+/// accept4(2): the next connection of a listener, and from where it came, as the raw struct sockaddr: that is known also when the
+/// connection was reset while it waited, and getpeername(2) says ENOTCONN.
 ///
 /// # Errors
 /// What accept4(2) gives.
-pub fn accept(listener: BorrowedFd<'_>, flags: socket::SockFlag) -> io::Result<OwnedFd> {
+pub fn accept(listener: BorrowedFd<'_>, flags: socket::SockFlag) -> io::Result<(OwnedFd, Vec<u8>)> {
     use std::os::fd::FromRawFd;
-    let number = socket::accept4(listener.as_raw_fd(), flags)?;
+    let mut storage = [0u8; size_of::<libc::sockaddr_storage>()];
+    let mut length = storage.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `storage`, and the true length.
+    let number =
+        unsafe { libc::accept4(listener.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut length, flags.bits()) };
+    Errno::result(number)?;
     // SAFETY: accept4 gave a new descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    Ok((fd, storage[..storage.len().min(length as usize)].to_vec()))
 }
 
 #[cfg(test)]

@@ -7,16 +7,17 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::PollFlags;
-use sandbox::memory::{AddressOut, sockaddr_bytes};
+use sandbox::memory::{Address, AddressOut, sockaddr_bytes};
 use sandbox::ready::when_ready;
 use sandbox::sock;
 use sipcore::agent::Proto;
 use tokio::io::Interest;
 
 use crate::call::{Call, Held, Target, errno};
+use crate::doorbell;
 use crate::names::is_reachable;
 use crate::supervisor::Supervisor;
-use crate::table::{Socket, State};
+use crate::table::{Bound, Expected, Socket, State};
 
 /// listen(2).
 pub fn listen(mut call: Call) {
@@ -30,7 +31,7 @@ pub fn listen(mut call: Call) {
             if supervisor.table.lock().get(target.cookie).is_some_and(|s| matches!(s.state, State::Connecting(_))) {
                 return Err(Errno::EINVAL);
             }
-            supervisor.ensure_bound(&target)?;
+            supervisor.ensure_still_bound(&target)?;
         }
         // A negative backlog means the most there is, as in the kernel's unsigned comparison.
         let backlog = nix::sys::socket::Backlog::new(backlog.clamp(-1, 4096)).map_err(|_| Errno::EINVAL)?;
@@ -60,16 +61,19 @@ pub fn listen(mut call: Call) {
 struct Accepted {
     fd: OwnedFd,
     peer: Vec<u8>,
+    /// What was announced of it, and where its listener is; None for AF_UNIX.
+    announced: Option<(Expected, Bound)>,
 }
 
 /// accept(2) and accept4(2).
 pub fn accept(mut call: Call, flags: i32) {
     let number = call.int(0);
     call.note(|| format!("accept4({number}, {flags:#x})"));
-    if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 {
-        return call.finish(Err(Errno::EINVAL));
-    }
     let target = match call.target(number) {
+        // The order of __sys_accept4.
+        Ok(_) | Err(Errno::ENOTSOCK) if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 => {
+            return call.finish(Err(Errno::EINVAL));
+        }
         Ok(t) => t,
         Err(e) => return call.finish(Err(e)),
     };
@@ -128,16 +132,12 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
         if flags & libc::SOCK_NONBLOCK != 0 {
             how |= nix::sys::socket::SockFlag::SOCK_NONBLOCK;
         }
-        let fd = sock::accept(target.as_fd(), how).map_err(errno)?;
+        let (fd, peer) = sock::accept(target.as_fd(), how).map_err(errno)?;
         if !inet {
-            let peer = sandbox::message::raw_name(fd.as_fd(), true).unwrap_or_default();
-            return Ok(Accepted { fd, peer });
+            return Ok(Accepted { fd, peer, announced: None });
         }
-        let source = match sock::peer_addr(fd.as_fd()).map(sock::canonical) {
-            Ok(SocketAddr::V4(a)) => a,
-            // Reset while it waited in the queue: the program still gets it, as natively.
-            _ => continue,
-        };
+        let Address::Inet(source) = Address::parse(&peer) else { continue };
+        let SocketAddr::V4(source) = sock::canonical(source) else { continue };
         let mut table = supervisor.table.lock();
         let siblings = table.siblings(target.cookie);
         let (fd, expected) = if let Some(rung) = table.take_rung(source) {
@@ -168,12 +168,13 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
                 v6,
                 v6only: false,
                 bound: None,
+                former: None,
                 state: State::Connected { local, peer, session: expected.session },
                 error: None,
                 datagram: None,
             },
         );
-        return Ok(Accepted { fd, peer: sockaddr_bytes(&peer) });
+        return Ok(Accepted { fd, peer: sockaddr_bytes(&peer), announced: Some((expected, bound)) });
     }
 }
 
@@ -186,5 +187,14 @@ fn deliver(call: Call, result: Result<Accepted, Errno>, flags: i32) {
     if let Err(e) = call.n.write_address(out, &accepted.peer) {
         return call.finish(Err(e));
     }
-    let _ = call.install(accepted.fd.as_fd(), flags & libc::SOCK_CLOEXEC != 0);
+    let supervisor = call.supervisor.clone();
+    let Accepted { fd, announced, .. } = accepted;
+    call.install(fd, flags & libc::SOCK_CLOEXEC != 0, |fd, e| {
+        // Natively a connection for which there is no descriptor stays in the queue.
+        if matches!(e, Errno::EMFILE | Errno::ENFILE)
+            && let Some((expected, bound)) = announced
+        {
+            doorbell::put_back(&supervisor, fd, bound, expected);
+        }
+    });
 }

@@ -129,15 +129,12 @@ impl Call {
         self.n.reply.interrupted();
     }
 
-    /// Answers with a new descriptor for `fd`.
-    pub fn install(self, fd: BorrowedFd<'_>, close_on_exec: bool) -> Result<(), Errno> {
+    /// Answers with a new descriptor for `fd`. Where there can be none, `failed` has it back before the program is told.
+    pub fn install(self, fd: OwnedFd, close_on_exec: bool, failed: impl FnOnce(OwnedFd, Errno)) {
         self.print(|| "a new socket".to_owned());
-        match self.n.reply.install(fd, close_on_exec) {
-            Ok(()) => Ok(()),
-            Err((reply, e)) => {
-                reply.error(e);
-                Err(e)
-            }
+        if let Err((reply, e)) = self.n.reply.install(fd.as_fd(), close_on_exec) {
+            failed(fd, e);
+            reply.error(e);
         }
     }
 

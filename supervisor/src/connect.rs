@@ -1,18 +1,21 @@
 //! connect of every kind of socket, and the sessions of TCP ones.
 
-use std::net::{SocketAddr, SocketAddrV4};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use sandbox::memory::Address;
-use sandbox::ready::connected;
+use sandbox::ready::when_ready;
 use sandbox::sock::{self, Progress as Connect};
 use sipcore::agent::{Label, Proto, SessionId};
+use tokio::io::Interest;
 
 use crate::attempt::{Attempt, Progress};
 use crate::call::{Call, Held, Target, errno};
+use crate::send::send_timeout;
 use crate::sessions::{Failure, Flow};
 use crate::supervisor::{Supervisor, Way};
 use crate::table::{Bound, Cookie, Expected, State};
@@ -29,6 +32,11 @@ pub fn connect(mut call: Call) {
     let read = call.target_after(number, |memory| memory.address(call.argument(1), call.argument(2)));
     let (target, address) = match read.and_then(|(target, address)| Ok((target, address?))) {
         Ok(read) => read,
+        // The order of __sys_connect: what kind of descriptor it is comes last.
+        Err(Errno::ENOTSOCK) => {
+            let address = call.n.address(call.argument(1), call.argument(2));
+            return call.finish(Err(address.err().unwrap_or(Errno::ENOTSOCK)));
+        }
         Err(e) => return call.finish(Err(e)),
     };
     call.note(|| format!("connect({number}, {address})"));
@@ -40,15 +48,26 @@ pub fn connect(mut call: Call) {
     }
 }
 
+/// As a destination "any address" means the loopback one (ip_route_output_key, tcp_v6_connect). Flow and scope mean nothing here.
+pub fn loopback_for_any(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.to_canonical().is_unspecified() => Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        other => other,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
 /// The Internet address of a connect() or sendto(), or Linux's own refusal of it.
 pub fn destination(address: &Address, v6: bool, v6only: bool) -> Result<SocketAddr, Errno> {
     match address {
-        Address::Inet(a) if a.is_ipv4() && !v6 => Ok(*a),
+        Address::Inet(a) if a.is_ipv4() && !v6 => Ok(loopback_for_any(*a)),
         Address::Inet(a) if a.is_ipv6() && v6 => {
             if v6only && a.ip().to_canonical().is_ipv4() {
                 Err(Errno::ENETUNREACH)
             } else {
-                Ok(*a)
+                Ok(loopback_for_any(*a))
             }
         }
         Address::Other { length, .. } if *length < if v6 { 24 } else { 16 } => Err(Errno::EINVAL),
@@ -64,35 +83,47 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
         drop(target);
         return call.finish(result);
     }
-    let under_way = {
+    if matches!(address, Address::Other { length: 0..2, .. }) {
+        return call.finish(Err(Errno::EINVAL));
+    }
+    let (attempt, v6, v6only) = {
         let table = supervisor.table.lock();
         let Some(s) = table.get(target.cookie) else { return call.finish(Err(Errno::EBADF)) };
         match &s.state {
-            State::Listening => Err(Errno::EISCONN),
-            State::Connected { .. } => Err(Errno::EISCONN),
-            State::Connecting(attempt) => Ok(Err(attempt.clone())),
-            State::Idle => Ok(Ok((s.v6, s.v6only))),
+            State::Connecting(attempt) => (Some(attempt.clone()), s.v6, s.v6only),
+            _ => (None, s.v6, s.v6only),
         }
     };
-    let (v6, v6only) = match under_way {
-        Err(e) => return call.finish(Err(e)),
-        Ok(Err(_)) if nonblocking => return call.finish(Err(Errno::EALREADY)),
-        Ok(Err(attempt)) => {
+    match attempt {
+        Some(_) if nonblocking => return call.finish(Err(Errno::EALREADY)),
+        Some(attempt) => {
             supervisor.runtime.spawn(wait_for(call, target, attempt));
             return;
         }
-        Ok(Ok(kind)) => kind,
-    };
+        None => {}
+    }
+    match connect_again(&supervisor, &target) {
+        None => {}
+        Some(Err(Errno::EALREADY)) if !nonblocking => {
+            supervisor.runtime.clone().spawn(await_handshake(call, target, Errno::EALREADY));
+            return;
+        }
+        Some(result) => {
+            drop(target);
+            return call.finish(result.map(|()| 0));
+        }
+    }
     let peer = match destination(address, v6, v6only) {
         Ok(p) => p,
         Err(e) => return call.finish(Err(e)),
     };
     let way = supervisor.way(&mut call, Proto::Tcp, peer);
-    if let Way::Refused(e) = way {
+    if let Way::Refused(e) = way
+        && e != Errno::ECONNREFUSED
+    {
         return call.finish(Err(e));
     }
-    supervisor.note_lost_port(&target);
-    let bound = match supervisor.ensure_bound(&target) {
+    let bound = match supervisor.ensure_still_bound(&target) {
         Ok(b) => b,
         Err(e) => return call.finish(Err(e)),
     };
@@ -103,11 +134,19 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
     };
     let ends = Ends { local, peer, v6 };
     match way {
-        Way::Refused(e) => call.finish(Err(e)),
+        // To itself: a simultaneous open with one socket for both ends (RFC 9293, 3.5).
+        Way::Refused(_) if sock::canonical(local) == sock::canonical(peer) => {
+            connect_near(call, target, ends, bound.physical, nonblocking);
+        }
+        Way::Refused(_) => {
+            let nobody = supervisor.nobody.address(Proto::Tcp);
+            connect_near(call, target, ends, nobody, nonblocking);
+        }
         Way::Resolver => connect_near(call, target, ends, supervisor.resolver, nonblocking),
         // What was shut down, or closed a moment ago, would leave the address to a service on the wildcard address.
         Way::Own(_, to) if !sandbox::diag::is_bound(to.physical, bound.physical, true).unwrap_or(false) => {
-            call.finish(Err(Errno::ECONNREFUSED));
+            let nobody = supervisor.nobody.address(Proto::Tcp);
+            connect_near(call, target, ends, nobody, nonblocking);
         }
         Way::Own(listener, to) => {
             let expected = Expected { listener, peer: local, local: Some(peer), session: None };
@@ -130,10 +169,67 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
     }
 }
 
+/// What the kernel says to a connect() of this socket, whatever became of it since the last one; None: it is as a fresh one.
+fn connect_again(supervisor: &Supervisor, target: &Target) -> Option<Result<(), Errno>> {
+    let answer = sock::connect_again(target.as_fd()).map_err(errno);
+    if matches!(answer, Ok(()) | Err(Errno::EALREADY | Errno::EISCONN)) {
+        return Some(answer);
+    }
+    // It failed, or shutdown(2) took it back.
+    let (before, own) = {
+        let mut table = supervisor.table.lock();
+        let s = table.get_mut(target.cookie)?;
+        (std::mem::replace(&mut s.state, State::Idle), s.error.take())
+    };
+    if let State::Connected { session: Some(id), .. } = before {
+        supervisor.sessions.close(id);
+    }
+    match answer {
+        Err(Errno::EINVAL) => None,
+        _ => Some(answer.map_err(|e| own.unwrap_or(e))),
+    }
+}
+
+/// Waits for the end of the kernel's handshake, and takes its outcome by `again` as a blocking connect() does.
+async fn handshake(fd: BorrowedFd<'_>, mut again: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    when_ready(fd, Interest::WRITABLE, || {
+        if !sock::is_ready(fd, PollFlags::POLLOUT) {
+            return Err(Errno::EAGAIN);
+        }
+        match again() {
+            // Another thread asked first.
+            Err(Errno::EISCONN) => Ok(()),
+            Err(Errno::EALREADY) => Err(Errno::EAGAIN),
+            answer => answer,
+        }
+    })
+    .await
+}
+
+/// Waits as a blocking connect() does, at most for SO_SNDTIMEO; `timed_out` is the answer then.
+async fn await_handshake(call: Call, target: Target, timed_out: Errno) {
+    let supervisor = call.supervisor.clone();
+    let limit = send_timeout(&target);
+    let again = || connect_again(&supervisor, &target).unwrap_or(Err(Errno::ECONNABORTED));
+    let handshake = handshake(target.as_fd(), again);
+    let limited = async {
+        match limit {
+            Some(limit) => tokio::time::timeout(limit, handshake).await.unwrap_or(Err(timed_out)),
+            None => handshake.await,
+        }
+    };
+    let ended = call.hold(limited).await;
+    drop(target);
+    match ended {
+        Held::Done(result) => call.finish(result.map(|()| 0)),
+        Held::Interrupted => call.interrupted(),
+        Held::Gone => {}
+    }
+}
+
 /// connect(AF_UNSPEC): the socket is as new, its session ends.
 fn disconnect(supervisor: &Supervisor, target: &Target) -> Result<i64, Errno> {
     sock::disconnect(target.as_fd()).map_err(errno)?;
-    supervisor.note_lost_port(target);
     let mut table = supervisor.table.lock();
     let before = table.get_mut(target.cookie).map(|s| std::mem::replace(&mut s.state, State::Idle));
     drop(table);
@@ -194,15 +290,7 @@ fn connect_near(call: Call, target: Target, ends: Ends, to: SocketAddrV4, nonblo
                     call.finish(Ok(0));
                 }
                 Connect::InProgress => {
-                    supervisor.runtime.clone().spawn(async move {
-                        let ended = call.hold(connected(target.as_fd())).await;
-                        drop(target);
-                        match ended {
-                            Held::Done(result) => call.finish(result.map(|()| 0)),
-                            Held::Interrupted => call.interrupted(),
-                            Held::Gone => {}
-                        }
-                    });
+                    supervisor.runtime.clone().spawn(await_handshake(call, target, Errno::EINPROGRESS));
                 }
             }
         }
@@ -247,7 +335,10 @@ impl Connecting {
         let connected = async {
             match sock::connect_nowait(self.target.as_fd(), &self.ends.physical(flow.media)).map_err(errno)? {
                 Connect::Done => Ok(()),
-                Connect::InProgress => connected(self.target.as_fd()).await,
+                Connect::InProgress => {
+                    let fd = self.target.as_fd();
+                    handshake(fd, || sock::connect_again(fd).map_err(errno)).await
+                }
             }
         };
         connected.await.inspect_err(|_| {
@@ -270,8 +361,21 @@ impl Connecting {
     async fn blocking(self, mut call: Call) {
         let supervisor = call.supervisor.clone();
         let mut work = Box::pin(self.establish(&supervisor));
-        match call.hold(&mut work).await {
-            Held::Done(result) => {
+        let limit = send_timeout(&self.target);
+        let limited = async {
+            match limit {
+                Some(limit) => tokio::time::timeout(limit, &mut work).await.map_err(|_| ()),
+                None => Ok((&mut work).await),
+            }
+        };
+        match call.hold(limited).await {
+            // The attempt goes on; a repeated connect() joins it.
+            Held::Done(Err(())) => {
+                call.finish(Err(Errno::EINPROGRESS));
+                let result = work.await;
+                self.end(&supervisor, result);
+            }
+            Held::Done(Ok(result)) => {
                 self.end(&supervisor, result);
                 drop(work);
                 if result.is_ok() {

@@ -16,7 +16,7 @@ use sipcore::agent::{Label, Proto, SessionId};
 use tokio::net::UdpSocket;
 
 use crate::call::{Call, Target, errno};
-use crate::connect::destination;
+use crate::connect::{destination, loopback_for_any};
 use crate::supervisor::{Supervisor, Way};
 use crate::table::{Cookie, Datagram, Peer, Socket};
 
@@ -26,9 +26,6 @@ const QUEUE: usize = 256;
 const QUEUE_BYTES: usize = 256 * 1024;
 /// After a session failed, datagrams to its destination are dropped for this long before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(3);
-/// A port of the run's own address where nothing ever listens: what is sent there comes back as ECONNREFUSED. 1 is
-/// TCPMUX; no unprivileged process can bind it.
-const NOBODY: u16 = 1;
 
 /// The socket to which connected datagram sockets point until their session stands: their sends are not trapped, so
 /// this is where the first datagrams come out, and the first of them is what asks for the session.
@@ -117,7 +114,7 @@ async fn open_connected(supervisor: Arc<Supervisor>, source: SocketAddrV4) {
         Err(_) => {
             supervisor.stub.forget(&source);
             // The next send or receive says ECONNREFUSED, as it does when an ICMP message comes back.
-            let nobody = physical(v6, SocketAddrV4::new(supervisor.physical, NOBODY));
+            let nobody = physical(v6, supervisor.nobody.address(Proto::Udp));
             let _ = sock::connect_nowait(socket.as_fd(), &nobody);
             let _ = message::send(socket.as_fd(), &[], Destination::Connected, &[], libc::MSG_DONTWAIT);
         }
@@ -192,9 +189,7 @@ pub fn socket(mut call: Call) {
         Ok(target)
     })();
     match result {
-        Ok(target) => {
-            let _ = call.install(target.as_fd(), kind & libc::SOCK_CLOEXEC != 0);
-        }
+        Ok(target) => call.install(target.fd, kind & libc::SOCK_CLOEXEC != 0, |_, _| {}),
         Err(e) => call.finish(Err(e)),
     }
 }
@@ -211,7 +206,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
     if matches!(address, Address::Unspecified(_)) {
         sock::disconnect(target.as_fd()).map_err(errno)?;
         dissolve(&supervisor, target.cookie);
-        supervisor.note_lost_port(target);
+        supervisor.note_lost_port(target)?;
         return Ok(0);
     }
     let (v6, v6only) = {
@@ -219,7 +214,11 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         let s = table.get(target.cookie).ok_or(Errno::EBADF)?;
         (s.v6, s.v6only)
     };
-    let peer = destination(address, v6, v6only)?;
+    let peer = match address {
+        // An AF_INET address on an AF_INET6 socket is taken as its v4-mapped form (__ip6_datagram_connect).
+        Address::Inet(a) if v6 && a.is_ipv4() && !v6only => Supervisor::seen_by(v6, loopback_for_any(*a)),
+        other => destination(other, v6, v6only)?,
+    };
     let known = ready_peer(&supervisor, target.cookie, &peer);
     let way = if known.is_some() { None } else { Some(supervisor.way(call, Proto::Udp, peer)) };
     if let Some(Way::Refused(e)) = way
@@ -251,7 +250,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
             supervisor.stub.waiting.lock().insert(bound.physical, waiting);
             supervisor.stub.address
         }
-        (None, Some(Way::Refused(_)) | None) => SocketAddrV4::new(supervisor.physical, NOBODY),
+        (None, Some(Way::Refused(_)) | None) => supervisor.nobody.address(Proto::Udp),
     };
     sock::connect_nowait(target.as_fd(), &physical(v6, to)).map_err(errno)?;
     if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
@@ -332,9 +331,9 @@ pub fn send(
             if v6only {
                 return Err(Errno::ENETUNREACH);
             }
-            *a
+            loopback_for_any(*a)
         }
-        Address::Unspecified(Some(a)) => SocketAddr::V4(*a),
+        Address::Unspecified(Some(a)) => loopback_for_any(SocketAddr::V4(*a)),
         other => destination(other, v6, v6only)?,
     };
     if to.port() == 0 {

@@ -33,17 +33,34 @@ impl Rung {
 pub async fn deliver(supervisor: Arc<Supervisor>, peer: SocketAddr, bound: Bound, expected: Expected) {
     let session = expected.session;
     let outcome = tokio::time::timeout(CONNECT_WITHIN, connect(&supervisor, peer)).await;
-    let rung = outcome.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).and_then(|media| {
-        // Nobody takes the ring off the queue before it is known.
-        let _one = supervisor.accepting.lock();
-        let bell = ring(bound.physical)?;
-        supervisor.table.lock().rung.push(Rung { bell, media, expected });
-        Ok(())
-    });
+    let rung = outcome
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        .and_then(|media| announce(&supervisor, media, bound, expected));
     let Err(error) = rung else { return };
     crate::say::say!("an inbound session ends: its peer's media address {peer} cannot be connected: {error}");
     if let Some(session) = session {
         supervisor.sessions.close(session);
+    }
+}
+
+/// Rings for a connection that the program is to take.
+fn announce(supervisor: &Supervisor, media: OwnedFd, bound: Bound, expected: Expected) -> std::io::Result<()> {
+    // Nobody takes the ring off the queue before it is known.
+    let _one = supervisor.accepting.lock();
+    let bell = ring(bound.physical)?;
+    supervisor.table.lock().rung.push(Rung { bell, media, expected });
+    Ok(())
+}
+
+/// A connection that was taken from its listener, and that the program could not get a descriptor for, waits again.
+pub fn put_back(supervisor: &Supervisor, media: OwnedFd, bound: Bound, expected: Expected) {
+    if let Ok(cookie) = sock::socket_cookie(media.as_fd()) {
+        supervisor.table.lock().remove(cookie);
+    }
+    let session = expected.session;
+    if let Err(error) = announce(supervisor, media, bound, expected) {
+        tracing::warn!(%error, "a connection could not be put back into its queue");
+        session.into_iter().for_each(|s| supervisor.sessions.close(s));
     }
 }
 

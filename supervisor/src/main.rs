@@ -15,6 +15,7 @@ mod hub;
 mod ladder;
 mod message;
 mod names;
+mod nobody;
 mod options;
 mod parking;
 mod receive;

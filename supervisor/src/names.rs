@@ -23,12 +23,15 @@ pub fn own(mut call: Call) {
             let table = call.supervisor.table.lock();
             table.get(target.cookie).and_then(|s| match &s.state {
                 State::Connected { local, .. } => Some(*local),
-                _ => s.bound.map(|b| match s.datagram.as_ref().and_then(|d| d.connected) {
-                    Some(peer) if b.virtual_.ip().is_unspecified() => {
-                        call.supervisor.local_for(&peer, b.virtual_.port())
-                    }
-                    _ => b.virtual_,
-                }),
+                _ => s
+                    .bound
+                    .map(|b| match s.datagram.as_ref().and_then(|d| d.connected) {
+                        Some(peer) if b.virtual_.ip().is_unspecified() => {
+                            call.supervisor.local_for(&peer, b.virtual_.port())
+                        }
+                        _ => b.virtual_,
+                    })
+                    .or_else(|| s.former.map(|ip| SocketAddr::new(ip, 0))),
             })
         };
         let name = match known {
@@ -61,7 +64,8 @@ pub fn peer(mut call: Call) {
             let table = call.supervisor.table.lock();
             table.get(target.cookie).map(|s| match &s.state {
                 State::Connected { peer, .. } => Some(*peer),
-                _ => s.datagram.as_ref().and_then(|d| d.connected),
+                // Port 0 is no peer (inet_getname).
+                _ => s.datagram.as_ref().and_then(|d| d.connected).filter(|p| p.port() != 0),
             })
         };
         // The kernel knows whether the connection still stands.
@@ -134,12 +138,13 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
         Address::Inet(a) if a.is_ipv6() == v6 => a,
         // bind(2) of an AF_INET socket takes AF_UNSPEC with INADDR_ANY, for old programs (inet_bind).
         Address::Unspecified(Some(a)) if !v6 && a.ip().is_unspecified() => SocketAddr::V4(a),
-        Address::Inet(SocketAddr::V4(_)) if v6 => return Err(Errno::EINVAL),
+        Address::Inet(SocketAddr::V4(_)) if v6 && call.int(2) < 24 => return Err(Errno::EINVAL),
         Address::Other { length, .. } if length < if v6 { 24 } else { 16 } => return Err(Errno::EINVAL),
         Address::Unspecified(None) => return Err(Errno::EINVAL),
         _ => return Err(Errno::EAFNOSUPPORT),
     };
-    if bound.is_some() {
+    // Whether a stream still has the port that was chosen for it, the kernel says.
+    if bound.is_some_and(|b| b.port_chosen || proto == Proto::Udp) {
         return Err(Errno::EINVAL);
     }
     let ip = wanted.ip().to_canonical();
@@ -177,8 +182,11 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
         };
     let physical = bind_somewhere(supervisor, target, proto, v6, v6only, wanted)?;
     let port = if wanted.port() == 0 { physical.port() } else { wanted.port() };
+    // The address alone: flow and scope are not kept (inet6_bind).
     let virtual_ = SocketAddr::new(wanted.ip(), port);
-    supervisor.table.lock().bind(target.cookie, Bound { virtual_, physical });
+    let mut table = supervisor.table.lock();
+    table.unbind(target.cookie);
+    table.bind(target.cookie, Bound { virtual_, physical, port_chosen: wanted.port() != 0 });
     Ok(published && proto == Proto::Udp)
 }
 

@@ -14,9 +14,20 @@ pub fn get(mut call: Call) {
     call.note(|| format!("getsockopt({number}, {level}, {name})"));
     let result = (|| {
         let target = call.target(number)?;
-        let value =
-            if level == libc::SOL_SOCKET { error_of(&call, &target)? } else { i32::from(v6only(&call, &target)?) };
-        write_int(&call, value)
+        if level != libc::SOL_SOCKET {
+            let value = i32::from(v6only(&call, &target)?);
+            // Lengths are compared without their sign there, and the length is written first (do_ipv6_getsockopt).
+            let (value, length) = truncated(value, call.n.read_u32(call.argument(4))? as usize);
+            call.n.write(call.argument(4), &length.to_ne_bytes())?;
+            call.n.write(call.argument(3), &value)?;
+            return Ok(0);
+        }
+        let value = error_of(&call, &target)?;
+        let given = usize::try_from(call.n.read_u32(call.argument(4))? as i32).map_err(|_| Errno::EINVAL)?;
+        let (value, length) = truncated(value, given);
+        call.n.write(call.argument(3), &value)?;
+        call.n.write(call.argument(4), &length.to_ne_bytes())?;
+        Ok(0)
     })();
     call.finish(result);
 }
@@ -33,20 +44,14 @@ fn v6only(call: &Call, target: &Target) -> Result<bool, Errno> {
     match table.get(target.cookie) {
         Some(s) if s.v6 => Ok(s.v6only),
         // Level IPPROTO_IPV6 on another kind of socket.
-        Some(_) => Err(Errno::ENOPROTOOPT),
-        None => Err(Errno::EOPNOTSUPP),
+        _ => Err(Errno::EOPNOTSUPP),
     }
 }
 
-/// Writes an int result, truncated to the program's length as the kernel does.
-fn write_int(call: &Call, value: i32) -> Result<i64, Errno> {
-    let (pointer, length) = (call.argument(3), call.argument(4));
-    let given = call.n.read_u32(length)? as i32;
-    let given = usize::try_from(given).map_err(|_| Errno::EINVAL)?;
+/// An int result cut to the program's length, and the length that it is told.
+fn truncated(value: i32, given: usize) -> (Vec<u8>, u32) {
     let n = given.min(4);
-    call.n.write(pointer, &value.to_ne_bytes()[..n])?;
-    call.n.write(length, &(n as u32).to_ne_bytes())?;
-    Ok(0)
+    (value.to_ne_bytes()[..n].to_vec(), n as u32)
 }
 
 /// setsockopt(2) of IPV6_V6ONLY: kept in the table, for the kernel's socket is always dual-stack.
@@ -55,21 +60,26 @@ pub fn set(mut call: Call) {
     call.note(|| format!("setsockopt({number}, {level}, {name})"));
     let result = (|| {
         let target = call.target(number)?;
-        call.supervisor.known(&target)?;
-        if (call.int(4)) < 4 {
+        if call.int(4) < 0 {
             return Err(Errno::EINVAL);
         }
-        let value = call.n.read_u32(call.argument(3))?;
+        call.supervisor.known(&target)?;
+        match call.supervisor.table.lock().get(target.cookie) {
+            Some(s) if s.v6 => {}
+            Some(_) => return Err(Errno::ENOPROTOOPT),
+            None => return Err(Errno::EOPNOTSUPP),
+        }
+        let short = call.int(4) < 4;
+        // No pointer at all is 0 (do_ipv6_setsockopt).
+        let value = if short || call.argument(3) == 0 { 0 } else { call.n.read_u32(call.argument(3))? };
         let mut table = call.supervisor.table.lock();
         match table.get_mut(target.cookie) {
-            // Once bound it cannot change (inet6_csk, do_ipv6_setsockopt).
-            Some(s) if s.v6 && s.bound.is_some() => Err(Errno::EINVAL),
-            Some(s) if s.v6 => {
+            // Once bound it cannot change.
+            Some(s) if !short && s.bound.is_none() => {
                 s.v6only = value != 0;
                 Ok(0)
             }
-            Some(_) => Err(Errno::ENOPROTOOPT),
-            None => Err(Errno::EOPNOTSUPP),
+            _ => Err(Errno::EINVAL),
         }
     })();
     call.finish(result);

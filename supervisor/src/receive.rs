@@ -95,15 +95,17 @@ pub fn recvmmsg(mut call: Call) {
     let flags = call.int(3);
     let at = call.argument(1);
     let count = (call.argument(2) as u32 as usize).min(MESSAGES_MAX);
-    let prepared = prepare(&mut call, "recvmmsg").and_then(|(target, kind)| {
+    // The order of do_recvmmsg: the time limit first.
+    let limit = match call.argument(4) {
+        0 => Ok(None),
+        pointer => timeout(&call, pointer).map(Some),
+    };
+    let prepared = limit.and_then(|limit| {
+        let (target, kind) = prepare(&mut call, "recvmmsg")?;
         let mut rooms = Vec::new();
         for i in 0..count as u64 {
             rooms.push(room(&call, at + i * MMSGHDR)?);
         }
-        let limit = match call.argument(4) {
-            0 => None,
-            pointer => Some(timeout(&call, pointer)?),
-        };
         Ok((target, kind, rooms, limit))
     });
     match prepared {

@@ -18,6 +18,7 @@ use sipcore::agent::{Credentials, Registrar};
 
 use crate::datagram::Stub;
 use crate::deaths::Deaths;
+use crate::nobody::Nobody;
 use crate::sessions::{Identity, Sessions, user_of};
 use crate::supervisor::{Options, Supervisor};
 use crate::{cli, datagram, dns, hub, ladder, registrar};
@@ -210,6 +211,7 @@ impl Run {
             own_v6,
             resolver: dns.address(),
             runtime: runtime.handle().clone(),
+            nobody: Nobody::new(physical).map_err(|e| format!("no port on {physical}: {e}"))?,
             lot: sandbox::park::Lot::new(physical).map_err(|e| e.to_string())?,
             stub: Stub::new(stub_address),
             unix_bound: Mutex::default(),

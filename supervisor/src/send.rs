@@ -54,7 +54,7 @@ impl Outgoing {
 }
 
 /// SO_SNDTIMEO, when one is set.
-fn send_timeout(target: &Target) -> Option<Duration> {
+pub fn send_timeout(target: &Target) -> Option<Duration> {
     use nix::sys::time::TimeValLike;
     let t = nix::sys::socket::getsockopt(&target.fd, nix::sys::socket::sockopt::SendTimeout).ok()?;
     u64::try_from(t.num_microseconds()).ok().filter(|us| *us > 0).map(Duration::from_micros)

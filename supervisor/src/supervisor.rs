@@ -14,6 +14,7 @@ use sipcore::agent::Proto;
 
 use crate::call::{Call, Target, errno};
 use crate::deaths::Deaths;
+use crate::nobody::Nobody;
 use crate::sessions::Sessions;
 use crate::table::{Bound, Cookie, Removed, Socket, State, Table};
 use crate::{accept, connect, datagram, names, options, receive, send, unix};
@@ -39,6 +40,8 @@ pub struct Supervisor {
     /// Where this run's resolver listens, UDP and TCP.
     pub resolver: SocketAddrV4,
     pub runtime: tokio::runtime::Handle,
+    /// Where what nobody answers is sent.
+    pub nobody: Nobody,
     /// Parked connects.
     pub lot: sandbox::park::Lot,
     /// Catches the first datagrams of connected sockets whose session does not stand yet.
@@ -133,6 +136,7 @@ impl Supervisor {
             v6,
             v6only,
             bound: None,
+            former: None,
             state: State::Idle,
             error: None,
             datagram: None,
@@ -214,26 +218,48 @@ impl Supervisor {
         if let Some(b) = self.table.lock().get(target.cookie).and_then(|s| s.bound) {
             return Ok(b);
         }
-        let (v6, wild) = {
+        let (v6, ip) = {
             let table = self.table.lock();
             let v6 = table.get(target.cookie).is_some_and(|s| s.v6);
             let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-            (v6, any)
+            (v6, table.get(target.cookie).and_then(|s| s.former).unwrap_or(any))
         };
         let physical = self.bind_physical(target, v6, 0)?;
-        let bound = Bound { virtual_: SocketAddr::new(wild, physical.port()), physical };
+        let bound = Bound { virtual_: SocketAddr::new(ip, physical.port()), physical, port_chosen: false };
         self.table.lock().bind(target.cookie, bound);
         Ok(bound)
     }
 
-    /// A port that the kernel chose is taken back when the association ends: connect(AF_UNSPEC), and a TCP connection that
-    /// failed. The socket is then as one that was never bound.
-    pub fn note_lost_port(&self, target: &Target) {
+    /// As [`Supervisor::ensure_bound`], for a socket whose association may have ended: the kernel has then taken its port
+    /// back. One that the program asked for stays its own, elsewhere in the kernel; in place of another it gets a new one.
+    pub fn ensure_still_bound(&self, target: &Target) -> Result<Bound, Errno> {
+        let before = self.table.lock().get(target.cookie).and_then(|s| Some((s.v6, s.bound?)));
+        let Some((v6, bound)) = before else { return self.ensure_bound(target) };
+        let physical = match self.bind_physical(target, v6, 0) {
+            Err(Errno::EINVAL) => return Ok(bound),
+            other => other?,
+        };
+        let port = if bound.port_chosen { bound.virtual_.port() } else { physical.port() };
+        let bound = Bound { virtual_: SocketAddr::new(bound.virtual_.ip(), port), physical, ..bound };
+        let mut table = self.table.lock();
+        table.unbind(target.cookie);
+        table.bind(target.cookie, bound);
+        Ok(bound)
+    }
+
+    /// The association of a datagram socket has ended. A port that the kernel chose is gone with it.
+    pub fn note_lost_port(&self, target: &Target) -> Result<(), Errno> {
         let fd = std::os::fd::AsFd::as_fd(target);
-        let had_one = self.table.lock().get(target.cookie).is_some_and(|s| s.bound.is_some());
-        if had_one && sock::local_addr(fd).is_ok_and(|a| a.port() == 0) {
-            self.table.lock().unbind(target.cookie);
+        let bound = self.table.lock().get(target.cookie).and_then(|s| s.bound);
+        let Some(bound) = bound else { return Ok(()) };
+        if !sock::local_addr(fd).is_ok_and(|a| a.port() == 0) {
+            return Ok(());
         }
+        if bound.port_chosen {
+            return self.ensure_still_bound(target).map(drop);
+        }
+        self.table.lock().unbind(target.cookie);
+        Ok(())
     }
 
     /// Binds the kernel's socket on the run's address; port 0 lets the kernel choose.

@@ -23,6 +23,8 @@ pub struct Socket {
     /// IPV6_V6ONLY, kept here only: the kernel's socket must stay dual-stack.
     pub v6only: bool,
     pub bound: Option<Bound>,
+    /// What getsockname(2) says when the kernel took the port back: the address stays.
+    pub former: Option<IpAddr>,
     pub state: State,
     /// What SO_ERROR is to say once, instead of the kernel's word.
     pub error: Option<Errno>,
@@ -35,6 +37,9 @@ pub struct Socket {
 pub struct Bound {
     pub virtual_: SocketAddr,
     pub physical: SocketAddrV4,
+    /// The program asked for this port. One that the kernel chose is taken back with the association: connect(AF_UNSPEC), a
+    /// connection that failed or ended (SOCK_BINDPORT_LOCK of the kernel).
+    pub port_chosen: bool,
 }
 
 /// Where a stream socket is in its life.
@@ -134,6 +139,7 @@ pub enum Peer {
 }
 
 /// A connection that is announced and has not been accepted by the program yet.
+#[derive(Clone, Copy)]
 pub struct Expected {
     /// The listener it was announced for.
     pub listener: Cookie,
@@ -162,12 +168,14 @@ pub struct Table {
 
 /// Do two local addresses of one port get into each other's way (bind(2))?
 fn overlap(a: &SocketAddr, a_only: bool, b: &SocketAddr, b_only: bool) -> bool {
-    let covers = |wild: &SocketAddr, only: bool, other: &SocketAddr| match (wild.ip(), other.ip()) {
-        (IpAddr::V4(w), IpAddr::V4(_)) => w.is_unspecified(),
-        (IpAddr::V6(w), IpAddr::V6(_)) => w.is_unspecified(),
-        (IpAddr::V6(w), IpAddr::V4(_)) => w.is_unspecified() && !only,
-        (IpAddr::V4(_), IpAddr::V6(_)) => false,
-    };
+    let covers =
+        |wild: &SocketAddr, only: bool, other: &SocketAddr| match (wild.ip().to_canonical(), other.ip().to_canonical())
+        {
+            (IpAddr::V4(w), IpAddr::V4(_)) => w.is_unspecified(),
+            (IpAddr::V6(w), IpAddr::V6(_)) => w.is_unspecified(),
+            (IpAddr::V6(w), IpAddr::V4(_)) => w.is_unspecified() && !only,
+            (IpAddr::V4(_), IpAddr::V6(_)) => false,
+        };
     a.ip().to_canonical() == b.ip().to_canonical() || covers(a, a_only, b) || covers(b, b_only, a)
 }
 
@@ -214,6 +222,7 @@ impl Table {
     /// Notes what a socket was bound to.
     pub fn bind(&mut self, cookie: Cookie, bound: Bound) {
         if let Some(s) = self.sockets.get_mut(&cookie) {
+            s.former = None;
             s.bound = Some(bound);
             self.ports.entry((s.proto, bound.virtual_.port())).or_default().push(cookie);
         }
@@ -247,8 +256,7 @@ impl Table {
             }
             // A wildcard covers every address of its family; `::` also covers IPv4 unless V6ONLY.
             let covers = own.is_unspecified() && (own.is_ipv4() == ip.is_ipv4() || (own.is_ipv6() && !s.v6only));
-            // 0.0.0.0 and :: as destinations mean this host.
-            let covers = covers || own.to_canonical() == ip || ip.is_unspecified();
+            let covers = covers || own.to_canonical() == ip;
             if covers && (best.is_none() || !connected) {
                 best = Some((*c, b));
             }
@@ -340,6 +348,7 @@ impl Table {
         let Some(s) = self.sockets.get_mut(&cookie) else { return };
         let proto = s.proto;
         if let Some(b) = s.bound.take() {
+            s.former = Some(b.virtual_.ip());
             self.leave_port(cookie, proto, b.virtual_.port());
         }
     }
@@ -410,11 +419,12 @@ mod tests {
     use super::*;
 
     fn socket(proto: Proto, v6: bool, state: State) -> Socket {
-        Socket { proto, v6, v6only: false, bound: None, state, error: None, datagram: None }
+        Socket { proto, v6, v6only: false, bound: None, former: None, state, error: None, datagram: None }
     }
 
     fn bound(virtual_: &str, port: u16) -> Bound {
-        Bound { virtual_: virtual_.parse().unwrap(), physical: SocketAddrV4::new(Ipv4Addr::new(127, 64, 0, 1), port) }
+        let physical = SocketAddrV4::new(Ipv4Addr::new(127, 64, 0, 1), port);
+        Bound { virtual_: virtual_.parse().unwrap(), physical, port_chosen: true }
     }
 
     fn listener(table: &mut Table, cookie: Cookie, at: &str, port: u16) {
@@ -435,7 +445,6 @@ mod tests {
         listener(&mut table, 3, "0.0.0.0:82", 5002);
         assert_eq!(reaches(&table, "127.0.0.1:80"), Some(1));
         assert_eq!(reaches(&table, "127.0.0.2:80"), None);
-        assert_eq!(reaches(&table, "0.0.0.0:80"), Some(1));
         assert_eq!(reaches(&table, "[::1]:81"), Some(2));
         assert_eq!(reaches(&table, "127.0.0.1:81"), Some(2));
         assert_eq!(reaches(&table, "127.0.0.1:82"), Some(3));
@@ -452,6 +461,7 @@ mod tests {
         assert_eq!(holder("127.0.0.1:80", false), Some(5000));
         assert_eq!(holder("[::]:80", false), Some(5000));
         assert_eq!(holder("[::]:80", true), None);
+        assert_eq!(holder("[::ffff:127.0.0.1]:80", true), Some(5000));
         assert_eq!(holder("127.0.0.1:81", false), None);
     }
 
