@@ -185,6 +185,14 @@ pub fn is_listening(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(socket::getsockopt(&fd, sockopt::AcceptConn)?)
 }
 
+/// Whether the socket may share its port with another one (SO_REUSEADDR, SO_REUSEPORT).
+///
+/// # Errors
+/// ENOTSOCK, EBADF.
+pub fn shares_port(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(socket::getsockopt(&fd, sockopt::ReuseAddr)? || socket::getsockopt(&fd, sockopt::ReusePort)?)
+}
+
 /// Takes the pending error of the socket (SO_ERROR): 0 if there is none. Reading clears it, so the application will not see it any more.
 ///
 /// # Errors

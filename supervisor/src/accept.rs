@@ -161,7 +161,7 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
             None if bound.virtual_.ip().is_unspecified() => supervisor.local_for(&peer, bound.virtual_.port()),
             None => bound.virtual_,
         };
-        table.insert(
+        table.insert_accepted(
             cookie,
             Socket {
                 proto: Proto::Tcp,
@@ -173,6 +173,7 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
                 error: None,
                 datagram: None,
             },
+            bound,
         );
         return Ok(Accepted { fd, peer: sockaddr_bytes(&peer), announced: Some((expected, bound)) });
     }

@@ -8,7 +8,7 @@ use sandbox::memory::{Address, AddressOut, sockaddr_bytes};
 use sandbox::sock;
 use sipcore::agent::Proto;
 
-use crate::call::{Call, Target};
+use crate::call::{Call, Target, errno};
 use crate::supervisor::{Supervisor, policy_proto};
 use crate::table::{Bound, State};
 use crate::unix;
@@ -201,11 +201,38 @@ fn bind_somewhere(
     v6only: bool,
     wanted: SocketAddr,
 ) -> Result<std::net::SocketAddrV4, Errno> {
-    let holder = match wanted.port() {
+    let find = || match wanted.port() {
         0 => None,
         _ => supervisor.table.lock().holder(proto, &wanted, v6only),
     };
-    supervisor.bind_physical(target, v6, holder.map_or(0, |h| h.port()))
+    let Some(mut holder) = find() else {
+        let worn = match (proto, wanted.port()) {
+            (Proto::Tcp, 1..) => supervisor.table.lock().worn(&wanted, v6only),
+            _ => None,
+        };
+        return supervisor.bind_physical(target, v6, worn.map_or(0, |w| w.port()));
+    };
+    let mut bound = supervisor.bind_physical(target, v6, holder.1.port());
+    if bound == Err(Errno::EADDRINUSE) {
+        // The holder may be gone, and the kernel's report of that on its way.
+        supervisor.deaths.catch_up(supervisor);
+        match find() {
+            None => return bind_somewhere(supervisor, target, proto, v6, v6only, wanted),
+            Some(other) if other != holder => {
+                holder = other;
+                bound = supervisor.bind_physical(target, v6, holder.1.port());
+            }
+            Some(_) => {}
+        }
+    }
+    if bound.is_ok() && !sock::shares_port(target.as_fd()).map_err(errno)? {
+        // It has the port alone, so who had it before does not: a datagram socket is gone then, a stream may have lost it.
+        match proto {
+            Proto::Udp => supervisor.destroyed(holder.0),
+            Proto::Tcp => supervisor.table.lock().unbind(holder.0),
+        }
+    }
+    bound
 }
 
 /// True when peers may reach what is bound here.

@@ -164,7 +164,24 @@ pub struct Table {
     expected_any: Vec<(Ipv4Addr, Expected)>,
     /// Connections that were made to peers which listen themselves, behind their rings.
     pub rung: Vec<Rung>,
+    /// Virtual TCP ports whose sockets are gone, but not all of their connections.
+    worn: HashMap<u16, Worn>,
 }
+
+/// A TCP port that connections still use, or did until a moment ago: the kernel decides by their state (TIME_WAIT) who may
+/// bind it again.
+struct Worn {
+    name: Bound,
+    /// Accepted connections that are open.
+    open: usize,
+    /// When the last socket of this name was closed.
+    since: Instant,
+}
+
+/// TCP_TIMEWAIT_LEN of the kernel.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+/// Worn ports are looked through when there are as many as this.
+const WORN: usize = 1024;
 
 /// Do two local addresses of one port get into each other's way (bind(2))?
 fn overlap(a: &SocketAddr, a_only: bool, b: &SocketAddr, b_only: bool) -> bool {
@@ -193,11 +210,30 @@ impl Table {
         self.sockets.get_mut(&cookie)
     }
 
-    pub fn insert(&mut self, cookie: Cookie, socket: Socket) {
+    /// A connection that was accepted on a listener with this name.
+    pub fn insert_accepted(&mut self, cookie: Cookie, socket: Socket, listener: Bound) {
         if let State::Connected { session: Some(s), .. } = &socket.state {
             self.by_session.insert(*s, cookie);
         }
         self.sockets.insert(cookie, socket);
+        self.wear(listener).open += 1;
+    }
+
+    fn wear(&mut self, name: Bound) -> &mut Worn {
+        if self.worn.len() >= WORN {
+            self.worn.retain(|_, w| w.open > 0 || w.since.elapsed() < TIME_WAIT);
+        }
+        let worn =
+            self.worn.entry(name.virtual_.port()).or_insert_with(|| Worn { name, open: 0, since: Instant::now() });
+        worn.name = name;
+        worn.since = Instant::now();
+        worn
+    }
+
+    /// The physical address of connections whose socket is gone, and whose virtual address overlaps `address`.
+    pub fn worn(&self, address: &SocketAddr, v6only: bool) -> Option<SocketAddrV4> {
+        let worn = self.worn.get(&address.port()).filter(|w| w.open > 0 || w.since.elapsed() < TIME_WAIT)?;
+        overlap(&worn.name.virtual_, false, address, v6only).then_some(worn.name.physical)
     }
 
     /// How many sockets are known.
@@ -228,12 +264,12 @@ impl Table {
         }
     }
 
-    /// The physical address of a socket whose virtual one overlaps `address`; the kernel then decides whether they may share.
-    pub fn holder(&self, proto: Proto, address: &SocketAddr, v6only: bool) -> Option<SocketAddrV4> {
+    /// A socket whose virtual address overlaps `address`, and its physical one; the kernel then decides whether they may share.
+    pub fn holder(&self, proto: Proto, address: &SocketAddr, v6only: bool) -> Option<(Cookie, SocketAddrV4)> {
         self.ports.get(&(proto, address.port()))?.iter().find_map(|c| {
             let s = self.sockets.get(c)?;
             let b = s.bound?;
-            overlap(&b.virtual_, s.v6only, address, v6only).then_some(b.physical)
+            overlap(&b.virtual_, s.v6only, address, v6only).then_some((*c, b.physical))
         })
     }
 
@@ -326,6 +362,14 @@ impl Table {
         all
     }
 
+    /// A listener with this name.
+    fn listener_at(&self, bound: &Bound) -> Option<Cookie> {
+        let same_port = self.ports.get(&(Proto::Tcp, bound.virtual_.port()))?;
+        let listens =
+            |s: &Socket| matches!(s.state, State::Listening) && s.bound.is_some_and(|b| b.physical == bound.physical);
+        same_port.iter().copied().find(|c| self.sockets.get(c).is_some_and(listens))
+    }
+
     /// The peer ended a session: what was announced by it does not come, and no BYE is owed for it.
     pub fn forget_session(&mut self, session: SessionId) {
         if let Some(s) = self.by_session.remove(&session).and_then(|c| self.sockets.get_mut(&c)) {
@@ -365,6 +409,19 @@ impl Table {
     /// The kernel destroyed a socket: its entry goes; what it held is returned.
     pub fn remove(&mut self, cookie: Cookie) -> Option<Removed> {
         let socket = self.sockets.remove(&cookie)?;
+        match (&socket.state, socket.bound) {
+            // Nobody asks for a port by its number that the kernel chose for a connect().
+            (state, Some(b)) if socket.proto == Proto::Tcp && (b.port_chosen || matches!(state, State::Listening)) => {
+                self.wear(b);
+            }
+            (State::Connected { local, .. }, None) => {
+                if let Some(worn) = self.worn.get_mut(&local.port()) {
+                    worn.open = worn.open.saturating_sub(1);
+                    worn.since = Instant::now();
+                }
+            }
+            _ => {}
+        }
         if let Some(b) = socket.bound {
             self.leave_port(cookie, socket.proto, b.virtual_.port());
             if socket.proto == Proto::Udp {
@@ -379,15 +436,20 @@ impl Table {
             sessions.push(*s);
         }
         if matches!(socket.state, State::Listening) {
-            let mut gone = |e: &Expected| {
+            // A listener with the same address (SO_REUSEPORT) takes what comes from now on.
+            let heir = socket.bound.and_then(|b| self.listener_at(&b));
+            let mut stays = |e: &mut Expected| {
                 if e.listener == cookie {
-                    sessions.extend(e.session);
+                    match heir {
+                        Some(other) => e.listener = other,
+                        None => sessions.extend(e.session),
+                    }
                 }
                 e.listener != cookie
             };
-            self.expected.retain(|_, e| gone(e));
-            self.expected_any.retain(|(_, e)| gone(e));
-            self.rung.retain(|r| gone(&r.expected));
+            self.expected.retain(|_, e| stays(e));
+            self.expected_any.retain_mut(|(_, e)| stays(e));
+            self.rung.retain_mut(|r| stays(&mut r.expected));
         }
         if let Some(d) = &socket.datagram {
             sessions.extend(d.by_virtual.values().filter_map(|p| match p {
@@ -429,7 +491,7 @@ mod tests {
 
     fn listener(table: &mut Table, cookie: Cookie, at: &str, port: u16) {
         let v6 = at.starts_with('[');
-        table.insert(cookie, socket(Proto::Tcp, v6, State::Listening));
+        table.socket(cookie, || socket(Proto::Tcp, v6, State::Listening));
         table.bind(cookie, bound(at, port));
     }
 
@@ -457,7 +519,7 @@ mod tests {
     fn overlapping_names_share_a_physical_port() {
         let mut table = Table::default();
         listener(&mut table, 1, "0.0.0.0:80", 5000);
-        let holder = |a: &str, only| table.holder(Proto::Tcp, &a.parse().unwrap(), only).map(|p| p.port());
+        let holder = |a: &str, only| table.holder(Proto::Tcp, &a.parse().unwrap(), only).map(|h| h.1.port());
         assert_eq!(holder("127.0.0.1:80", false), Some(5000));
         assert_eq!(holder("[::]:80", false), Some(5000));
         assert_eq!(holder("[::]:80", true), None);
@@ -508,7 +570,8 @@ mod tests {
         let (announced, session) = (SessionId::next(), SessionId::next());
         table.expect("127.64.0.2:4000".parse().unwrap(), expected(1, announced));
         let (local, peer) = ("198.18.0.1:7000".parse().unwrap(), "198.18.0.9:1".parse().unwrap());
-        table.insert(2, socket(Proto::Tcp, false, State::Connected { local, peer, session: Some(session) }));
+        let accepted = socket(Proto::Tcp, false, State::Connected { local, peer, session: Some(session) });
+        table.insert_accepted(2, accepted, bound("0.0.0.0:7000", 7000));
         assert_eq!(table.remove(2).unwrap().sessions, [session]);
         assert_eq!(table.remove(1).unwrap().sessions, [announced]);
         assert!(table.remove(1).is_none());
@@ -519,7 +582,7 @@ mod tests {
     #[test]
     fn a_departed_peer_is_still_known_by_what_it_sent() {
         let mut table = Table::default();
-        table.insert(1, socket(Proto::Udp, false, State::Idle));
+        table.socket(1, || socket(Proto::Udp, false, State::Idle));
         let (peer, media) = ("198.18.0.9:53".parse().unwrap(), "127.64.0.2:4000".parse().unwrap());
         let id = SessionId::next();
         table.note_session(id, 1);

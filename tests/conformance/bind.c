@@ -298,7 +298,9 @@ CASE(port_kept_by_child, INET) {
 }
 
 CASE(after_the_connection, TCP) {
-    int l = listener();
+    int l = bound();
+    MUST(set_int(l, SOL_SOCKET, SO_REUSEADDR, 1));
+    MUST(listen(l, 1));
     struct address at = local_of(l);
     int c = fresh_blocking();
     MUST(connect(c, &at, at.len));
@@ -323,6 +325,34 @@ CASE(in_time_wait, TCP) {
     close(l), close(s);
     await(c, POLLIN);
     close(c);
+    R(bind(fresh(), &at, at.len));
+}
+
+CASE(with_a_connection_left, TCP) {
+    int l = bound();
+    MUST(set_int(l, SOL_SOCKET, SO_REUSEADDR, 1));
+    MUST(listen(l, 1));
+    struct address at = local_of(l);
+    int c = fresh_blocking();
+    MUST(connect(c, &at, at.len));
+    take(l);
+    R(close(l));
+    R(bind(fresh(), &at, at.len));
+    int again = fresh();
+    MUST(set_int(again, SOL_SOCKET, SO_REUSEADDR, 1));
+    R(bind(again, &at, at.len));
+    R(listen(again, 1));
+}
+
+CASE(after_a_reset, TCP) {
+    int l = listener();
+    struct address at = local_of(l);
+    int c = fresh_blocking();
+    MUST(connect(c, &at, at.len));
+    int s = take(l);
+    struct linger now = {1, 0};
+    MUST(setsockopt(s, SOL_SOCKET, SO_LINGER, &now, sizeof now));
+    close(l), close(s);
     R(bind(fresh(), &at, at.len));
 }
 

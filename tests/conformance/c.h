@@ -128,7 +128,7 @@ void make_pair(int pair[2]);
 /* Two bound datagram sockets that are not connected, and where they are. */
 void two_bound(int two[2], struct address at[2]);
 int take(int listener);
-/* A port of the loopback addresses where nothing listens, taken from the system. */
+/* A port that nobody has, of any address. */
 int quiet_port(void);
 void set_mode(int fd);
 
