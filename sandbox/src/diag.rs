@@ -15,6 +15,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::sock;
+
 // linux/sock_diag.h and linux/inet_diag.h, which libc does not have.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SKNLGRP_INET_TCP_DESTROY: u32 = 1;
@@ -125,22 +127,42 @@ impl AsFd for DestroyWatch {
 /// # Errors
 /// What netlink(7) gives; ETIMEDOUT if the kernel does not answer.
 pub fn live_cookies() -> io::Result<HashSet<u64>> {
+    Ok(living()?.cookies)
+}
+
+/// What [`living`] found.
+#[derive(Debug)]
+pub struct Living {
+    /// See [`live_cookies`].
+    pub cookies: HashSet<u64>,
+    /// Whether TCP sockets that are merely bound are among them (Linux 6.8).
+    pub with_bound_tcp: bool,
+}
+
+/// As [`live_cookies`], and whether this kernel lists TCP sockets that are merely bound.
+///
+/// # Errors
+/// As [`live_cookies`].
+pub fn living() -> io::Result<Living> {
+    let probe = sock::tcp4()?;
+    sock::bind(probe.as_fd(), &SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let fd = diag_socket(SockFlag::empty())?;
     let mut buffer = vec![0; BUFFER];
-    let mut live = HashSet::new();
+    let mut cookies = HashSet::new();
     for _ in 0..2 {
         for family in [libc::AF_INET, libc::AF_INET6] {
             for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
                 let request = Request { family, protocol, ends: None };
                 query(&fd, &mut buffer, &request, |body| {
                     if body.get(MSG_TIMER) != Some(&TIMER_TIMEWAIT) {
-                        live.extend(cookie(body));
+                        cookies.extend(cookie(body));
                     }
                 })?;
             }
         }
     }
-    Ok(live)
+    let with_bound_tcp = cookies.contains(&sock::socket_cookie(probe.as_fd())?);
+    Ok(Living { cookies, with_bound_tcp })
 }
 
 /// The cookie of the TCP socket with these two ends, both of the same family (a socket that uses v4-mapped addresses is found by the IPv4
@@ -329,7 +351,6 @@ fn cookie(body: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sock;
     use nix::poll::PollFlags;
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::time::{Duration, Instant};
@@ -442,6 +463,14 @@ mod tests {
         let many: Vec<_> = (0..600).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let live = live_cookies().unwrap();
         assert!(many.iter().all(|s| live.contains(&cookie_of(s))));
+    }
+
+    #[test]
+    fn a_bound_tcp_socket_is_listed_where_the_kernel_does_it() {
+        let bound = sock::tcp4().unwrap();
+        sock::bind(bound.as_fd(), &"127.0.0.1:0".parse().unwrap()).unwrap();
+        let found = living().unwrap();
+        assert_eq!(found.cookies.contains(&cookie_of(&bound)), found.with_bound_tcp);
     }
 
     #[test]

@@ -157,12 +157,7 @@ fn note_peer(
     media: SocketAddrV4,
     session: Option<SessionId>,
 ) -> Option<Peer> {
-    let peer = canonical(peer);
-    let mut table = supervisor.table.lock();
-    if let Some(s) = session {
-        table.note_session(s, cookie);
-    }
-    datagram_of(table.get_mut(cookie)?).note(peer, media, session)
+    supervisor.table.lock().note_peer(cookie, canonical(peer), media, session)
 }
 
 fn datagram_of(socket: &mut Socket) -> &mut Datagram {

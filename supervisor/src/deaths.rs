@@ -10,7 +10,7 @@ use sandbox::diag::{DestroyWatch, Lost};
 
 use crate::call::errno;
 use crate::supervisor::Supervisor;
-use crate::table::Cookie;
+use crate::table::{Cookie, Hashed};
 
 /// The watch over the table's sockets. It stands from the first socket in the table on: while anybody watches, the
 /// kernel makes a report for every socket that dies on this machine, which costs every program a little.
@@ -24,6 +24,9 @@ pub struct Deaths {
 /// Reports are taken in batches this far apart: nobody waits for them, and each wake-up would cost the program more than
 /// the report itself.
 const BATCH: Duration = Duration::from_millis(10);
+/// With so many reports in a batch the kernel's queue of them (as long as net.core.rmem_max lets it be) is soon full.
+const MANY: usize = 64;
+const BATCH_OF_MANY: Duration = Duration::from_millis(1);
 /// A sweep asks for all sockets of the machine: not more often than this.
 const SWEEP_APART: Duration = Duration::from_millis(50);
 
@@ -70,6 +73,8 @@ impl Deaths {
         if swept.is_none_or(|when| when.elapsed() >= SWEEP_APART) {
             *swept = Some(Instant::now());
             sweep(supervisor);
+            // Of these the kernel's tables say nothing. Those that live are known again at their next call.
+            supervisor.table.lock().forget_blank();
         }
     }
 }
@@ -87,21 +92,26 @@ async fn follow(supervisor: Arc<Supervisor>, polled: OwnedFd) {
                 return;
             }
         };
+        let distance = if cookies.len() < MANY { BATCH } else { BATCH_OF_MANY };
         for cookie in cookies {
             supervisor.destroyed(cookie);
         }
         if lost == Lost::Some {
             sweep(&supervisor);
         }
-        tokio::time::sleep(BATCH).await;
+        tokio::time::sleep(distance).await;
     }
 }
 
 /// Reports were lost: whoever should be in the kernel's tables and is not, is dead.
 fn sweep(supervisor: &Supervisor) {
     let known = supervisor.table.lock().hashed();
-    match sandbox::diag::live_cookies() {
-        Ok(live) => known.into_iter().filter(|c| !live.contains(c)).for_each(|c| supervisor.destroyed(c)),
+    match sandbox::diag::living() {
+        Ok(live) => {
+            let told = |s: &Hashed| live.with_bound_tcp || !s.merely_bound_tcp;
+            let dead = known.into_iter().filter(|s| told(s) && !live.cookies.contains(&s.cookie));
+            dead.for_each(|s| supervisor.destroyed(s.cookie));
+        }
         Err(error) => tracing::warn!(%error, "the sweep for dead sockets failed"),
     }
 }

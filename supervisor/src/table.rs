@@ -1,6 +1,6 @@
 //! The table of virtual sockets, keyed by SO_COOKIE: what the program asked for, and where the kernel's socket really is.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,6 +138,14 @@ pub enum Peer {
     Failed(Instant),
 }
 
+/// A socket that the kernel's own tables must show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hashed {
+    pub cookie: Cookie,
+    /// A TCP socket that is bound and no more: before Linux 6.8 those are not shown.
+    pub merely_bound_tcp: bool,
+}
+
 /// A connection that is announced and has not been accepted by the program yet.
 #[derive(Clone, Copy)]
 pub struct Expected {
@@ -160,6 +168,8 @@ pub struct Table {
     expected: HashMap<SocketAddrV4, Expected>,
     /// Which socket a session belongs to.
     by_session: HashMap<SessionId, Cookie>,
+    /// Datagram sockets that send to a socket of this run, by its physical address.
+    acquainted: HashMap<SocketAddrV4, HashSet<Cookie>>,
     /// Connections to come from a peer that could not name its source port, by address and listener.
     expected_any: Vec<(Ipv4Addr, Expected)>,
     /// Connections that were made to peers which listen themselves, behind their rings.
@@ -246,13 +256,45 @@ impl Table {
         self.by_session.insert(session, cookie);
     }
 
-    /// The sockets that the kernel's own tables must show: those that are connected, listen, or are bound for UDP.
-    pub fn hashed(&self) -> Vec<Cookie> {
-        let shown = |s: &Socket| match s.proto {
-            Proto::Tcp => matches!(s.state, State::Listening | State::Connected { .. }),
-            Proto::Udp => s.bound.is_some(),
+    /// Notes that `peer` of a datagram socket is at `media`, both ways: by a session, or because it is of this run. Returns what
+    /// was known of the peer.
+    pub fn note_peer(
+        &mut self,
+        cookie: Cookie,
+        peer: SocketAddr,
+        media: SocketAddrV4,
+        session: Option<SessionId>,
+    ) -> Option<Peer> {
+        if let Some(s) = session {
+            self.note_session(s, cookie);
+        }
+        let datagram = self.sockets.get_mut(&cookie)?.datagram.get_or_insert_default();
+        if session.is_none() {
+            self.acquainted.entry(media).or_default().insert(cookie);
+        }
+        datagram.note(peer, media, session)
+    }
+
+    /// The sockets that the kernel's own tables must show: those that are connected, listen, or are bound.
+    pub fn hashed(&self) -> Vec<Hashed> {
+        let shown = |(cookie, s): (&Cookie, &Socket)| {
+            let merely_bound_tcp = match (s.proto, &s.state) {
+                (Proto::Tcp, State::Idle) if s.bound.is_some() => true,
+                (Proto::Tcp, State::Listening | State::Connected { .. }) => false,
+                (Proto::Udp, _) if s.bound.is_some() => false,
+                _ => return None,
+            };
+            Some(Hashed { cookie: *cookie, merely_bound_tcp })
         };
-        self.sockets.iter().filter(|(_, s)| shown(s)).map(|(c, _)| *c).collect()
+        self.sockets.iter().filter_map(shown).collect()
+    }
+
+    /// Forgets sockets of which nothing is known but what they are.
+    pub fn forget_blank(&mut self) {
+        self.sockets.retain(|_, s| {
+            let blank = matches!(s.state, State::Idle) && s.bound.is_none() && s.datagram.is_none();
+            !blank || s.error.is_some() || s.v6only
+        });
     }
 
     /// Notes what a socket was bound to.
@@ -406,6 +448,16 @@ impl Table {
         }
     }
 
+    /// A datagram socket does not send to this address of the run any more.
+    fn part(&mut self, physical: &SocketAddrV4, cookie: Cookie) {
+        if let Some(friends) = self.acquainted.get_mut(physical) {
+            friends.remove(&cookie);
+            if friends.is_empty() {
+                self.acquainted.remove(physical);
+            }
+        }
+    }
+
     /// The kernel destroyed a socket: its entry goes; what it held is returned.
     pub fn remove(&mut self, cookie: Cookie) -> Option<Removed> {
         let socket = self.sockets.remove(&cookie)?;
@@ -426,8 +478,10 @@ impl Table {
             self.leave_port(cookie, socket.proto, b.virtual_.port());
             if socket.proto == Proto::Udp {
                 // Sockets of this run that knew it must not send to whoever has its address next.
-                for d in self.sockets.values_mut().filter_map(|s| s.datagram.as_mut()) {
-                    d.forget(&b.physical);
+                for friend in self.acquainted.remove(&b.physical).into_iter().flatten() {
+                    if let Some(d) = self.sockets.get_mut(&friend).and_then(|s| s.datagram.as_mut()) {
+                        d.forget(&b.physical);
+                    }
                 }
             }
         }
@@ -451,11 +505,12 @@ impl Table {
             self.expected_any.retain_mut(|(_, e)| stays(e));
             self.rung.retain_mut(|r| stays(&mut r.expected));
         }
-        if let Some(d) = &socket.datagram {
-            sessions.extend(d.by_virtual.values().filter_map(|p| match p {
-                Peer::Ready { session, .. } => *session,
-                _ => None,
-            }));
+        for peer in socket.datagram.iter().flat_map(|d| d.by_virtual.values()) {
+            match peer {
+                Peer::Ready { session: Some(s), .. } => sessions.push(*s),
+                Peer::Ready { session: None, physical } => self.part(physical, cookie),
+                _ => {}
+            }
         }
         for s in &sessions {
             self.by_session.remove(s);
@@ -577,6 +632,51 @@ mod tests {
         assert!(table.remove(1).is_none());
         assert!(table.holder(Proto::Tcp, &"0.0.0.0:7000".parse().unwrap(), false).is_none());
         assert!(table.hashed().is_empty() && table.ports.is_empty() && table.by_session.is_empty());
+    }
+
+    #[test]
+    fn what_the_kernel_shows_is_told_apart_from_what_is_blank() {
+        let mut table = Table::default();
+        listener(&mut table, 1, "0.0.0.0:7000", 7000);
+        table.insert(2, socket(Proto::Tcp, false, State::Idle));
+        table.bind(2, bound("0.0.0.0:7001", 7001));
+        table.insert(3, socket(Proto::Udp, false, State::Idle));
+        table.bind(3, bound("0.0.0.0:7002", 7002));
+        table.insert(4, socket(Proto::Udp, false, State::Idle));
+        table.insert(5, socket(Proto::Tcp, false, State::Idle));
+        table.get_mut(5).unwrap().error = Some(Errno::ECONNREFUSED);
+        let mut shown = table.hashed();
+        shown.sort_by_key(|s| s.cookie);
+        let expected = [(1, false), (2, true), (3, false)];
+        assert_eq!(shown, expected.map(|(cookie, merely_bound_tcp)| Hashed { cookie, merely_bound_tcp }));
+        table.forget_blank();
+        assert!(table.get(4).is_none());
+        assert!([1, 2, 3, 5].iter().all(|c| table.get(*c).is_some()));
+    }
+
+    #[test]
+    fn who_sent_to_a_dead_socket_of_the_run_looks_for_it_again() {
+        let mut table = Table::default();
+        for (cookie, port) in [(1, 7001), (2, 7002), (3, 7003)] {
+            table.insert(cookie, socket(Proto::Udp, false, State::Idle));
+            table.bind(cookie, bound(&format!("127.0.0.1:{port}"), port));
+        }
+        let at = |port| bound("127.0.0.1:1", port).physical;
+        let peer = |port| format!("127.0.0.1:{port}").parse().unwrap();
+        let knows = |table: &Table, c, port| {
+            table.get(c).unwrap().datagram.as_ref().unwrap().by_virtual.contains_key(&peer(port))
+        };
+        table.note_peer(1, peer(7002), at(7002), None);
+        table.note_peer(1, peer(7003), at(7003), None);
+        table.note_peer(3, peer(7002), at(7002), None);
+        table.remove(2);
+        assert!(!knows(&table, 1, 7002) && !knows(&table, 3, 7002) && knows(&table, 1, 7003));
+        // Nothing is left of those that are gone.
+        table.remove(3);
+        assert!(!knows(&table, 1, 7003));
+        table.note_peer(1, peer(7003), at(7003), None);
+        table.remove(1);
+        assert!(table.acquainted.is_empty() && table.sockets.is_empty());
     }
 
     #[test]

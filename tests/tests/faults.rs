@@ -410,6 +410,16 @@ fn many_sockets_come_and_go() {
     assert!(settled.is_some(), "{} open files before, {} after", before, open_files(server.pid()));
 }
 
+#[test]
+fn sockets_come_and_go_faster_than_the_kernel_can_report() {
+    let world = World::new("churn");
+    // Many times more than the default limit of sockets, bound and closed one after the other: each report of a death that
+    // is lost must be made up for, or the limit is reached by sockets that are long gone.
+    let done =
+        world.run(&["--as", "peer"], "bench-micro").args(["bind", "60000"]).finish_within(PATIENCE * 4).success();
+    assert_eq!(done.stderr, "");
+}
+
 fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
