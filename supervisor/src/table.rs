@@ -293,7 +293,7 @@ impl Table {
     pub fn forget_blank(&mut self) {
         self.sockets.retain(|_, s| {
             let blank = matches!(s.state, State::Idle) && s.bound.is_none() && s.datagram.is_none();
-            !blank || s.error.is_some() || s.v6only
+            !blank || s.former.is_some() || s.error.is_some() || s.v6only
         });
     }
 
@@ -638,12 +638,12 @@ mod tests {
     fn what_the_kernel_shows_is_told_apart_from_what_is_blank() {
         let mut table = Table::default();
         listener(&mut table, 1, "0.0.0.0:7000", 7000);
-        table.insert(2, socket(Proto::Tcp, false, State::Idle));
+        table.socket(2, || socket(Proto::Tcp, false, State::Idle));
         table.bind(2, bound("0.0.0.0:7001", 7001));
-        table.insert(3, socket(Proto::Udp, false, State::Idle));
+        table.socket(3, || socket(Proto::Udp, false, State::Idle));
         table.bind(3, bound("0.0.0.0:7002", 7002));
-        table.insert(4, socket(Proto::Udp, false, State::Idle));
-        table.insert(5, socket(Proto::Tcp, false, State::Idle));
+        table.socket(4, || socket(Proto::Udp, false, State::Idle));
+        table.socket(5, || socket(Proto::Tcp, false, State::Idle));
         table.get_mut(5).unwrap().error = Some(Errno::ECONNREFUSED);
         let mut shown = table.hashed();
         shown.sort_by_key(|s| s.cookie);
@@ -658,7 +658,7 @@ mod tests {
     fn who_sent_to_a_dead_socket_of_the_run_looks_for_it_again() {
         let mut table = Table::default();
         for (cookie, port) in [(1, 7001), (2, 7002), (3, 7003)] {
-            table.insert(cookie, socket(Proto::Udp, false, State::Idle));
+            table.socket(cookie, || socket(Proto::Udp, false, State::Idle));
             table.bind(cookie, bound(&format!("127.0.0.1:{port}"), port));
         }
         let at = |port| bound("127.0.0.1:1", port).physical;
