@@ -249,7 +249,7 @@ async fn a_registration_comes_back_with_the_hub() {
 
 #[tokio::test]
 async fn users_have_passwords() {
-    let users = Users::new("sipbox").with("alice", "secret a").with("bob", "secret b");
+    let users = Users::new("sipbox").with("alice", "secret a".to_owned()).with("bob", "secret b".to_owned());
     let hub = Hub::start(HubConfig { users: Some(users), ..HubConfig::default() }).await.unwrap();
     let addr = hub.addresses()[0];
     for transport in BOTH {

@@ -65,14 +65,56 @@ pub struct Run {
 
 /// Arguments of `sipbox hub`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct HubArguments {
-    /// Address to listen on, UDP and TCP; may be repeated
+    #[command(subcommand)]
+    pub command: Option<HubCommand>,
+    /// Address to listen on, UDP and TCP; may be repeated. Without users only addresses of this machine's loopback are taken
     #[arg(long, value_name = "IP:PORT", required_unless_present = "auto")]
     pub listen: Vec<SocketAddr>,
+    /// Who may register and call; see `sipbox hub user` [default: ~/.config/sipbox/hub.users, if it is there]. SIGHUP reads it again
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
+    /// Where the registrations are kept, so that they outlive the hub, however it ends
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Requests that one address may send in a second; 0: any number
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub rate: u32,
     /// Print a line for each SIP message
     #[arg(long)]
     pub ladder: bool,
     /// The user's own hub, as `sipbox run` starts it
     #[arg(long, hide = true, conflicts_with = "listen")]
     pub auto: bool,
+}
+
+/// What else than serving a hub can do.
+#[derive(Debug, Subcommand)]
+pub enum HubCommand {
+    /// Who may register and call at a hub
+    User {
+        /// The file they are kept in [default: ~/.config/sipbox/hub.users]
+        #[arg(long, value_name = "FILE", global = true)]
+        users: Option<PathBuf>,
+        #[command(subcommand)]
+        command: UserCommand,
+    },
+}
+
+/// What can be done with users.
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// Add a user or set the password, which is asked for, or read from standard input
+    Add {
+        /// The name: the part of the address of record before the @
+        name: String,
+    },
+    /// Remove a user
+    Remove {
+        /// The name
+        name: String,
+    },
+    /// Print the names
+    List,
 }

@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
-use sipcore::agent::{Registrar, Tap, Transport};
-use sipcore::hub::{Hub, HubConfig, Users};
+use sipcore::agent::{Registrar, Transport};
+use sipcore::hub::{Hub, HubConfig, HubError, Users};
+
+use crate::users::{REALM, UsersFile};
+use crate::{cli, ladder, users};
 
 /// A hub that has no bindings and hears nothing ends after this long.
 const IDLE: Duration = Duration::from_secs(15);
-/// The realm of the user's hub, for its digest challenges.
-const REALM: &str = "sipbox";
 /// Characters of the secret: 128 bits in hexadecimal.
 const SECRET: usize = 32;
 /// How long a start may take, on a busy machine.
@@ -182,12 +183,22 @@ async fn serve_locked() -> Result<(), String> {
     let file = directory.join("hub.addr");
     let _ = std::fs::remove_file(&file);
     let secret = secret(&directory)?;
+    let state = directory.join("hub.state");
     let config = |port: u16| HubConfig {
         listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))],
         users: Some(Users::shared(REALM, &secret)),
+        state: Some(state.clone()),
         ..HubConfig::default()
     };
     let hub = match Hub::start(config(usual_port(&directory))).await {
+        Err(HubError::State { .. }) => {
+            // What is there was not written by a hub.
+            std::fs::remove_file(&state).map_err(|e| format!("{}: {e}", state.display()))?;
+            Hub::start(config(usual_port(&directory))).await
+        }
+        outcome => outcome,
+    };
+    let hub = match hub {
         Ok(hub) => hub,
         // Somebody else has the usual port: any will do.
         Err(_) => Hub::start(config(0)).await.map_err(|e| e.to_string())?,
@@ -222,19 +233,66 @@ fn usual_port(directory: &Path) -> u16 {
 }
 
 /// A hub in the foreground, until SIGINT or SIGTERM.
-pub async fn serve_foreground(listen: Vec<SocketAddr>, tap: Option<Tap>) -> Result<(), String> {
-    let hub = Hub::start(HubConfig { listen, tap, ..HubConfig::default() }).await.map_err(|e| e.to_string())?;
+pub async fn serve_foreground(arguments: cli::HubArguments) -> Result<(), String> {
+    let usual = users::usual_place().filter(|place| place.exists());
+    let place = arguments.users.or(usual);
+    let known = place.as_deref().map(UsersFile::load).transpose()?;
+    let open = arguments.listen.iter().find(|address| !address.ip().is_loopback());
+    if let (None, Some(open)) = (&known, open) {
+        return Err(format!(
+            "without users everybody who reaches {open} could register and call as anybody: add users first \
+             (`sipbox hub user add NAME`), or listen on 127.0.0.1 or [::1]"
+        ));
+    }
+    let hub = Hub::start(HubConfig {
+        listen: arguments.listen,
+        tap: arguments.ladder.then(ladder::tap),
+        users: known.as_ref().map(UsersFile::users),
+        rate: (arguments.rate > 0).then_some(arguments.rate),
+        state: arguments.state,
+        ..HubConfig::default()
+    });
+    let hub = hub.await.map_err(|e| e.to_string())?;
+    match (&known, &place) {
+        (Some(known), Some(place)) => say_users(known, place),
+        _ => crate::say::hub(
+            "warning: no users, so no password is asked for: every program and user of this machine can register and call as \
+             anybody; `sipbox hub user add NAME` adds one",
+        ),
+    }
     for address in hub.addresses() {
         crate::say::hub(&format!("listening on {address} (UDP, TCP)"));
     }
-    let failed = |e: std::io::Error| e.to_string();
-    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = term.recv() => {}
+    let signal = |kind| tokio::signal::unix::signal(kind).map_err(|e| e.to_string());
+    let mut term = signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut hup = signal(tokio::signal::unix::SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => break,
+            _ = term.recv() => break,
+            _ = hup.recv() => read_again(&hub, place.as_deref()),
+        }
     }
     let counters = hub.counters();
     hub.shutdown().await;
     crate::say::hub(&format!("ended; {counters:?}"));
     Ok(())
+}
+
+fn say_users(known: &UsersFile, place: &Path) {
+    crate::say::hub(&format!("{} users in {}", known.len(), place.display()));
+}
+
+/// SIGHUP: the users may be others now. With a file that is wrong it goes on with those it had.
+fn read_again(hub: &Hub, place: Option<&Path>) {
+    let Some(place) = place else {
+        return crate::say::hub("there is no users file to read again; start the hub with --users FILE");
+    };
+    match UsersFile::load(place) {
+        Ok(known) => {
+            hub.set_users(known.users());
+            say_users(&known, place);
+        }
+        Err(why) => crate::say::hub(&format!("{why}; the users stay as they were")),
+    }
 }

@@ -28,6 +28,7 @@ mod sessions;
 mod supervisor;
 mod table;
 mod unix;
+mod users;
 
 use clap::Parser;
 
@@ -63,6 +64,9 @@ fn log() {
 }
 
 fn serve_hub(arguments: cli::HubArguments) -> i32 {
+    if let Some(cli::HubCommand::User { users, command }) = arguments.command {
+        return said(users::command(users, command));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(r) => r,
         Err(e) => {
@@ -71,12 +75,13 @@ fn serve_hub(arguments: cli::HubArguments) -> i32 {
         }
     };
     let outcome = runtime.block_on(async {
-        if arguments.auto {
-            hub::serve_user().await
-        } else {
-            hub::serve_foreground(arguments.listen, arguments.ladder.then(ladder::tap)).await
-        }
+        if arguments.auto { hub::serve_user().await } else { hub::serve_foreground(arguments).await }
     });
+    said(outcome)
+}
+
+/// The exit status of a command of the hub; why it failed is said.
+fn said(outcome: Result<(), String>) -> i32 {
     match outcome {
         Ok(()) => 0,
         Err(why) => {

@@ -1,7 +1,7 @@
 //! The side that has a password: answers challenges, and uses a nonce again with a higher count.
 
 use super::Credentials;
-use super::digest::{Digest, hex, hmac};
+use super::digest::{Digest, Secret, hex, hmac};
 use super::header::{AuthHeader, Challenge, parameters, quoted};
 use crate::message::{Header, Message, name};
 
@@ -117,7 +117,7 @@ impl DigestClient {
             algorithm: challenge.algorithm,
             username: &self.credentials.username,
             realm: &challenge.realm,
-            password: &self.credentials.password,
+            secret: Secret::Password(&self.credentials.password),
             nonce: &challenge.nonce,
             method,
             uri,

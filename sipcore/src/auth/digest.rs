@@ -69,6 +69,20 @@ impl Qop {
     }
 }
 
+/// The secret of a user.
+#[derive(Clone, Copy)]
+pub enum Secret<'a> {
+    /// The password.
+    Password(&'a str),
+    /// What [`ha1`] made of it, for the algorithm, the name and the realm in question.
+    Hash(&'a str),
+}
+
+/// The hash of user name, realm and password (H(A1), RFC 7616 section 3.4.2): enough to check an answer, and no password.
+pub fn ha1(algorithm: Algorithm, username: &str, realm: &str, password: &str) -> String {
+    algorithm.hash(&[username.as_bytes(), realm.as_bytes(), password.as_bytes()])
+}
+
 /// Everything that goes into the response to a challenge.
 #[derive(Clone, Copy)]
 pub struct Digest<'a> {
@@ -78,8 +92,8 @@ pub struct Digest<'a> {
     pub username: &'a str,
     /// Where.
     pub realm: &'a str,
-    /// The secret.
-    pub password: &'a str,
+    /// What only the two sides know.
+    pub secret: Secret<'a>,
     /// The server's nonce.
     pub nonce: &'a str,
     /// Method of the request.
@@ -96,7 +110,10 @@ impl Digest<'_> {
     /// `response`, in lower case hexadecimal.
     pub fn response(&self) -> String {
         let h = self.algorithm;
-        let a1 = h.hash(&[self.username.as_bytes(), self.realm.as_bytes(), self.password.as_bytes()]);
+        let a1 = match self.secret {
+            Secret::Password(password) => ha1(h, self.username, self.realm, password),
+            Secret::Hash(a1) => a1.to_owned(),
+        };
         let (method, uri) = (self.method.as_bytes(), self.uri.as_bytes());
         let a2 = match self.qop {
             Some((Qop::AuthInt, ..)) => h.hash(&[method, uri, h.hash(&[self.body]).as_bytes()]),
@@ -151,7 +168,7 @@ mod tests {
             algorithm,
             username: "Mufasa",
             realm: "http-auth@example.org",
-            password: "Circle of Life",
+            secret: Secret::Password("Circle of Life"),
             nonce: "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v",
             method: "GET",
             uri: "/dir/index.html",
@@ -176,7 +193,7 @@ mod tests {
             algorithm: Algorithm::Sha512_256,
             username: "J\u{e4}s\u{f8}n Doe",
             realm: "api@example.org",
-            password: "Secret, or not?",
+            secret: Secret::Password("Secret, or not?"),
             nonce: "5TsQWLVdgBdmrQ0XsxbDODV+57QdFR34I9HAbC/RVvkK",
             method: "GET",
             uri: "/doe.json",
@@ -190,7 +207,7 @@ mod tests {
     fn rfc_2617_3_5_and_without_qop() {
         let digest = Digest {
             realm: "testrealm@host.com",
-            password: "Circle Of Life",
+            secret: Secret::Password("Circle Of Life"),
             nonce: "dcd98b7102dd2f0e8b11d0f600bfb0c093",
             qop: Some((Qop::Auth, "0a4f113b", 1)),
             ..mufasa(Algorithm::Md5)

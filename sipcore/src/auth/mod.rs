@@ -12,9 +12,9 @@ use std::fmt;
 
 pub use client::{AuthError, DigestClient};
 pub(crate) use digest::hmac;
-pub use digest::{Algorithm, Digest, Qop};
+pub use digest::{Algorithm, Digest, Qop, Secret, ha1};
 pub use header::{AuthHeader, Challenge};
-pub use server::{DigestServer, Verdict};
+pub use server::{DigestServer, Stored, Verdict};
 
 /// A user name and its password.
 #[derive(Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::digest::{Algorithm, Digest, Qop, hex, hmac, same_secret};
+use super::digest::{Algorithm, Digest, Qop, Secret, hex, hmac, same_secret};
 use super::header::{AuthHeader, quoted};
 use crate::message::{Message, Uri, name};
 
@@ -28,6 +28,34 @@ pub enum Verdict {
     Stale,
     /// Wrong, for the log; challenge again, or 403.
     Refused(&'static str),
+}
+
+/// The secret of a user as a server keeps it.
+#[derive(Clone)]
+pub enum Stored {
+    /// The password itself.
+    Password(String),
+    /// Its hashes, one for each algorithm, for this name and realm (see [`super::ha1`]).
+    Hashes(Vec<(Algorithm, String)>),
+}
+
+impl From<String> for Stored {
+    fn from(password: String) -> Self {
+        Stored::Password(password)
+    }
+}
+
+impl Stored {
+    /// A hash that is not kept is one that no answer has.
+    fn for_algorithm(&self, algorithm: Algorithm) -> Secret<'_> {
+        match self {
+            Stored::Password(password) => Secret::Password(password),
+            Stored::Hashes(hashes) => {
+                let hash = hashes.iter().find(|(of, hash)| *of == algorithm && !hash.is_empty());
+                hash.map_or(Secret::Hash("none"), |(_, hash)| Secret::Hash(hash))
+            }
+        }
+    }
 }
 
 /// Uses of one nonce: the highest count, and which of the ones below it were seen.
@@ -79,27 +107,32 @@ impl DigestServer {
             .collect()
     }
 
-    /// Checks the answer of a request. `password` gives the password of a user. Not for ACK and CANCEL, which repeat
+    /// Checks the answer of a request. `stored` gives the secret of a user. Not for ACK and CANCEL, which repeat
     /// the answer of their INVITE (RFC 3261 section 22.1).
-    pub fn verify(&mut self, request: &Message, now: Instant, password: impl Fn(&str) -> Option<String>) -> Verdict {
+    pub fn verify<S: Into<Stored>>(
+        &mut self,
+        request: &Message,
+        now: Instant,
+        stored: impl Fn(&str) -> Option<S>,
+    ) -> Verdict {
         let wanted = if self.proxy { name::PROXY_AUTHORIZATION } else { name::AUTHORIZATION };
         let answer = request
             .headers_named(wanted)
             .filter_map(|h| AuthHeader::parse(h.value()).ok())
             .find(|a| a.is_digest() && a.get("realm").is_some_and(|r| r == self.realm));
         let Some(answer) = answer else { return Verdict::Missing };
-        match self.check(request, &answer, now, password) {
+        match self.check(request, &answer, now, stored) {
             Ok(verdict) => verdict,
             Err(why) => Verdict::Refused(why),
         }
     }
 
-    fn check(
+    fn check<S: Into<Stored>>(
         &mut self,
         request: &Message,
         answer: &AuthHeader<'_>,
         now: Instant,
-        password: impl Fn(&str) -> Option<String>,
+        stored: impl Fn(&str) -> Option<S>,
     ) -> Result<Verdict, &'static str> {
         let text = |name: &'static str| answer.get(name);
         let username = text("username").ok_or("no username")?;
@@ -128,12 +161,12 @@ impl DigestServer {
         if !same_uri {
             return Err("the digest is for another URI");
         }
-        let known = password(&username);
+        let known: Option<Stored> = stored(&username).map(Into::into);
         let digest = Digest {
             algorithm,
             username: &username,
             realm: &self.realm,
-            password: known.as_deref().unwrap_or_default(),
+            secret: known.as_ref().map_or(Secret::Password(""), |stored| stored.for_algorithm(algorithm)),
             nonce: &nonce,
             method: request.method().map(|m| m.as_str()).unwrap_or_default(),
             uri: &uri,

@@ -103,7 +103,7 @@ fn a_wrong_password_ends_it() {
     let response = challenged(&mut server, &register, false, now);
     client.retry(&mut register, &response).unwrap();
     assert!(matches!(server.verify(&register, now, password), Verdict::Refused(_)));
-    assert!(matches!(server.verify(&register, now, |_| None), Verdict::Refused(_)));
+    assert!(matches!(server.verify(&register, now, |_| None::<Stored>), Verdict::Refused(_)));
     let response = challenged(&mut server, &register, false, now);
     assert_eq!(client.retry(&mut register, &response), Err(AuthError::BadCredentials { realm: "r".into() }));
     assert_eq!(client.retry(&mut register, &Message::response(401, "").build()), Err(AuthError::Unsupported));
@@ -198,5 +198,22 @@ fn the_next_nonce_is_used_from_the_first_time_on() {
         let said = next.header(name::AUTHORIZATION).unwrap().text().into_owned();
         assert!(said.contains("nonce=\"fresh\"") && said.contains(nc), "{said}");
         client.accepted(&told);
+    }
+}
+
+#[test]
+fn a_server_that_keeps_hashes_needs_no_password() {
+    let now = Instant::now();
+    for kept in [Algorithm::Md5, Algorithm::Sha256] {
+        let mut server = DigestServer::new("r", false, [1; 32], now);
+        let mut client = client("s\"e,c:ret");
+        let mut register = request(Method::Register);
+        let response = challenged(&mut server, &register, false, now);
+        client.retry(&mut register, &response).unwrap();
+        let hashes =
+            |user: &str| (user == "alice").then(|| Stored::Hashes(vec![(kept, ha1(kept, "alice", "r", "s\"e,c:ret"))]));
+        // The client has chosen SHA-256: a user of whom there is no such hash is refused.
+        let right = kept == Algorithm::Sha256;
+        assert_eq!(server.verify(&register, now, hashes) == accepted(), right);
     }
 }

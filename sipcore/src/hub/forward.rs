@@ -18,7 +18,7 @@ impl HomeProxy {
             return self.respond(now, server, Message::response_to(&request, 482, "Loop Detected"));
         }
         let Routed { destination, sealed } = self.route(now, flow, &mut request);
-        if !sealed && let Err(answer) = self.check_sender(now, &request) {
+        if !sealed && let Err(answer) = self.check_sender(now, flow, &request) {
             return self.respond(now, server, *answer);
         }
         let targets = match destination {
@@ -117,10 +117,15 @@ impl HomeProxy {
     }
 
     /// With users set, every new request has to come from one of them.
-    fn check_sender(&mut self, now: Instant, request: &Message) -> Result<(), Box<crate::message::ResponseBuilder>> {
+    fn check_sender(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        request: &Message,
+    ) -> Result<(), Box<crate::message::ResponseBuilder>> {
         let Some(guard) = &mut self.guard else { return Ok(()) };
         let from = request.from().ok().and_then(|from| from.uri().ok());
         let user = from.filter(|uri| !uri.host().is_empty()).and_then(|uri| uri.user_decoded()).unwrap_or_default();
-        guard.check(now, request, &user, false)
+        guard.check(now, flow, request, &user, false)
     }
 }

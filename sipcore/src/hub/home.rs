@@ -2,9 +2,11 @@
 
 use super::gruu::Mint;
 use super::guard::Guard;
+use super::journal::{Journal, Kept};
 use super::location::Location;
 use super::outcome::Context;
-use super::{Activity, HubConfig};
+use super::rate::Rates;
+use super::{Activity, HubConfig, Users};
 use crate::message::{Message, Method, ResponseBuilder, Uri, name, validate};
 use crate::random;
 use crate::transaction::{ClientId, Event, Layer, ServerId, Timers, Timing};
@@ -39,8 +41,14 @@ pub(crate) struct HomeProxy {
     pub(super) limits: Limits,
     pub(super) domains: Vec<String>,
     pub(super) own: Vec<SocketAddr>,
-    /// Key of the marks by which we know our own branches and routes again.
+    /// Key of the marks by which we know our own branches again.
     pub(super) key: RandomState,
+    /// Key of the seals by which we know our own routes again.
+    pub(super) seal_key: [u8; 32],
+    rates: Option<Rates>,
+    journal: Option<Journal>,
+    /// Addresses of record whose bindings have changed.
+    pub(super) changed: Vec<String>,
     pub(super) contexts: HashMap<u64, Context>,
     pub(super) clients: HashMap<ClientId, u64>,
     pub(super) invites: HashMap<ServerId, u64>,
@@ -51,11 +59,12 @@ pub(crate) struct HomeProxy {
 
 impl HomeProxy {
     pub fn new(config: &HubConfig, own: &[SocketAddr], timing: Timing, now: Instant) -> Self {
+        let secret = random::secret();
         let mut home = HomeProxy {
             layer: Layer::new(timing, own.to_vec(), MAX_TRANSACTIONS),
             location: Location::default(),
-            guard: config.users.clone().map(|users| Guard::new(users, now)),
-            mint: Mint::new(random::secret()),
+            guard: None,
+            mint: Mint::new(secret),
             limits: Limits {
                 max_expires: config.max_expires,
                 min_expires: config.min_expires,
@@ -64,6 +73,10 @@ impl HomeProxy {
             domains: config.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
             own: own.to_vec(),
             key: RandomState::new(),
+            seal_key: secret,
+            rates: config.rate.map(|rate| Rates::new(rate.max(1), Duration::from_secs(1) / rate.max(1))),
+            journal: None,
+            changed: Vec::new(),
             contexts: HashMap::new(),
             clients: HashMap::new(),
             invites: HashMap::new(),
@@ -71,12 +84,43 @@ impl HomeProxy {
             last_context: 0,
             last: now,
         };
-        let domain = home.domains.first().cloned().unwrap_or_default();
-        let records = home.guard.iter().flat_map(Guard::names).map(|name| format!("{name}@{domain}"));
-        for record in records.collect::<Vec<_>>() {
-            home.location.know(&record);
-        }
+        home.set_users(now, config.users.clone());
         home
+    }
+
+    /// From now on these may register and call; `None`: everybody.
+    pub fn set_users(&mut self, now: Instant, users: Option<Users>) {
+        self.guard = users.map(|users| Guard::new(users, now));
+        let domain = self.domains.first().cloned().unwrap_or_default();
+        for name in self.guard.iter().flat_map(Guard::names) {
+            self.location.know(&format!("{name}@{domain}"));
+        }
+    }
+
+    /// Goes on with what an earlier hub had, and keeps what changes.
+    pub(super) fn resume(&mut self, now: Instant, journal: Journal, kept: Kept) {
+        self.mint = Mint::new(kept.key);
+        self.seal_key = kept.key;
+        for (record, mut bindings) in kept.bindings {
+            bindings.retain(|binding| binding.expires_at > now);
+            for binding in &mut bindings {
+                let flow = &mut binding.contact.flow;
+                flow.local = self.local_for(flow.remote.ip(), flow.local);
+            }
+            self.location.restore(&record, bindings);
+        }
+        self.journal = Some(journal);
+    }
+
+    /// Writes down what has changed.
+    fn keep(&mut self) {
+        let Some(journal) = &mut self.journal else { return self.changed.clear() };
+        for record in self.changed.drain(..) {
+            journal.save(&record, self.location.bindings(&record));
+        }
+        if journal.is_long(self.location.records()) {
+            journal.compact(self.location.all());
+        }
     }
 
     /// Everything that is remembered of transactions.
@@ -171,6 +215,12 @@ impl HomeProxy {
 impl Machine for HomeProxy {
     fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
         self.last = now;
+        // What ends something is always taken: it makes room.
+        let opens = !matches!(message.method(), None | Some(Method::Ack | Method::Bye | Method::Cancel));
+        if opens && self.rates.as_mut().is_some_and(|rates| !rates.admit(now, flow.remote.ip())) {
+            let answer = Message::response_to(&message, 503, "Too Many Requests").header(name::RETRY_AFTER, 1);
+            return self.layer.transmit(flow, answer.build().to_bytes());
+        }
         self.layer.handle_message(now, flow, message);
         self.work(now);
     }
@@ -210,5 +260,7 @@ impl Machine for HomeProxy {
         [self.layer.poll_timeout(), self.location.next_expiry(), self.timers.next()].into_iter().flatten().min()
     }
 
-    fn deliver_events(&mut self, _now: Instant) {}
+    fn deliver_events(&mut self, _now: Instant) {
+        self.keep();
+    }
 }

@@ -33,13 +33,13 @@ pub(super) struct Contact {
 /// A contact that stands.
 #[derive(Debug, Clone)]
 pub(super) struct Binding {
-    id: u64,
+    pub id: u64,
     pub contact: Contact,
     pub expires_at: Instant,
     /// What the temporary GRUUs of the instance lead to: it stays as long as the instance registers with one Call-ID (RFC 5627 5.1).
     pub handle: Option<u64>,
-    call_id: Box<str>,
-    cseq: u32,
+    pub call_id: Box<str>,
+    pub cseq: u32,
 }
 
 /// A change that a REGISTER asks for. No expiry: remove.
@@ -90,6 +90,28 @@ impl Location {
 
     pub fn next_expiry(&self) -> Option<Instant> {
         self.expiry.next()
+    }
+
+    /// What an address of record is bound to, expired or not.
+    pub fn bindings(&self, record: &str) -> &[Binding] {
+        self.records.get(record).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// All addresses of record with their bindings.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &[Binding])> {
+        self.records.iter().map(|(record, bindings)| (record.as_ref(), bindings.as_slice()))
+    }
+
+    /// How many addresses of record are known.
+    pub fn records(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Puts in what an earlier hub had.
+    pub fn restore(&mut self, record: &str, bindings: Vec<Binding>) {
+        for Binding { contact, expires_at, handle, call_id, cseq, .. } in bindings {
+            self.add(record, &call_id, cseq, contact, handle, expires_at);
+        }
     }
 
     /// Removes what has expired.

@@ -1,26 +1,32 @@
-//! The embedded hub: registrar and proxy for one machine, a LAN, CI and small teams. It needs no set-up and keeps nothing on disk.
+//! The embedded hub: registrar and proxy for one machine, a LAN, CI and small teams. It needs no set-up; its bindings outlive it when it is
+//! given a file for them.
 
 mod choice;
 mod forward;
 mod gruu;
 mod guard;
 pub(crate) mod home;
+mod journal;
 mod location;
 mod outcome;
+mod rate;
 mod registrar;
 mod routes;
 #[cfg(test)]
 mod tests;
 
+pub use crate::auth::{Algorithm, Stored, ha1};
 pub use crate::transport::{Counters, Direction, Tap, TapEvent, Transport};
 
 use crate::transaction::Timing;
 use crate::transport::{Driver, Setup, StartError};
 use home::HomeProxy;
+use journal::Journal;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
 
 /// TCP connections that one hub keeps open.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -29,14 +35,14 @@ const MAX_CONNECTIONS: usize = 10_000;
 #[derive(Clone, Default)]
 pub struct Users {
     realm: String,
-    passwords: HashMap<String, String>,
+    accounts: HashMap<String, Stored>,
     shared: Option<String>,
 }
 
 impl Users {
     /// Nobody yet.
     pub fn new(realm: impl Into<String>) -> Self {
-        Users { realm: realm.into(), passwords: HashMap::new(), shared: None }
+        Users { realm: realm.into(), accounts: HashMap::new(), shared: None }
     }
 
     /// Any name, with this one password: a hub for all the programs of one person.
@@ -44,19 +50,20 @@ impl Users {
         Users { shared: Some(password.into()), ..Users::new(realm) }
     }
 
-    /// One more user: the user part of its address of record, and its password.
-    pub fn with(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.passwords.insert(user.into(), password.into());
+    /// One more user: the user part of its address of record, and its password or what is kept of it.
+    pub fn with(mut self, user: impl Into<String>, secret: impl Into<Stored>) -> Self {
+        self.accounts.insert(user.into(), secret.into());
         self
+    }
+
+    fn stored(&self, user: &str) -> Option<Stored> {
+        self.accounts.get(user).cloned().or_else(|| self.shared.clone().map(Stored::Password))
     }
 }
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users")
-            .field("realm", &self.realm)
-            .field("users", &self.passwords.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Users").field("realm", &self.realm).field("users", &self.accounts.len()).finish_non_exhaustive()
     }
 }
 
@@ -77,6 +84,10 @@ pub struct HubConfig {
     pub tap: Option<Tap>,
     /// Who may use the hub; `None`: everyone who reaches it.
     pub users: Option<Users>,
+    /// Requests of one address that are taken in a second; above it they are answered 503. `None`: all.
+    pub rate: Option<u32>,
+    /// Where the bindings are kept, so that the next hub has them, however this one ends. `None`: nowhere.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for HubConfig {
@@ -89,6 +100,8 @@ impl Default for HubConfig {
             default_expires: Duration::from_secs(60),
             tap: None,
             users: None,
+            rate: None,
+            state: None,
         }
     }
 }
@@ -113,6 +126,15 @@ pub enum HubError {
     /// There is no address to listen on.
     #[error("the hub cannot start: no address to listen on is given")]
     NoAddress,
+    /// The file for the bindings cannot be used.
+    #[error("the hub cannot start: its state file {} cannot be used: {source}", .path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// How busy a hub is.
@@ -144,13 +166,31 @@ impl Hub {
             max_connections: MAX_CONNECTIONS,
         };
         let now = Instant::now();
-        let driver = Driver::start(sockets, |addresses| HomeProxy::new(&config, addresses, Timing::default(), now));
-        Ok(Hub { driver: driver.await? })
+        let journal = match &config.state {
+            Some(path) => {
+                let failed = |source| HubError::State { path: path.clone(), source };
+                Some(Journal::open(path, now, SystemTime::now()).map_err(failed)?)
+            }
+            None => None,
+        };
+        let machine = |addresses: &[SocketAddr]| {
+            let mut home = HomeProxy::new(&config, addresses, Timing::default(), now);
+            if let Some((journal, kept)) = journal {
+                home.resume(now, journal, kept);
+            }
+            home
+        };
+        Ok(Hub { driver: Driver::start(sockets, machine).await? })
     }
 
     /// Where it listens, UDP and TCP alike, in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.driver.core.addresses()
+    }
+
+    /// From now on these may use it, and nobody else. What is bound stays bound until it expires.
+    pub fn set_users(&self, users: Users) {
+        self.driver.core.with(|home, now| home.set_users(now, Some(users)));
     }
 
     /// How busy it is.
@@ -163,7 +203,7 @@ impl Hub {
         self.driver.core.counters()
     }
 
-    /// Stops at once; the bindings are forgotten.
+    /// Stops at once; bindings that are kept nowhere are forgotten.
     pub async fn shutdown(self) {
         self.driver.finish().await;
     }

@@ -40,7 +40,7 @@ impl HomeProxy {
             return Err(refuse(404, "Not Our Domain"));
         }
         if let Some(guard) = &mut self.guard {
-            guard.check(now, request, &user, true)?;
+            guard.check(now, flow, request, &user, true)?;
         }
         let record = self.record(&to);
         let (Ok(call_id), Ok(cseq)) = (request.call_id(), request.cseq()) else {
@@ -65,6 +65,7 @@ impl HomeProxy {
                     Box::new(Message::response_to(request, 503, "Too Many Contacts").header(name::RETRY_AFTER, 60))
                 }
             })?;
+            self.changed.push(record.clone());
         }
         let mut answer = self.list(now, request, &record, &to);
         for proxy in request.headers_named(name::PATH) {

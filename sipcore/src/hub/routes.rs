@@ -3,6 +3,7 @@
 use super::gruu;
 use super::home::HomeProxy;
 use super::location::{Contact, Lookup, address_of, transport_of};
+use crate::auth::hmac;
 use crate::message::{Message, Uri, name};
 use crate::transport::{Flow, Transport};
 use std::hash::BuildHasher;
@@ -124,7 +125,8 @@ impl HomeProxy {
     }
 
     fn seal(&self, request: &Message) -> String {
-        format!("{:016x}", self.key.hash_one(request.call_id().unwrap_or_default()))
+        let mac = hmac(&self.seal_key, request.call_id().unwrap_or_default().as_bytes());
+        mac.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// What a branch of ours says about the request that it carries on (RFC 3261 16.6 step 8).

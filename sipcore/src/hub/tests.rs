@@ -2,6 +2,7 @@
 
 use super::home::HomeProxy;
 use super::{HubConfig, Users};
+use crate::auth::{Credentials, DigestClient};
 use crate::message::{Message, name};
 use crate::transaction::{Layer, Timing};
 use crate::transport::{Flow, Machine, Sign, Transport, stun};
@@ -389,7 +390,7 @@ fn later_requests_of_a_dialog_take_the_recorded_route() {
 
 #[test]
 fn users_are_asked_for_their_password() {
-    let users = Users::new("sipbox").with("bob", "secret");
+    let users = Users::new("sipbox").with("bob", "secret".to_owned());
     let mut bench = bench_with(HubConfig { users: Some(users), ..HubConfig::default() });
     let register = bench.register("Contact: <sip:bob@10.0.0.9>\r\n");
     let answer = bench.answer(register);
@@ -414,4 +415,42 @@ fn a_crowd_is_answered_503() {
     assert_eq!(refused, 100);
     bench.pass(60 * SECOND);
     assert_eq!(bench.hub.leftovers(), [0; 6]);
+}
+
+#[test]
+fn a_source_that_asks_too_much_is_put_off() {
+    let mut bench = bench_with(HubConfig { rate: Some(10), ..HubConfig::default() });
+    let mut put_off = 0;
+    for _ in 0..30 {
+        let options = bench.request("OPTIONS", "sip:sipbox.invalid", "");
+        let answer = bench.answer(options);
+        put_off += usize::from(answer.status() == Some(503) && answer.retry_after() == Some(1));
+    }
+    assert_eq!(put_off, 20);
+    let other = bench.request("OPTIONS", "sip:sipbox.invalid", "");
+    assert_eq!(bench.put(8, other)[0].1.status(), Some(200));
+    // What ends something is always taken.
+    let bye = bench.request("BYE", "sip:sipbox.invalid", "");
+    assert_eq!(bench.status(bye), 405);
+    bench.pass(SECOND);
+    let options = bench.request("OPTIONS", "sip:sipbox.invalid", "");
+    assert_eq!(bench.status(options), 200);
+}
+
+#[test]
+fn passwords_cannot_be_tried_out() {
+    let users = Users::new("sipbox").with("bob", "secret".to_owned());
+    let mut bench = bench_with(HubConfig { users: Some(users), ..HubConfig::default() });
+    let mut statuses = Vec::new();
+    for guess in 0..30 {
+        let mut client = DigestClient::new(Credentials::new("bob", format!("guess{guess}")), [1; 32]);
+        let mut register = bench.register("Contact: <sip:bob@10.0.0.9>\r\n");
+        let challenge = bench.answer(register.clone());
+        if client.retry(&mut register, &challenge).is_ok() {
+            register.set_first_param(name::VIA, "branch", Some(&format!("z9hG4bKguess{guess}")));
+            statuses.push(bench.status(register));
+        }
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 401).count(), 20, "{statuses:?}");
+    assert_eq!(statuses.last(), Some(&503));
 }
