@@ -96,11 +96,21 @@ fn notify() -> Result<Vec<libc::sock_filter>, FilterError> {
             filter.add_rule_conditional_exact(ScmpAction::Errno(libc::ESOCKTNOSUPPORT), call("socket")?, &absent)?;
         }
     }
-    filter.add_rule_conditional_exact(
-        ScmpAction::Errno(libc::EACCES),
-        call("socket")?,
-        &[int_is(0, libc::AF_NETLINK)],
-    )?;
+    // The supervisor plays the kernel's part: the program has interfaces of its own.
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("socket")?, &[int_is(0, libc::AF_NETLINK)])?;
+    for request in INTERFACE_QUESTIONS {
+        filter.add_rule_conditional_exact(ScmpAction::Notify, call("ioctl")?, &[int_is(1, request as libc::c_int)])?;
+    }
+    // Groups tell of changes, and nothing changes.
+    let joins = [int_is(1, libc::SOL_NETLINK), int_is(2, libc::NETLINK_ADD_MEMBERSHIP)];
+    filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &joins)?;
+    // getifaddrs(3) of musl sends its question without an address and looks for the answer without waiting: by this call.
+    let impatient = [
+        ScmpArgCompare::new(2, ScmpCompareOp::Equal, 8192),
+        int_is(3, libc::MSG_DONTWAIT),
+        ScmpArgCompare::new(4, ScmpCompareOp::Equal, 0),
+    ];
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("recvfrom")?, &impatient)?;
     // A program that makes itself undumpable would lock the supervisor out of its memory: it is told yes and stays as it is.
     let undumpable =
         [int_is(0, libc::PR_SET_DUMPABLE), ScmpArgCompare::new(1, ScmpCompareOp::MaskedEqual(u64::MAX), 0)];
@@ -108,6 +118,9 @@ fn notify() -> Result<Vec<libc::sock_filter>, FilterError> {
     // A port that the kernel chooses only at connect() cannot be announced to the peer: the option has no effect.
     let no_port = [int_is(1, libc::IPPROTO_IP), int_is(2, libc::IP_BIND_ADDRESS_NO_PORT)];
     filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &no_port)?;
+    // How much of a datagram a checksum covers: UDP-Lite is UDP here.
+    let coverage = [int_is(1, libc::IPPROTO_UDPLITE)];
+    filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &coverage)?;
     for name in ["socket", "sendto", "recvfrom"] {
         filter.set_syscall_priority(call(name)?, 255)?;
     }
@@ -230,16 +243,20 @@ fn hardening() -> Result<Vec<libc::sock_filter>, FilterError> {
     refuse(rules, libc::EPERM)
 }
 
-/// socket(): TCP, UDP and AF_UNIX are all that there is. Families that are not there, as a kernel without them says it.
+/// socket(): TCP, UDP, AF_UNIX and AF_NETLINK are all that there is. Families that are not there, as a kernel without them says it.
 fn families() -> Result<Vec<libc::sock_filter>, FilterError> {
     use SeccompCmpOp::{Eq, Ne};
-    let others =
-        SeccompRule::new(vec![int(0, Ne, libc::AF_UNIX)?, int(0, Ne, libc::AF_INET)?, int(0, Ne, libc::AF_INET6)?])?;
+    let others = SeccompRule::new(vec![
+        int(0, Ne, libc::AF_UNIX)?,
+        int(0, Ne, libc::AF_INET)?,
+        int(0, Ne, libc::AF_INET6)?,
+        int(0, Ne, libc::AF_NETLINK)?,
+    ])?;
     let tipc = SeccompRule::new(vec![int(0, Eq, libc::AF_TIPC)?])?;
     refuse(BTreeMap::from([(libc::SYS_socket, vec![others]), (libc::SYS_socketpair, vec![tipc])]), libc::EAFNOSUPPORT)
 }
 
-/// Protocols that are not there: MPTCP (programs then take TCP), SCTP, ICMP, UDP-Lite, and types of socket for them.
+/// Protocols that are not there: MPTCP (programs then take TCP), SCTP, ICMP, and types of socket for them.
 fn protocols() -> Result<Vec<libc::sock_filter>, FilterError> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let mut rules = Vec::new();
@@ -247,6 +264,9 @@ fn protocols() -> Result<Vec<libc::sock_filter>, FilterError> {
         for (kind, protocol) in [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)] {
             let mut rule = vec![int(0, Eq, family)?, int(1, MaskedEq(TYPE), kind)?];
             rule.extend([int(2, Ne, 0)?, int(2, Ne, protocol)?]);
+            if kind == libc::SOCK_DGRAM {
+                rule.push(int(2, Ne, libc::IPPROTO_UDPLITE)?);
+            }
             rules.push(SeccompRule::new(rule)?);
         }
         for kind in [libc::SOCK_RDM, libc::SOCK_SEQPACKET, libc::SOCK_DCCP, OLD_SOCK_PACKET] {
@@ -279,6 +299,22 @@ fn refuse(rules: Rules, errno: libc::c_int) -> Result<Vec<libc::sock_filter>, Fi
 
 /// IPPROTO_MAX of include/uapi/linux/in.h: one more than IPPROTO_MPTCP.
 const IPPROTO_MAX: libc::c_int = 263;
+/// The ioctls of netdevice(7) that ask for the properties of an interface.
+const INTERFACE_QUESTIONS: [libc::c_ulong; 13] = [
+    libc::SIOCGIFNAME,
+    libc::SIOCGIFCONF,
+    libc::SIOCGIFFLAGS,
+    libc::SIOCGIFADDR,
+    libc::SIOCGIFDSTADDR,
+    libc::SIOCGIFBRDADDR,
+    libc::SIOCGIFNETMASK,
+    libc::SIOCGIFMETRIC,
+    libc::SIOCGIFMTU,
+    libc::SIOCGIFHWADDR,
+    libc::SIOCGIFINDEX,
+    libc::SIOCGIFTXQLEN,
+    libc::SIOCGIFMAP,
+];
 /// SOCK_PACKET of include/linux/net.h: with AF_INET it still means AF_PACKET (__sock_create).
 const OLD_SOCK_PACKET: libc::c_int = 10;
 /// include/uapi/linux/userfaultfd.h.

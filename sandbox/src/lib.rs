@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod filter;
 pub mod memory;
 pub mod message;
+pub mod netlink;
 pub mod notify;
 pub mod park;
 pub mod processes;

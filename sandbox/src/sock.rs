@@ -386,6 +386,20 @@ pub fn set_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
     set(fd, level, name, value)
 }
 
+/// Whether this kernel has sockets of a family, type and protocol.
+///
+/// # Errors
+/// What socket(2) gives: EPROTONOSUPPORT and the like when it has not.
+pub fn probe(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<()> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: three integers go in.
+    let number = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+    Errno::result(number)?;
+    // SAFETY: socket gave a new descriptor that nothing else owns.
+    drop(unsafe { OwnedFd::from_raw_fd(number) });
+    Ok(())
+}
+
 /// Takes O_NONBLOCK off `fd`: for a socket of the supervisor's own making that becomes the program's.
 ///
 /// # Errors

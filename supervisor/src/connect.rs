@@ -19,7 +19,7 @@ use crate::send::send_timeout;
 use crate::sessions::{Failure, Flow};
 use crate::supervisor::{Supervisor, Way};
 use crate::table::{Bound, Cookie, Expected, State};
-use crate::{datagram, unix};
+use crate::{datagram, netlink, unix};
 
 /// A non-blocking connect waits at most this long for its session before it is parked: within it the program keeps
 /// its native path, beyond it the flow is relayed.
@@ -43,6 +43,7 @@ pub fn connect(mut call: Call) {
     match call.supervisor.known(&target) {
         Ok(Some(Proto::Tcp)) => connect_stream(call, target, &address),
         Ok(Some(Proto::Udp)) => datagram::connect(call, target, &address),
+        Ok(None) if netlink::is_one(&target) => netlink::connect(call, target),
         Ok(None) => unix::connect(call, target),
         Err(e) => call.finish(Err(e)),
     }

@@ -166,12 +166,17 @@ fn datagram_of(socket: &mut Socket) -> &mut Datagram {
 
 /// socket(2) of UDP. The kernel binds a UDP socket by itself when something is sent from it without an address, which is not
 /// trapped; so the socket has the run's address, without a port, from the beginning, and can never have the wildcard one.
+///
+/// UDP-Lite (RFC 3828), where the kernel has it, is UDP here, with the same ports: nothing on the way damages part of a datagram.
 pub fn socket(mut call: Call) {
     use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
     let (family, kind, protocol) = (call.int(0), call.int(1), call.int(2));
     call.note(|| format!("socket({family}, {kind:#x}, {protocol})"));
     let v6 = family == libc::AF_INET6;
     let result = (|| {
+        if protocol == libc::IPPROTO_UDPLITE {
+            sock::probe(family, libc::SOCK_DGRAM, protocol).map_err(errno)?;
+        }
         let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::from_bits_truncate(kind & libc::SOCK_NONBLOCK);
         let fd = socket(family, SockType::Datagram, flags, SockProtocol::Udp)?;

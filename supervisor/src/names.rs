@@ -11,7 +11,7 @@ use sipcore::agent::Proto;
 use crate::call::{Call, Target, errno};
 use crate::supervisor::{Supervisor, policy_proto};
 use crate::table::{Bound, State};
-use crate::unix;
+use crate::{netlink, unix};
 
 /// getsockname(2).
 pub fn own(mut call: Call) {
@@ -36,7 +36,7 @@ pub fn own(mut call: Call) {
         };
         let name = match known {
             Some(address) => sockaddr_bytes(&address),
-            None => unbound_name(&target)?,
+            None => unbound_name(&call.supervisor, &target)?,
         };
         write_name(&call, given?, &name)
     })();
@@ -45,11 +45,11 @@ pub fn own(mut call: Call) {
 
 /// The kernel's name of a socket that the program did not bind: a UDP socket has the run's address from the beginning, of
 /// which the program knows nothing.
-fn unbound_name(target: &Target) -> Result<Vec<u8>, Errno> {
+fn unbound_name(supervisor: &Supervisor, target: &Target) -> Result<Vec<u8>, Errno> {
     let (any, port): (IpAddr, u16) = match sock::local_addr(target.as_fd()) {
         Ok(SocketAddr::V4(a)) => (Ipv4Addr::UNSPECIFIED.into(), a.port()),
         Ok(SocketAddr::V6(a)) => (Ipv6Addr::UNSPECIFIED.into(), a.port()),
-        Err(_) => return raw_name(target, false),
+        Err(_) => return raw_name(supervisor, target, false),
     };
     Ok(sockaddr_bytes(&SocketAddr::new(any, port)))
 }
@@ -71,7 +71,7 @@ pub fn peer(mut call: Call) {
         // The kernel knows whether the connection still stands.
         let raw = match known {
             Some(None) => return Err(Errno::ENOTCONN),
-            _ => raw_name(&target, true)?,
+            _ => raw_name(&call.supervisor, &target, true)?,
         };
         let name = match known {
             Some(Some(address)) => sockaddr_bytes(&address),
@@ -82,7 +82,10 @@ pub fn peer(mut call: Call) {
     call.finish(result);
 }
 
-fn raw_name(target: &Target, peer: bool) -> Result<Vec<u8>, Errno> {
+fn raw_name(supervisor: &Supervisor, target: &Target, peer: bool) -> Result<Vec<u8>, Errno> {
+    if netlink::is_one(target) {
+        return Ok(netlink::name(supervisor, target, peer));
+    }
     sandbox::message::raw_name(target.as_fd(), peer)
 }
 
@@ -106,6 +109,7 @@ pub fn bind(mut call: Call) {
     call.note(|| format!("bind({number}, {address})"));
     let proto = match call.supervisor.known(&target) {
         Ok(Some(p)) => p,
+        Ok(None) if netlink::is_one(&target) => return netlink::bind(call, target),
         Ok(None) => return unix::bind(call, target),
         Err(e) => return call.finish(Err(e)),
     };

@@ -16,7 +16,7 @@ use crate::call::{Call, Target, errno};
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, prepare, wait, with_room,
 };
-use crate::{ancillary, datagram};
+use crate::{ancillary, datagram, netlink};
 
 /// Where one received message goes.
 struct Room {
@@ -45,7 +45,7 @@ pub fn recvfrom(mut call: Call) {
         Ok(prepared) => prepared,
         Err(e) => return call.finish(Err(e)),
     };
-    if kind == Some(Proto::Udp) && flags & libc::MSG_ERRQUEUE == 0 {
+    if kind == Some(Proto::Udp) && flags & libc::MSG_ERRQUEUE == 0 && out.address != 0 {
         match with_room(|room| receive_now(&call, &target, room, buffer, (out, given), flags)) {
             Err(Errno::EAGAIN) => {}
             result => {
@@ -194,6 +194,7 @@ fn receive_one(call: &mut Call, target: &Target, kind: Kind, room: &mut Room, fl
     let capacity = room.slices.iter().fold(0usize, |n, s| n.saturating_add(s.length));
     let stream = kind == Some(Proto::Tcp)
         || (kind.is_none() && sock::socket_type(target.as_fd()).map_err(errno)? == libc::SOCK_STREAM);
+    let kernel = (kind.is_none() && netlink::is_one(target)).then(|| netlink::before_receive(&call.supervisor));
     let all = stream && flags & libc::MSG_WAITALL != 0 && flags & libc::MSG_PEEK == 0;
     let flags = flags & !libc::MSG_WAITALL;
     loop {
@@ -213,7 +214,7 @@ fn receive_one(call: &mut Call, target: &Target, kind: Kind, room: &mut Room, fl
         let name = match (kind, seen) {
             (Some(_), Some(address)) => sockaddr_bytes(&address),
             (Some(_), None) => Vec::new(),
-            (None, _) => got.name.clone(),
+            (None, _) => kernel.clone().unwrap_or_else(|| got.name.clone()),
         };
         let (control, cut) = ancillary::hand_over(call, kind, &got, (seen, wanted), room.control, flags)?;
         let filled = got.length.min(data.len());

@@ -18,6 +18,8 @@ use sipcore::agent::{Credentials, Registrar};
 
 use crate::datagram::Stub;
 use crate::deaths::Deaths;
+use crate::interfaces::Interfaces;
+use crate::netlink::Netlink;
 use crate::nobody::Nobody;
 use crate::sessions::{Identity, Sessions, user_of};
 use crate::supervisor::{Options, Supervisor};
@@ -215,6 +217,7 @@ impl Run {
             lot: sandbox::park::Lot::new(physical).map_err(|e| e.to_string())?,
             stub: Stub::new(stub_address),
             unix_bound: Mutex::default(),
+            netlink: Netlink::new(Interfaces::new(own_v4, own_v6)),
             accepting: Mutex::default(),
             deaths: Deaths::default(),
             policy,

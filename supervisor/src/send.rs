@@ -15,7 +15,7 @@ use crate::call::{Call, Target, errno};
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, finish_send, prepare, wait, with_room,
 };
-use crate::{ancillary, datagram, unix};
+use crate::{ancillary, datagram, netlink, unix};
 
 /// One message to be sent, read from the program once.
 struct Outgoing {
@@ -270,6 +270,9 @@ fn send_one(
 ) -> Result<usize, Errno> {
     let now = flags | libc::MSG_DONTWAIT;
     let control = message::build_control(&m.control);
+    if kind.is_none() && netlink::is_one(target) {
+        return netlink::send(&call.supervisor, target, &m.name, &m.data);
+    }
     match (kind, &m.address) {
         (Some(Proto::Udp), Some(address)) => datagram::send(call, target, address, &m.data, &control, now),
         (Some(Proto::Udp), None) => message::send(target.as_fd(), &m.data, Destination::Connected, &control, now),

@@ -14,10 +14,11 @@ use sipcore::agent::Proto;
 
 use crate::call::{Call, Target, errno};
 use crate::deaths::Deaths;
+use crate::netlink::Netlink;
 use crate::nobody::Nobody;
 use crate::sessions::Sessions;
 use crate::table::{Bound, Cookie, Removed, Socket, State, Table};
-use crate::{accept, connect, datagram, names, options, receive, send, unix};
+use crate::{accept, connect, datagram, names, netlink, options, receive, send, unix};
 
 /// What the command line says about a run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,6 +49,7 @@ pub struct Supervisor {
     pub stub: datagram::Stub,
     /// AF_UNIX sockets that this run bound.
     pub unix_bound: Mutex<unix::Names>,
+    pub netlink: Netlink,
     /// Tells which sockets are gone.
     pub deaths: Deaths,
     /// One accept at a time: between the look at a listener's queue and the taking nobody else may take.
@@ -71,7 +73,9 @@ impl Supervisor {
     pub fn handle(self: &Arc<Self>, n: Notification) {
         let call = Call::new(n, self.clone());
         match call.n.call {
+            libc::SYS_socket if call.int(0) == libc::AF_NETLINK => netlink::socket(call),
             libc::SYS_socket => datagram::socket(call),
+            libc::SYS_ioctl => netlink::ioctl(call),
             libc::SYS_getsockname => names::own(call),
             libc::SYS_getpeername => names::peer(call),
             libc::SYS_bind => names::bind(call),
@@ -94,7 +98,7 @@ impl Supervisor {
         }
     }
 
-    /// Makes sure that the table knows the socket. None for AF_UNIX.
+    /// Makes sure that the table knows the socket. None for AF_UNIX, and for AF_NETLINK that the supervisor answers.
     ///
     /// EACCES for any other kind but TCP and UDP.
     pub fn known(&self, target: &Target) -> Result<Option<Proto>, Errno> {
@@ -106,6 +110,7 @@ impl Supervisor {
             libc::AF_INET => false,
             libc::AF_INET6 => true,
             libc::AF_UNIX => return Ok(None),
+            libc::AF_NETLINK if netlink::is_one(target) => return Ok(None),
             // Another family or type was made elsewhere, and has come in by AF_UNIX or was open at the start.
             _ => return Err(Errno::EACCES),
         };

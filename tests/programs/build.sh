@@ -39,6 +39,11 @@ done
 for name in fdgames mptcp v6 signals passthrough hold calls orphan partial way-out; do
     build gcc "$here/$name.c" "$out/$name" -pthread
 done
+# With both C libraries, which ask in different ways; musl-gcc does not find the kernel's headers by itself.
+build gcc "$here/interfaces.c" "$out/interfaces"
+kernel="-idirafter /usr/include -idirafter /usr/include/$(gcc -print-multiarch)"
+# shellcheck disable=SC2086
+build musl-gcc "$here/interfaces.c" "$out/interfaces-musl" -static $kernel
 # The conformance cases: one static program of many files.
 newer "$out/conformance" "$here"/../conformance/*.[ch] "$here/t.h" "$here/build.sh" || {
     # shellcheck disable=SC2086
@@ -46,7 +51,6 @@ newer "$out/conformance" "$here"/../conformance/*.[ch] "$here/t.h" "$here/build.
     mv "$out/conformance.new" "$out/conformance"
 }
 # The attacks: static (musl), not position-independent (their 32-bit calls need low addresses), with the kernel's headers.
-kernel="-idirafter /usr/include -idirafter /usr/include/$(gcc -print-multiarch)"
 for source in "$here"/../attacks/*.c; do
     # shellcheck disable=SC2086
     build musl-gcc "$source" "$out/attack-$(basename "$source" .c)" -static -no-pie -pthread -Wno-format-truncation $kernel
@@ -61,7 +65,7 @@ go=$(ls -d /opt/sipbox-tests/go-*/go/bin/go 2>/dev/null | tail -n 1 || true)
 [ -n "$go" ] || go=$(command -v go || true)
 if [ -n "$go" ]; then
     export CGO_ENABLED=0 GOTOOLCHAIN=local GOPROXY=off GOFLAGS=-trimpath GOCACHE="$out/.go-cache" GOTELEMETRY=off
-    for name in http-server http-client; do
+    for name in http-server http-client interfaces; do
         newer "$out/go-$name" "$here/go/$name/main.go" "$here/go/go.mod" && continue
         (cd "$here/go" && "$go" build -o "$out/go-$name.new" "./$name")
         mv "$out/go-$name.new" "$out/go-$name"

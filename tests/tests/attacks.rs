@@ -99,7 +99,7 @@ const ATTACKS: &[Attack] = &[
     attack("abi", "x32", "x32 calls", "the filter kills").absent("CONFIG_X86_X32_ABI is off"),
     attack("families", "raw", "raw IPv4 and IPv6 sockets", FILTER),
     attack("families", "packet", "AF_PACKET, SOCK_PACKET", FILTER),
-    attack("families", "netlink", "AF_NETLINK", FILTER),
+    attack("families", "netlink", "AF_NETLINK", "the supervisor: it answers, with the run's own two interfaces"),
     attack("families", "families", "every family of socket() and socketpair(), every type", FILTER),
     attack("families", "protocols", "MPTCP, SCTP, UDP-Lite, DCCP, SMC, L2TP", FILTER),
     attack("families", "ping", "ICMP echo sockets", FILTER),

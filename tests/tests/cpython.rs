@@ -240,6 +240,11 @@ fn smtplib() {
 }
 
 #[test]
+fn socket() {
+    same("test_socket", &[]);
+}
+
+#[test]
 fn socketserver() {
     // The resource is loopback here: the module runs nothing without it.
     same("test_socketserver", &["+network"]);
