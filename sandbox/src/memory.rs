@@ -210,6 +210,48 @@ impl Memory {
         self.read_into(pointer, bytes)?;
         Ok(Address::parse(bytes))
     }
+
+    /// Reads a struct msghdr and its iovecs.
+    pub fn message_header(&self, at: u64) -> Result<MessageHeader, Errno> {
+        let mut raw = [0u8; MSGHDR];
+        self.read_into(at, &mut raw)?;
+        let word = |o: usize| {
+            let mut w = [0u8; 8];
+            w.copy_from_slice(&raw[o..o + 8]);
+            u64::from_ne_bytes(w)
+        };
+        let name_length = word(8) as u32;
+        if (name_length as i32) < 0 {
+            return Err(Errno::EINVAL);
+        }
+        let count = usize::try_from(word(24)).map_err(|_| Errno::EMSGSIZE)?;
+        if count > IOV_MAX {
+            return Err(Errno::EMSGSIZE);
+        }
+        let mut table = vec![0; count * 16];
+        self.read_into(word(16), &mut table)?;
+        let mut slices = Vec::with_capacity(count);
+        let mut total = 0i64;
+        for entry in table.chunks_exact(16) {
+            let (mut base, mut length) = ([0u8; 8], [0u8; 8]);
+            base.copy_from_slice(&entry[..8]);
+            length.copy_from_slice(&entry[8..]);
+            let length = i64::from_ne_bytes(length);
+            if length < 0 {
+                return Err(Errno::EINVAL);
+            }
+            total = total.saturating_add(length);
+            slices.push(ForeignSlice { base: u64::from_ne_bytes(base), length: length as usize });
+        }
+        Ok(MessageHeader {
+            at,
+            name: word(0),
+            name_length: name_length.min(STORAGE as u32),
+            slices,
+            control: word(32),
+            control_length: usize::try_from(word(40)).map_err(|_| Errno::ENOBUFS)?,
+        })
+    }
 }
 
 /// A socklen_t argument that says how long an address is (move_addr_to_kernel). EINVAL when it is longer than any address.
@@ -283,21 +325,21 @@ impl Notification {
     pub fn write_name(&self, out: AddressOut, given: u32, bytes: &[u8]) -> Result<(), Errno> {
         let length = (bytes.len() as u32).to_ne_bytes();
         let [name, length] = out.pieces(given, bytes, &length)?;
-        self.write_pieces([name, length])
+        self.write_pieces(&[name, length])
     }
 
     /// Writes a received message and its source in one system call; see [`Notification::write_name`].
     pub fn write_message(&self, at: u64, data: &[u8], out: AddressOut, given: u32, name: &[u8]) -> Result<(), Errno> {
         let length = (name.len() as u32).to_ne_bytes();
         match out.pieces(given, name, &length) {
-            Ok([name, length]) => self.write_pieces([(at, data), name, length]),
+            Ok([name, length]) => self.write_pieces(&[(at, data), name, length]),
             // The kernel has copied the data by then.
             Err(e) => self.write(at, data).and(Err(e)),
         }
     }
 
     /// Several writes in one system call. EFAULT when not all could be written.
-    fn write_pieces<const N: usize>(&self, pieces: [(u64, &[u8]); N]) -> Result<(), Errno> {
+    fn write_pieces(&self, pieces: &[(u64, &[u8])]) -> Result<(), Errno> {
         let total: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
         if total == 0 {
             return Ok(());
@@ -305,50 +347,16 @@ impl Notification {
         if !self.reply.was_waiting() {
             return Err(Errno::ESRCH);
         }
-        let remote = pieces.map(|(at, bytes)| RemoteIoVec { base: at as usize, len: bytes.len() });
-        let n = process_vm_writev(self.pid(), &pieces.map(|(_, bytes)| IoSlice::new(bytes)), &remote)?;
+        let remote: Vec<_> =
+            pieces.iter().map(|(at, bytes)| RemoteIoVec { base: *at as usize, len: bytes.len() }).collect();
+        let local: Vec<_> = pieces.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
+        let n = process_vm_writev(self.pid(), &local, &remote)?;
         if n == total { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
     /// Reads a struct msghdr and its iovecs.
     pub fn message_header(&self, at: u64) -> Result<MessageHeader, Errno> {
-        let mut raw = [0u8; MSGHDR];
-        self.read_into(at, &mut raw)?;
-        let word = |o: usize| {
-            let mut w = [0u8; 8];
-            w.copy_from_slice(&raw[o..o + 8]);
-            u64::from_ne_bytes(w)
-        };
-        let name_length = word(8) as u32;
-        if (name_length as i32) < 0 {
-            return Err(Errno::EINVAL);
-        }
-        let count = usize::try_from(word(24)).map_err(|_| Errno::EMSGSIZE)?;
-        if count > IOV_MAX {
-            return Err(Errno::EMSGSIZE);
-        }
-        let table = self.read(word(16), count * 16)?;
-        let mut slices = Vec::with_capacity(count);
-        let mut total = 0i64;
-        for entry in table.chunks_exact(16) {
-            let (mut base, mut length) = ([0u8; 8], [0u8; 8]);
-            base.copy_from_slice(&entry[..8]);
-            length.copy_from_slice(&entry[8..]);
-            let length = i64::from_ne_bytes(length);
-            if length < 0 {
-                return Err(Errno::EINVAL);
-            }
-            total = total.saturating_add(length);
-            slices.push(ForeignSlice { base: u64::from_ne_bytes(base), length: length as usize });
-        }
-        Ok(MessageHeader {
-            at,
-            name: word(0),
-            name_length: name_length.min(STORAGE as u32),
-            slices,
-            control: word(32),
-            control_length: usize::try_from(word(40)).map_err(|_| Errno::ENOBUFS)?,
-        })
+        self.confirmed(|memory| memory.message_header(at))
     }
 
     /// The data of a message, at most `limit` bytes of it.
@@ -388,18 +396,39 @@ impl Notification {
         if n == data.len() { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
-    /// Writes back what recvmsg(2) changes in a msghdr: the name, its length, control data, its length, flags.
-    pub fn finish_message(&self, header: &MessageHeader, name: &[u8], control: &[u8], flags: i32) -> Result<(), Errno> {
+    /// Writes a received message, with the slices that take its data: the data, and what recvmsg(2) changes in a msghdr: the
+    /// name, its length, control data, its length, flags. All in one system call.
+    pub fn finish_message(
+        &self,
+        header: &MessageHeader,
+        (slices, data): (&[ForeignSlice], &[u8]),
+        name: &[u8],
+        control: &[u8],
+        flags: i32,
+    ) -> Result<(), Errno> {
+        let mut pieces = Vec::with_capacity(slices.len().min(IOV_MAX) + 4);
+        let mut rest = data;
+        for slice in slices {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, behind) = rest.split_at(slice.length.min(rest.len()));
+            pieces.push((slice.base, piece));
+            rest = behind;
+        }
+        let name_length = (name.len() as u32).to_ne_bytes();
         if header.name != 0 {
-            let n = name.len().min(header.name_length as usize);
-            self.write(header.name, &name[..n])?;
-            self.write(header.at + OFFSET_NAMELEN, &(name.len() as u32).to_ne_bytes())?;
+            pieces.push((header.name, &name[..name.len().min(header.name_length as usize)]));
+            pieces.push((header.at + OFFSET_NAMELEN, &name_length));
         }
-        if !control.is_empty() {
-            self.write(header.control, control)?;
-        }
-        self.write(header.at + OFFSET_CONTROLLEN, &(control.len() as u64).to_ne_bytes())?;
-        self.write(header.at + OFFSET_FLAGS, &flags.to_ne_bytes())
+        pieces.push((header.control, control));
+        // msg_flags comes right after msg_controllen.
+        let mut end = [0; (OFFSET_FLAGS - OFFSET_CONTROLLEN) as usize + 4];
+        let (length, after) = end.split_at_mut((OFFSET_FLAGS - OFFSET_CONTROLLEN) as usize);
+        length.copy_from_slice(&(control.len() as u64).to_ne_bytes());
+        after.copy_from_slice(&flags.to_ne_bytes());
+        pieces.push((header.at + OFFSET_CONTROLLEN, &end));
+        pieces.chunks(IOV_MAX).try_for_each(|some| self.write_pieces(some))
     }
 }
 

@@ -81,9 +81,12 @@ fn receive_now(
 
 /// recvmsg(2).
 pub fn recvmsg(mut call: Call) {
-    let flags = call.int(2);
-    let prepared =
-        prepare(&mut call, "recvmsg").and_then(|(target, kind)| Ok((room(&call, call.argument(1))?, target, kind)));
+    let (number, flags) = (call.int(0), call.int(2));
+    call.note(|| format!("recvmsg({number})"));
+    let prepared = call
+        .target_after(number, |memory| memory.message_header(call.argument(1)))
+        .and_then(|(target, header)| Ok((call.supervisor.known(&target)?, target, header)))
+        .and_then(|(kind, target, header)| Ok((room(header?), target, kind)));
     match prepared {
         Ok((room, target, kind)) => receive_all(call, target, kind, vec![room], flags, None),
         Err(e) => call.finish(Err(e)),
@@ -104,7 +107,7 @@ pub fn recvmmsg(mut call: Call) {
         let (target, kind) = prepare(&mut call, "recvmmsg")?;
         let mut rooms = Vec::new();
         for i in 0..count as u64 {
-            rooms.push(room(&call, at + i * MMSGHDR)?);
+            rooms.push(room(call.n.message_header(at + i * MMSGHDR)?));
         }
         Ok((target, kind, rooms, limit))
     });
@@ -130,10 +133,9 @@ fn timeout(call: &Call, pointer: u64) -> Result<Duration, Errno> {
     }
 }
 
-fn room(call: &Call, at: u64) -> Result<Room, Errno> {
-    let header = call.n.message_header(at)?;
+fn room(header: MessageHeader) -> Room {
     let control = if header.control == 0 { 0 } else { header.control_length.min(CONTROL_MAX) };
-    Ok(Room { slices: header.slices.clone(), control, out: Out::Header(header), received: 0 })
+    Room { slices: header.slices.clone(), control, out: Out::Header(header), received: 0 }
 }
 
 /// Receives into one or several rooms, waiting where the program would. `many` is recvmmsg's vector and time limit.
@@ -145,19 +147,16 @@ fn receive_all(
     flags: i32,
     many: Option<(u64, Option<Duration>)>,
 ) {
-    let nonblocking = sock::is_nonblocking(target.as_fd()).unwrap_or(true);
-    let waits = flags & (libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE) == 0 && !nonblocking;
-    let limit = match many {
-        Some((_, Some(limit))) => Some(limit),
-        _ => receive_timeout(&target),
-    };
+    let may_wait = flags & (libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE) == 0;
+    let waits = move |target: &Target| may_wait && !sock::is_nonblocking(target.as_fd()).unwrap_or(true);
     let mut done = 0usize;
     let one_is_enough = flags & libc::MSG_WAITFORONE != 0;
     let mut step = move |call: &mut Call, target: &Target| -> Result<i64, Errno> {
         while done < rooms.len() {
-            match receive_one(call, target, kind, &mut rooms[done], flags & !libc::MSG_WAITFORONE) {
+            let flags = flags & !libc::MSG_WAITFORONE;
+            match with_room(|scratch| receive_one(call, target, kind, &mut rooms[done], flags, scratch)) {
                 // MSG_WAITALL that may not wait: what is there is the answer.
-                Err(Errno::EAGAIN) if !waits && many.is_none() && rooms[0].received > 0 => {
+                Err(Errno::EAGAIN) if many.is_none() && rooms[0].received > 0 && !waits(target) => {
                     return Ok(rooms[0].received as i64);
                 }
                 Ok(n) => {
@@ -166,7 +165,7 @@ fn receive_all(
                     done += 1;
                     call.partial = done as i64;
                 }
-                Err(e) if done > 0 && (e != Errno::EAGAIN || !waits || one_is_enough) => break,
+                Err(e) if done > 0 && (e != Errno::EAGAIN || one_is_enough || !waits(target)) => break,
                 Err(e) => {
                     if many.is_none() {
                         call.partial = rooms[0].received as i64;
@@ -178,7 +177,11 @@ fn receive_all(
         Ok(done as i64)
     };
     match step(&mut call, &target) {
-        Err(Errno::EAGAIN) if waits => {
+        Err(Errno::EAGAIN) if waits(&target) => {
+            let limit = match many {
+                Some((_, Some(limit))) => Some(limit),
+                _ => receive_timeout(&target),
+            };
             let waiting = Waiting { interest: Interest::READABLE, limit, retry: None, flags: libc::MSG_NOSIGNAL };
             wait(call, target, waiting, step);
         }
@@ -190,7 +193,14 @@ fn receive_all(
 }
 
 /// One message into the program's memory. EAGAIN when there is none.
-fn receive_one(call: &mut Call, target: &Target, kind: Kind, room: &mut Room, flags: i32) -> Result<usize, Errno> {
+fn receive_one(
+    call: &mut Call,
+    target: &Target,
+    kind: Kind,
+    room: &mut Room,
+    flags: i32,
+    scratch: &mut [u8],
+) -> Result<usize, Errno> {
     let capacity = room.slices.iter().fold(0usize, |n, s| n.saturating_add(s.length));
     let stream = kind == Some(Proto::Tcp)
         || (kind.is_none() && sock::socket_type(target.as_fd()).map_err(errno)? == libc::SOCK_STREAM);
@@ -199,17 +209,23 @@ fn receive_one(call: &mut Call, target: &Target, kind: Kind, room: &mut Room, fl
     let flags = flags & !libc::MSG_WAITALL;
     loop {
         let most = capacity.saturating_sub(room.received).min(if stream { CHUNK } else { UNIX_MAX });
-        let mut data = vec![0; most];
+        let mut large;
+        let data = if most <= scratch.len() {
+            &mut scratch[..most]
+        } else {
+            large = vec![0; most];
+            &mut large[..]
+        };
         let control = if room.control == 0 { 0 } else { ancillary::ROOM };
         let mut wanted = None;
         let (got, seen) = if kind == Some(Proto::Udp) {
             if control > 0 {
                 wanted = ancillary::wanted(&call.supervisor, target)?;
             }
-            datagram::receive(&call.supervisor, target, &mut data, control, flags)?
+            datagram::receive(&call.supervisor, target, data, control, flags)?
         } else {
             let how = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-            (message::receive(target.as_fd(), &mut data, control, how)?, None)
+            (message::receive(target.as_fd(), data, control, how)?, None)
         };
         let name = match (kind, seen) {
             (Some(_), Some(address)) => sockaddr_bytes(&address),
@@ -218,27 +234,25 @@ fn receive_one(call: &mut Call, target: &Target, kind: Kind, room: &mut Room, fl
         };
         let (control, cut) = ancillary::hand_over(call, kind, &got, (seen, wanted), room.control, flags)?;
         let filled = got.length.min(data.len());
-        write_out(call, room, &data[..filled])?;
+        let data = &data[..filled];
+        // Behind what earlier pieces filled.
+        let rest = behind(&room.slices, room.received);
         room.received += filled;
         if all && filled > 0 && room.received < capacity {
+            call.n.scatter(&rest, data)?;
             continue;
         }
         match &room.out {
-            Out::Address(out) => call.n.write_address(*out, &name)?,
+            Out::Address(out) => {
+                call.n.scatter(&rest, data)?;
+                call.n.write_address(*out, &name)?;
+            }
             Out::Header(header) => {
                 let cut = if cut { libc::MSG_CTRUNC } else { 0 };
                 let flags = got.flags & !libc::MSG_CMSG_CLOEXEC | flags & libc::MSG_CMSG_CLOEXEC | cut;
-                call.n.finish_message(header, &name, &control, flags)?;
+                call.n.finish_message(header, (&rest, data), &name, &control, flags)?;
             }
         }
         return Ok(if all { room.received } else { got.length });
     }
-}
-
-/// Writes behind what earlier pieces filled.
-fn write_out(call: &Call, room: &Room, data: &[u8]) -> Result<(), Errno> {
-    if room.received == 0 {
-        return call.n.scatter(&room.slices, data);
-    }
-    call.n.scatter(&behind(&room.slices, room.received), data)
 }

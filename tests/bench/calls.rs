@@ -7,11 +7,12 @@ use crate::{Goal, LONG, ROUNDS, Side, Table, in_turns, number_after};
 /// How often a call is made in one measurement.
 const CALLS: &str = "10000";
 /// The calls, as `bench-micro` names them, and as the table does.
-const TRAPPED: [(&str, &str); 6] = [
+const TRAPPED: [(&str, &str); 7] = [
     ("bind", "bind()"),
     ("getsockname", "getsockname()"),
     ("sendto", "sendto() with an address, 64 B"),
     ("recvfrom", "recvfrom() with an address, 64 B"),
+    ("recvmsg", "recvmsg() with an address, 64 B"),
     ("accept", "accept() + close()"),
     ("connect", "connect() to the own loopback"),
 ];

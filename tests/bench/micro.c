@@ -4,6 +4,7 @@
  *   getsockname  of a bound socket
  *   sendto       64 bytes to a UDP socket of this program, with its address
  *   recvfrom     64 bytes that are there, with the sender's address
+ *   recvmsg      the same
  *   accept       accept() with the peer's address of a connection that waits, and close() of what it gave
  *   connect      connect() of a blocking TCP socket to a listener of this program
  * With SOCKETS, so many UDP sockets are bound before, and getsockname and sendto are about one after the other of them. */
@@ -101,6 +102,20 @@ static int64_t measure_recvfrom(int i) {
     return end - start;
 }
 
+static int64_t measure_recvmsg(int i) {
+    (void)i;
+    char in[64];
+    struct address from;
+    struct iovec slice = {in, sizeof in};
+    struct msghdr message = {.msg_name = &from.any, .msg_namelen = sizeof from.room, .msg_iov = &slice, .msg_iovlen = 1};
+    CHECK(MUST(sendto(subject, data, sizeof data, 0, &other_at.any, other_at.len)) == sizeof data);
+    int64_t start = now();
+    ssize_t n = recvmsg(other, &message, 0);
+    int64_t end = now();
+    CHECK(n == sizeof data && message.msg_namelen == sizeof from.v4);
+    return end - start;
+}
+
 static int64_t measure_accept(int i) {
     (void)i;
     struct address from = {.len = sizeof from.room};
@@ -154,13 +169,14 @@ int main(int argc, char **argv) {
         {"getsockname", measure_getsockname, SOCK_DGRAM},
         {"sendto", measure_sendto, SOCK_DGRAM},
         {"recvfrom", measure_recvfrom, SOCK_DGRAM},
+        {"recvmsg", measure_recvmsg, SOCK_DGRAM},
         {"accept", measure_accept, SOCK_STREAM},
         {"connect", measure_connect, SOCK_STREAM},
     };
     size_t which = 0;
     while (argc >= 3 && which < sizeof calls / sizeof *calls && strcmp(argv[1], calls[which].name)) which++;
     if (argc < 3 || argc > 4 || which == sizeof calls / sizeof *calls) {
-        fprintf(stderr, "usage: bench-micro socket|bind|getsockname|sendto|recvfrom|accept|connect COUNT [SOCKETS]\n");
+        fprintf(stderr, "usage: bench-micro CALL COUNT [SOCKETS]\n");
         return 2;
     }
     int count = atoi(argv[2]);
