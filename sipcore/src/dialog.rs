@@ -90,6 +90,15 @@ impl Dialog {
         Ok(())
     }
 
+    /// A target refresh: the other side may be at another place now (RFC 3261 12.2.1.2, 12.2.2).
+    pub fn retarget(&mut self, message: &Message) {
+        if let Some(Ok(contact)) = message.contacts().next()
+            && let Ok(uri) = contact.uri()
+        {
+            self.remote_target = uri;
+        }
+    }
+
     /// The next request within the dialog (RFC 3261 12.2.1.1).
     pub fn request(&mut self, method: Method) -> RequestBuilder {
         let cseq = self.next_cseq();

@@ -10,6 +10,7 @@ pub mod message;
 mod random;
 mod registration;
 pub mod sdp;
+mod session_timer;
 #[cfg(test)]
 mod simulation;
 mod transaction;

@@ -106,6 +106,8 @@ pub enum EndReason {
     Cancelled,
     /// The call was accepted, but the caller never acknowledged it.
     NotAcknowledged,
+    /// The other side no longer takes part in the session: it answered no refresh, or sent none (RFC 4028).
+    PeerVanished,
 }
 
 impl fmt::Display for EndReason {
@@ -114,6 +116,7 @@ impl fmt::Display for EndReason {
             EndReason::PeerHungUp => "the other side hung up",
             EndReason::Cancelled => "the caller gave up",
             EndReason::NotAcknowledged => "the caller never acknowledged the answer",
+            EndReason::PeerVanished => "the other side no longer takes part",
         })
     }
 }

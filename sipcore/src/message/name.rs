@@ -18,6 +18,7 @@ pub const EXPIRES: &str = "Expires";
 pub const FROM: &str = "From";
 pub const MAX_FORWARDS: &str = "Max-Forwards";
 pub const MIN_EXPIRES: &str = "Min-Expires";
+pub const MIN_SE: &str = "Min-SE";
 pub const P_ASSERTED_IDENTITY: &str = "P-Asserted-Identity";
 pub const P_ASSOCIATED_URI: &str = "P-Associated-URI";
 pub const PATH: &str = "Path";
@@ -30,6 +31,7 @@ pub const RETRY_AFTER: &str = "Retry-After";
 pub const ROUTE: &str = "Route";
 pub const SERVER: &str = "Server";
 pub const SERVICE_ROUTE: &str = "Service-Route";
+pub const SESSION_EXPIRES: &str = "Session-Expires";
 pub const SUPPORTED: &str = "Supported";
 pub const TIMESTAMP: &str = "Timestamp";
 pub const TO: &str = "To";
@@ -60,7 +62,7 @@ fn expand(compact: u8) -> Option<&'static str> {
         b't' => TO,
         b'u' => ALLOW_EVENTS,
         b'v' => VIA,
-        b'x' => "Session-Expires",
+        b'x' => SESSION_EXPIRES,
         b'y' => "Identity",
         _ => return None,
     })

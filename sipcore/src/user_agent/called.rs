@@ -1,12 +1,15 @@
 //! INVITEs of others: the called side of a call (RFC 3261 13.3, 8.2, 9.2).
 
-use super::{Accepted, Call, DECISION_LIMIT, Notice, Offered, Phase, UserAgent, refusal};
+use super::refreshing::{tell_granted, too_small};
+use super::{Accepted, Call, DECISION_LIMIT, Notice, Offered, Phase, Upkeep, UserAgent, refusal};
 use crate::agent::{EndReason, IncomingOffer, SessionId};
 use crate::dialog::{Dialog, DialogKey};
 use crate::message::{Message, Uri, name};
 use crate::random;
 use crate::sdp::{self, Origin, ReceivedOffer, SdpError};
+use crate::session_timer::{Granted, grant};
 use crate::transaction::{Clock, ServerId};
+use bytes::Bytes;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -35,10 +38,8 @@ impl UserAgent {
         if self.dialogs.contains_key(&DialogKey::new(call_id, &local_tag)) {
             return Err(refuse(482, "Merged Request"));
         }
-        let unknown: Vec<&str> = request.tokens(name::REQUIRE).collect();
-        if !unknown.is_empty() {
-            let answer = refusal(request, 420, "Bad Extension").header(name::UNSUPPORTED, unknown.join(", "));
-            return Err(Box::new(answer.build()));
+        if grant(request) == Granted::TooSmall {
+            return Err(Box::new(too_small(request).build()));
         }
         if Dialog::of_called(request, &local_tag).is_none() {
             return Err(refuse(400, "Contact Missing"));
@@ -86,7 +87,7 @@ impl UserAgent {
             self.dialogs.insert(dialog.key(), id);
             let offered = Offered { server, request, received, local_tag, limit: now + DECISION_LIMIT };
             let phase = Phase::Offered(Box::new(offered));
-            self.calls.insert(id, Call { dialog: Some(dialog), phase, armed: None });
+            self.calls.insert(id, Call::new(Some(dialog), phase));
             self.offered.insert(server, id);
             self.arm(id);
             self.notices.push_back(Notice::Incoming { id, from, offer });
@@ -119,14 +120,24 @@ impl UserAgent {
             .to_tag(&local_tag)
             .header(name::CONTACT, self.contact())
             .header(name::ALLOW, super::ALLOW)
-            .header(name::SUPPORTED, super::SUPPORTED)
-            .body(sdp::CONTENT_TYPE, answer);
+            .header(name::SUPPORTED, super::SUPPORTED);
+        let answer = Bytes::from(answer);
+        let mut upkeep = Upkeep::of(now, answer.clone(), request.body(), &request, false);
+        let response = match grant(&request) {
+            Granted::Agreed { expires, required } => {
+                upkeep.on_granted(now, expires);
+                tell_granted(response, expires, required)
+            }
+            Granted::TooSmall => response,
+        };
+        let response = response.body(sdp::CONTENT_TYPE, answer);
         let flow = self.layer.server_flow(server);
         let sent = self.respond(now, server, response);
         let (Some(flow), Some(response)) = (flow, sent) else { return self.remove_call(id) };
         let timing = *self.layer.timing();
         let clock = Clock::ending(now, timing.limit()).resending(now, timing.t1, Some(timing.t2));
         if let Some(call) = self.calls.get_mut(&id) {
+            call.upkeep = upkeep;
             call.phase = Phase::Accepted(Box::new(Accepted { flow, response, clock, hang_up: false }));
         }
         self.arm(id);
@@ -174,6 +185,11 @@ impl UserAgent {
     pub(super) fn on_ack(&mut self, now: Instant, ack: &Message) {
         let Some(id) = DialogKey::of_request(ack).and_then(|key| self.dialogs.get(&key).copied()) else { return };
         let Some(call) = self.calls.get_mut(&id) else { return };
+        if let Phase::Established = call.phase {
+            let cseq = ack.cseq().map_or(0, |cseq| cseq.number);
+            call.upkeep.answered.take_if(|(of, _)| *of == cseq);
+            return self.arm(id);
+        }
         let Phase::Accepted(accepted) = &call.phase else { return };
         if call.dialog.as_ref().and_then(|dialog| dialog.remote_tag()) != ack.from_tag() {
             return;

@@ -1,17 +1,21 @@
 //! Our INVITEs: the caller's side of a call (RFC 3261 13.2, 9.1).
 
 use super::credentials::CannotAnswer;
-use super::{ALLOW, Call, Inviting, Notice, Phase, Purpose, RING_LIMIT, SUPPORTED, USER_AGENT, UserAgent};
+use super::{ALLOW, Call, Inviting, Notice, Phase, Purpose, RING_LIMIT, SUPPORTED, USER_AGENT, Upkeep, UserAgent};
 use crate::agent::{CallError, Session, SessionId};
 use crate::dialog::Dialog;
 use crate::message::{Message, Method, Uri, address, name};
 use crate::random;
 use crate::sdp::{self, Answer, Offer, Origin};
+use crate::session_timer;
 use crate::transaction::ClientId;
+use std::collections::VecDeque;
 use std::time::Instant;
 
 /// Dialogs that one INVITE can make; a fork of more is not acknowledged.
 const MAX_FORKS: usize = 16;
+/// Contacts that one call is redirected to.
+const MAX_REDIRECTS: usize = 5;
 
 impl UserAgent {
     /// Calls `target`. The outcome is told as `Notice::Answered` or `Notice::Failed`.
@@ -31,6 +35,8 @@ impl UserAgent {
             .header(name::CONTACT, self.contact())
             .header(name::ALLOW, ALLOW)
             .header(name::SUPPORTED, SUPPORTED)
+            .header(name::SESSION_EXPIRES, session_timer::INTERVAL.as_secs())
+            .header(name::MIN_SE, session_timer::MIN_INTERVAL.as_secs())
             .header(name::USER_AGENT, USER_AGENT)
             .body(sdp::CONTENT_TYPE, offer.to_sdp(origin))
             .build();
@@ -44,8 +50,10 @@ impl UserAgent {
             provisional: false,
             cancelled: false,
             limit: now + RING_LIMIT,
+            alternatives: VecDeque::new(),
+            redirects: 0,
         };
-        self.calls.insert(id, Call { dialog: None, phase: Phase::Inviting(Box::new(inviting)), armed: None });
+        self.calls.insert(id, Call::new(None, Phase::Inviting(Box::new(inviting))));
         self.arm(id);
         self.work(now);
     }
@@ -81,6 +89,9 @@ impl UserAgent {
             100..=199 => self.on_provisional(now, client, id),
             200..=299 => self.on_accepted(now, client, id, response),
             401 | 407 => self.on_invite_challenge(now, id, response),
+            422 if self.on_interval_too_small(now, id, response) => {}
+            300..=399 if self.on_redirected(now, id, response) => {}
+            _ if self.try_alternative(now, id, status) => {}
             _ => self.on_rejected(id, status, response),
         }
     }
@@ -133,22 +144,79 @@ impl UserAgent {
             return self.remove_call(id);
         }
         let error = match self.wallet.retry(&mut inviting.request, response) {
-            Ok(()) => {
-                let cseq = inviting.request.cseq().map_or(1, |cseq| cseq.number) + 1;
-                inviting.request.set(name::CSEQ, format_args!("{cseq} INVITE"));
-                inviting.provisional = false;
-                let attempt = inviting.request.clone();
-                let client = self.send(now, attempt, Purpose::Invite(id));
-                if let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get_mut(&id) {
-                    inviting.client = client;
-                }
-                return;
-            }
+            Ok(()) => return self.invite_again(now, id),
             Err(CannotAnswer::NoCredentials(realm)) => CallError::NoCredentials { target, realm },
             Err(CannotAnswer::Refused(realm)) => CallError::BadCredentials { target, realm },
         };
         self.remove_call(id);
         self.fail(id, error);
+    }
+
+    /// Sends the INVITE, changed meanwhile, once more (RFC 3261 8.1.3.5).
+    fn invite_again(&mut self, now: Instant, id: SessionId) {
+        let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get_mut(&id) else { return };
+        let cseq = inviting.request.cseq().map_or(1, |cseq| cseq.number) + 1;
+        inviting.request.set(name::CSEQ, format_args!("{cseq} INVITE"));
+        inviting.provisional = false;
+        let attempt = inviting.request.clone();
+        let client = self.send(now, attempt, Purpose::Invite(id));
+        if let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get_mut(&id) {
+            inviting.client = client;
+        }
+    }
+
+    /// The INVITE that the user still waits for.
+    fn waited_for(&mut self, id: SessionId) -> Option<&mut Inviting> {
+        match self.calls.get_mut(&id) {
+            Some(Call { phase: Phase::Inviting(inviting), .. }) if !inviting.cancelled => Some(inviting),
+            _ => None,
+        }
+    }
+
+    /// 422: the other side wants fewer refreshes (RFC 4028 7.3). `false`: it does not say so.
+    fn on_interval_too_small(&mut self, now: Instant, id: SessionId, response: &Message) -> bool {
+        let Some(inviting) = self.waited_for(id) else { return false };
+        let asked = inviting.request.seconds(name::SESSION_EXPIRES).unwrap_or_default();
+        let Some(least) = response.seconds(name::MIN_SE).filter(|least| *least > asked) else { return false };
+        inviting.request.set(name::SESSION_EXPIRES, least);
+        inviting.request.set(name::MIN_SE, least);
+        self.invite_again(now, id);
+        true
+    }
+
+    /// 3xx: the call goes on to the contacts named, best first (RFC 3261 8.1.3.4). `false`: there is none that can be tried.
+    fn on_redirected(&mut self, now: Instant, id: SessionId, response: &Message) -> bool {
+        let Some(inviting) = self.waited_for(id) else { return false };
+        let mut contacts: Vec<(u16, Uri)> = response
+            .contacts()
+            .flatten()
+            .filter_map(|contact| Some((contact.q().unwrap_or(1000), contact.uri().ok()?)))
+            .filter(|(_, uri)| uri.is_sip() && uri.headers().next().is_none())
+            .collect();
+        contacts.sort_by_key(|(q, _)| std::cmp::Reverse(*q));
+        inviting.alternatives.extend(contacts.into_iter().map(|(_, uri)| uri));
+        self.try_alternative(now, id, 300)
+    }
+
+    /// Calls the next contact of a redirection. A 6xx is the answer of the one who is called, wherever he is.
+    fn try_alternative(&mut self, now: Instant, id: SessionId, status: u16) -> bool {
+        let Some(inviting) = self.waited_for(id).filter(|_| status < 600) else { return false };
+        if inviting.redirects >= MAX_REDIRECTS {
+            return false;
+        }
+        let Some(next) = inviting.alternatives.pop_front() else { return false };
+        inviting.redirects += 1;
+        let mut request = inviting.request.clone();
+        request.set_request_uri(&next);
+        // The answers to challenges were about the URI before.
+        request.remove(name::AUTHORIZATION);
+        request.remove(name::PROXY_AUTHORIZATION);
+        self.wallet.authorize(&mut request);
+        if let Some(inviting) = self.waited_for(id) {
+            inviting.request = request;
+        }
+        self.invite_again(now, id);
+        true
     }
 
     /// A 2xx: always acknowledged. The first one makes the session; what comes after a decision is ended again (RFC 3261 13.2.2.4).
@@ -183,6 +251,7 @@ impl UserAgent {
         let outcome = inviting
             .filter(|inviting| !inviting.cancelled)
             .map(|inviting| (inviting.target.clone(), Answer::parse(response.body(), &inviting.offer)));
+        let offered = inviting.map(|inviting| inviting.request.body().clone()).unwrap_or_default();
         let ack = self.layer.send_ack(self.config.next_hop, ack.build(), None);
         self.acks.entry(client).or_default().push((tag, ack));
         match outcome {
@@ -191,6 +260,7 @@ impl UserAgent {
                 self.dialogs.insert(dialog.key(), id);
                 if let Some(call) = self.calls.get_mut(&id) {
                     call.dialog = Some(dialog);
+                    call.upkeep = Upkeep::of(now, offered, response.body(), response, true);
                     call.phase = Phase::Established;
                 }
                 self.arm(id);

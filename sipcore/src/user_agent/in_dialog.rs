@@ -15,11 +15,19 @@ impl UserAgent {
             self.respond(now, server, refusal(&request, fault.status, &fault.reason));
             return;
         }
+        let is_understood = |tag: &&str| super::UNDERSTOOD.iter().any(|known| known.eq_ignore_ascii_case(tag));
+        let unknown: Vec<&str> = request.tokens(name::REQUIRE).filter(|tag| !is_understood(tag)).collect();
+        if !unknown.is_empty() && method != Method::Cancel {
+            let answer = refusal(&request, 420, "Bad Extension").header(name::UNSUPPORTED, unknown.join(", "));
+            self.respond(now, server, answer);
+            return;
+        }
         match (&method, request.to_tag().is_some()) {
             (Method::Cancel, _) => self.on_cancel(now, server, &request),
             (Method::Invite, false) => self.on_invite(now, server, request),
-            (Method::Invite | Method::Bye, true) => self.on_in_dialog(now, server, &method, &request),
-            (Method::Bye, false) => {
+            (Method::Invite | Method::Update | Method::Bye, true) => self.on_in_dialog(now, server, &method, &request),
+            // No provisional response of ours asks for PRACK (RFC 3262 3).
+            (Method::Bye | Method::Update, false) | (Method::Prack, _) => {
                 self.respond(now, server, refusal(&request, 481, "Call/Transaction Does Not Exist"));
             }
             (Method::Options, _) => {
@@ -50,11 +58,8 @@ impl UserAgent {
             self.respond(now, server, refusal(request, status, reason));
             return;
         }
-        if *method == Method::Invite {
-            // The flow cannot be changed while it is in use; the session goes on as it was (RFC 3261 14.2).
-            let answer = self.not_acceptable(request, "the flow of a session does not change");
-            self.layer.respond(now, server, &answer);
-            return;
+        if *method != Method::Bye {
+            return self.on_refresh(now, server, id, request);
         }
         let told = match &call.phase {
             Phase::Accepted(accepted) => !accepted.hang_up,

@@ -6,6 +6,7 @@ mod caller;
 mod credentials;
 mod in_dialog;
 mod keep_alive;
+mod refreshing;
 mod registering;
 mod service;
 #[cfg(test)]
@@ -14,10 +15,11 @@ mod tests;
 use crate::agent::{CallError, EndReason, IncomingOffer, RegisterError, Session, SessionId};
 use crate::auth::Credentials;
 use crate::dialog::{Dialog, DialogKey};
-use crate::message::{Message, ResponseBuilder, Uri, address, name};
+use crate::message::{Message, Method, ResponseBuilder, Uri, address, name};
 use crate::random;
 use crate::registration::Registration;
 use crate::sdp::{Offer, ReceivedOffer};
+use crate::session_timer::{self, SessionTimer};
 use crate::transaction::{ClientId, Clock, Due, Event, Layer, ServerId, Timers, Timing};
 use crate::transport::{Flow, Sign, Transmit, Transport};
 use bytes::Bytes;
@@ -29,9 +31,11 @@ use std::hash::RandomState;
 use std::time::{Duration, Instant};
 
 /// The methods that are answered (Allow, RFC 3261 20.5).
-const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS";
+const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, PRACK";
 /// Extensions of calls that are understood (Supported, RFC 3261 20.37).
-const SUPPORTED: &str = "gruu";
+const SUPPORTED: &str = "gruu, timer";
+/// What may be required of us (RFC 3261 20.32). Of reliable provisional responses (100rel, RFC 3262) we send none, so nothing is owed.
+const UNDERSTOOD: [&str; 3] = ["gruu", session_timer::TAG, "100rel"];
 /// Transactions of one side; above it new requests are answered 503.
 const MAX_TRANSACTIONS: usize = 100_000;
 /// How long a call may ring before it is cancelled.
@@ -84,6 +88,8 @@ enum Purpose {
     Register,
     Invite(SessionId),
     Bye(SessionId),
+    /// UPDATE or INVITE that keeps a session up.
+    Refresh(SessionId),
     /// The answer changes nothing.
     Courtesy,
 }
@@ -92,6 +98,29 @@ struct Call {
     dialog: Option<Dialog>,
     phase: Phase,
     armed: Option<Instant>,
+    upkeep: Upkeep,
+}
+
+impl Call {
+    fn new(dialog: Option<Dialog>, phase: Phase) -> Self {
+        Call { dialog, phase, armed: None, upkeep: Upkeep::default() }
+    }
+}
+
+/// What keeps an established session up.
+#[derive(Default)]
+struct Upkeep {
+    timer: Option<SessionTimer>,
+    /// Our session description as last sent.
+    local_sdp: Bytes,
+    /// The o= line of theirs: the same line is the same description (RFC 3264 8).
+    remote_origin: Option<Vec<u8>>,
+    /// The other side takes UPDATE.
+    updates: bool,
+    /// Our refresh that waits for its response, without Via.
+    refresh: Option<Box<Message>>,
+    /// Our 200 to an INVITE within the dialog, which waits for ACK, and the CSeq number of both.
+    answered: Option<(u32, Box<Accepted>)>,
 }
 
 enum Phase {
@@ -115,6 +144,9 @@ struct Inviting {
     provisional: bool,
     cancelled: bool,
     limit: Instant,
+    /// Where the call was redirected to and has not been tried yet, and how often that happened (RFC 3261 8.1.3.4).
+    alternatives: VecDeque<Uri>,
+    redirects: usize,
 }
 
 struct Offered {
@@ -291,13 +323,15 @@ impl UserAgent {
     fn on_response(&mut self, now: Instant, client: ClientId, response: &Message) {
         let Some(purpose) = self.purposes.get(&client).copied() else { return };
         let Some(status) = response.status() else { return };
-        let keep = status < 200 || (status < 300 && matches!(purpose, Purpose::Invite(_)));
+        let of_invite = response.cseq().is_ok_and(|cseq| cseq.method == Method::Invite);
+        let keep = status < 200 || (status < 300 && of_invite);
         if !keep {
             self.purposes.remove(&client);
         }
         match purpose {
             Purpose::Register if status >= 200 => self.on_register_response(now, status, response),
             Purpose::Invite(id) => self.on_invite_response(now, client, id, status, response),
+            Purpose::Refresh(id) => self.on_refresh_response(now, client, id, status, response),
             Purpose::Bye(id) if status >= 200 => self.on_bye_response(now, id, status, response),
             _ => {}
         }
@@ -309,6 +343,7 @@ impl UserAgent {
             Some(Purpose::Register) => self.on_register_silence(now, why),
             Some(Purpose::Invite(id)) => self.on_invite_silence(id, why),
             Some(Purpose::Bye(id)) => self.remove_call(id),
+            Some(Purpose::Refresh(id)) => self.on_vanished(now, id),
             Some(Purpose::Courtesy) | None => {}
         }
     }
@@ -330,7 +365,8 @@ impl UserAgent {
                 }
                 self.arm(id);
             }
-            _ => {}
+            Phase::Established => self.on_upkeep_timer(now, id),
+            Phase::Ending(_) => {}
         }
     }
 
@@ -341,7 +377,8 @@ impl UserAgent {
             Phase::Inviting(inviting) => Some(inviting.limit),
             Phase::Offered(offered) => Some(offered.limit),
             Phase::Accepted(accepted) => accepted.clock.next(),
-            _ => None,
+            Phase::Established => call.upkeep.next(),
+            Phase::Ending(_) => None,
         };
         let old = std::mem::replace(&mut call.armed, next);
         self.timers.update(id, old, next);

@@ -1,7 +1,7 @@
 //! What one user agent answers, message by message.
 
 use super::{Config, Notice, UserAgent, contact_uri};
-use crate::agent::{CallError, SessionId};
+use crate::agent::{CallError, EndReason, SessionId};
 use crate::label::{Label, Proto};
 use crate::message::{Message, Method, name};
 use crate::sdp::Offer;
@@ -148,10 +148,10 @@ fn requests_that_are_not_taken() {
 #[test]
 fn invites_that_are_not_taken() {
     let mut bench = bench();
-    let extension = bench.request("INVITE", "Require: 100rel, foo\r\nContent-Type: application/sdp\r\n", SDP);
+    let extension = bench.request("INVITE", "Require: bar, 100rel, foo\r\nContent-Type: application/sdp\r\n", SDP);
     let answer = bench.answer(extension);
     assert_eq!(answer.status(), Some(420));
-    assert!(answer.has_token(name::UNSUPPORTED, "100rel") && answer.has_token(name::UNSUPPORTED, "foo"));
+    assert_eq!(answer.header(name::UNSUPPORTED).unwrap().text(), "bar, foo");
     let text = bench.request("INVITE", "Content-Type: text/plain\r\n", "hello");
     let answer = bench.answer(text);
     assert_eq!(answer.status(), Some(415));
@@ -204,8 +204,13 @@ fn the_answer_is_repeated_until_it_is_acknowledged() {
     bench.put(ack);
     bench.pass(60 * SECOND);
     assert!(bench.sent().is_empty());
-    let reinvite = bench.within("INVITE", 2, &invite, &ok);
-    assert_eq!(bench.status(reinvite), 488);
+    let mut reinvite = bench.within("INVITE", 2, &invite, &ok);
+    reinvite.set_body("application/sdp", SDP.replace("o=- 1 1", "o=- 1 2").into());
+    let answer = bench.answer(reinvite);
+    assert_eq!(answer.status(), Some(488), "the flow does not change");
+    assert_eq!(answer.warnings().next().unwrap().code, 305);
+    let ack = bench.within("ACK", 2, &invite, &ok);
+    bench.put(ack);
     let old = bench.within("BYE", 1, &invite, &ok);
     assert_eq!(bench.status(old), 500);
     let mut stranger = bench.within("BYE", 9, &invite, &ok);
@@ -448,4 +453,171 @@ fn what_no_retry_would_change_is_not_retried() {
     assert!(error.is_final());
     bench.pass(600 * SECOND);
     assert!(bench.sent().is_empty());
+}
+
+/// A call that we took, acknowledged; and the messages that made it.
+fn established(bench: &mut Bench, headers: &[(&str, &str)]) -> (SessionId, Message, Message) {
+    let mut invite = bench.invite();
+    for (name, value) in headers {
+        invite.set(name, value);
+    }
+    bench.put(invite.clone());
+    let id = bench.offered().unwrap();
+    bench.agent.accept(bench.now, id, "10.0.0.2:7000".parse().unwrap());
+    let ok = bench.sent().pop().unwrap();
+    let ack = bench.within("ACK", 1, &invite, &ok);
+    bench.put(ack);
+    (id, invite, ok)
+}
+
+#[test]
+fn a_session_is_kept_up_by_the_other_side() {
+    let mut bench = bench();
+    let timer = [(name::SUPPORTED, "timer"), (name::SESSION_EXPIRES, "120")];
+    let (_, invite, ok) = established(&mut bench, &timer);
+    assert_eq!(ok.header(name::SESSION_EXPIRES).unwrap().text(), "120;refresher=uac");
+    assert!(ok.has_token(name::REQUIRE, "timer"));
+    // An UPDATE, an INVITE with the description as it was, and one without.
+    let mut cseq = 1;
+    for (method, body) in [("UPDATE", ""), ("INVITE", SDP), ("INVITE", "")] {
+        bench.pass(80 * SECOND);
+        // The 500 of the last round, whose ACK the bench does not write.
+        bench.sent();
+        cseq += 1;
+        let mut refresh = bench.within(method, cseq, &invite, &ok);
+        refresh.set_body("application/sdp", body.into());
+        refresh.set(name::SUPPORTED, "timer");
+        refresh.set(name::SESSION_EXPIRES, "120;refresher=uac");
+        let answer = bench.answer(refresh);
+        assert_eq!(answer.status(), Some(200), "{method} {body}");
+        let described = if method == "INVITE" { ok.body().clone() } else { Default::default() };
+        assert_eq!(*answer.body(), described);
+        if method == "INVITE" {
+            // A second INVITE before the ACK has to wait.
+            cseq += 1;
+            let early = bench.within("INVITE", cseq, &invite, &ok);
+            let refused = bench.answer(early);
+            assert_eq!(refused.status(), Some(500));
+            assert!(refused.retry_after().is_some());
+            let ack = bench.within("ACK", cseq - 1, &invite, &ok);
+            bench.put(ack);
+        }
+    }
+    assert!(bench.agent.poll_notice().is_none());
+    // Then nothing more comes.
+    bench.pass(89 * SECOND);
+    assert!(bench.sent().iter().any(|message| message.method() == Some(&Method::Bye)));
+    assert!(matches!(bench.agent.poll_notice(), Some(Notice::Ended { reason: EndReason::PeerVanished, .. })));
+    bench.pass(100 * SECOND);
+    assert_eq!(bench.agent.leftovers(), [0; 8]);
+}
+
+#[test]
+fn a_session_is_kept_up_by_us() {
+    let mut bench = bench();
+    // This caller knows nothing of timers, and at first nothing of UPDATE is known.
+    let (_, invite, ok) = established(&mut bench, &[(name::ALLOW, "INVITE, UPDATE")]);
+    assert_eq!(ok.header(name::SESSION_EXPIRES).unwrap().text(), "600;refresher=uas");
+    assert!(!ok.has_token(name::REQUIRE, "timer"));
+    bench.sent();
+    bench.pass(301 * SECOND);
+    let update = bench.sent().remove(0);
+    assert_eq!(update.start_line(), "UPDATE sip:alice@10.0.0.9:5064 SIP/2.0");
+    assert_eq!(
+        (update.body().len(), update.header(name::SESSION_EXPIRES).unwrap().text().as_ref()),
+        (0, "600;refresher=uac")
+    );
+    // Glare: both give way, and ours comes again.
+    let theirs = bench.within("INVITE", 2, &invite, &ok);
+    assert_eq!(bench.status(theirs), 491);
+    let ack = bench.within("ACK", 2, &invite, &ok);
+    bench.put(ack);
+    bench.put(Message::response_to(&update, 491, "Request Pending").build());
+    bench.pass(3 * SECOND);
+    let update = bench.sent().pop().unwrap();
+    assert_eq!(update.method(), Some(&Method::Update));
+    // It does not take UPDATE after all: then INVITE, with the description as it was.
+    bench.put(Message::response_to(&update, 405, "Method Not Allowed").build());
+    let reinvite = bench.sent().pop().unwrap();
+    assert_eq!((reinvite.method(), reinvite.body()), (Some(&Method::Invite), ok.body()));
+    let accepted = Message::response_to(&reinvite, 200, "OK")
+        .header(name::CONTACT, "<sip:alice@10.0.0.77:5064>")
+        .header(name::SESSION_EXPIRES, "600;refresher=uac")
+        .body("application/sdp", SDP)
+        .build();
+    for _ in 0..2 {
+        bench.put(accepted.clone());
+        let ack = bench.sent().pop().unwrap();
+        assert_eq!(ack.start_line(), "ACK sip:alice@10.0.0.77:5064 SIP/2.0", "it is at another place now");
+    }
+    // The next one gets no answer.
+    bench.pass(333 * SECOND);
+    assert!(matches!(bench.agent.poll_notice(), Some(Notice::Ended { reason: EndReason::PeerVanished, .. })));
+    bench.pass(100 * SECOND);
+    assert_eq!(bench.agent.leftovers(), [0; 8]);
+}
+
+#[test]
+fn intervals_that_do_not_suit() {
+    let mut bench = bench();
+    let mut brief = bench.invite();
+    brief.set(name::SUPPORTED, "timer");
+    brief.set(name::SESSION_EXPIRES, 30);
+    let answer = bench.answer(brief);
+    assert_eq!((answer.status(), answer.seconds(name::MIN_SE)), (Some(422), Some(90)));
+    let (_, invite) = calling(&mut bench);
+    assert_eq!(invite.seconds(name::SESSION_EXPIRES), Some(600));
+    bench.put(Message::response_to(&invite, 422, "Session Interval Too Small").header(name::MIN_SE, 1800).build());
+    let again = bench.sent().pop().unwrap();
+    assert_eq!((again.seconds(name::SESSION_EXPIRES), again.seconds(name::MIN_SE)), (Some(1800), Some(1800)));
+    assert_eq!(again.cseq().unwrap().number, 2);
+    // Who asks for less than it was offered is not followed.
+    bench.put(Message::response_to(&again, 422, "Session Interval Too Small").header(name::MIN_SE, 90).build());
+    assert!(matches!(
+        bench.agent.poll_notice(),
+        Some(Notice::Failed { error: CallError::Rejected { status: 422, .. }, .. })
+    ));
+}
+
+#[test]
+fn a_redirected_call_goes_on() {
+    let mut bench = bench();
+    let (id, invite) = calling(&mut bench);
+    let moved = "<sip:alice@10.0.0.8>;q=0.5, <mailto:alice@example.com>, <sip:alice@10.0.0.7>";
+    bench.put(Message::response_to(&invite, 302, "Moved Temporarily").header(name::CONTACT, moved).build());
+    let first = bench.sent().pop().unwrap();
+    assert_eq!(first.start_line(), "INVITE sip:alice@10.0.0.7 SIP/2.0");
+    assert_eq!((first.call_id(), first.from_tag()), (invite.call_id(), invite.from_tag()));
+    bench.put(Message::response_to(&first, 486, "Busy Here").build());
+    let second = bench.sent().pop().unwrap();
+    assert_eq!(second.start_line(), "INVITE sip:alice@10.0.0.8 SIP/2.0");
+    bench.put(ok(&second, "there"));
+    assert!(matches!(bench.agent.poll_notice(), Some(Notice::Answered(session)) if session.id == id));
+    // In circles it ends.
+    let (_, mut last) = calling(&mut bench);
+    let mut rounds = 0;
+    while last.method() == Some(&Method::Invite) {
+        rounds += 1;
+        let around = Message::response_to(&last, 302, "x").header(name::CONTACT, "<sip:alice@10.0.0.8>");
+        bench.put(around.build());
+        last = bench.sent().pop().unwrap();
+    }
+    assert_eq!(rounds, 6);
+    assert!(matches!(
+        bench.agent.poll_notice(),
+        Some(Notice::Failed { error: CallError::Rejected { status: 302, .. }, .. })
+    ));
+}
+
+#[test]
+fn what_is_required_within_a_dialog_and_prack() {
+    let mut bench = bench();
+    let (_, invite, ok) = established(&mut bench, &[(name::REQUIRE, "100rel")]);
+    let mut strange = bench.within("UPDATE", 2, &invite, &ok);
+    strange.set(name::REQUIRE, "magic");
+    assert_eq!(bench.status(strange), 420);
+    let prack = bench.within("PRACK", 3, &invite, &ok);
+    assert_eq!(bench.status(prack), 481, "nothing of ours asks for it");
+    let update = bench.request("UPDATE", "", "");
+    assert_eq!(bench.status(update), 481);
 }
