@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, which may fail as tests do
 //! SIPp, as the caller and the called end, with the scenarios in tests/sipp.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use tests::{Launch, World, free_port, sip};
+use tests::{Launch, Process, World, free_port, sip, until};
 
+const LIMIT: Duration = Duration::from_secs(50);
 const ANYWHERE: &str = "198.18.0.9";
 
 /// `sipp` with a scenario of ours, against the hub or with calls from it.
@@ -34,10 +35,35 @@ fn sipp(world: &World, scenario: &str, hub: SocketAddr) -> Launch {
         .cwd(world.dir())
 }
 
-fn hub(world: &World) -> (tests::Process, SocketAddr, String) {
+fn hub(world: &World) -> (Process, SocketAddr, String) {
     let port = free_port();
     let at = SocketAddr::from(([127, 0, 0, 1], port));
     (world.hub(port), at, format!("sip:{at}"))
+}
+
+/// SIPp as a called end with a scenario of ours, and its port; `fields` are the values that the scenario puts in.
+fn called(world: &World, scenario: &str, hub: SocketAddr, fields: &str) -> (Process, u16) {
+    let port = free_port();
+    let values = world.write(&format!("{scenario}.{port}.csv"), format!("SEQUENTIAL\n{fields}\n"));
+    let sipp = sipp(world, scenario, hub).args(["-p", &port.to_string(), "-m", "1", "-inf"]).arg(values).start();
+    until("SIPp's port", || UdpSocket::bind(("127.0.0.1", port)).is_err().then_some(()));
+    (sipp, port)
+}
+
+/// SIPp does not register: that is done for it.
+fn register(at: SocketAddr, name: &str, ports: &[u16]) {
+    let socket = sip::socket();
+    let from = socket.local_addr().unwrap();
+    let contacts: Vec<String> = ports.iter().map(|port| format!("<sip:{name}@127.0.0.1:{port}>")).collect();
+    let headers = format!("Contact: {}\r\nExpires: 60\r\n", contacts.join(", "));
+    let request = sip::request("REGISTER", "sip:sipbox.invalid", &format!("sip:{name}@sipbox.invalid"), from, &headers);
+    assert_eq!(sip::status(&sip::ask(at, &request, &socket).unwrap()), 200);
+}
+
+/// A program whose connects lead to `name`.
+fn call(world: &World, registrar: &str, name: &str) -> Launch {
+    let to = format!("sip:{name}@sipbox.invalid");
+    world.run(&["--registrar", registrar, "--as", "sip:alice@sipbox.invalid", "--to", &to], "static-client")
 }
 
 /// Session timer, UPDATE and INVITE within the dialog, twenty calls one after the other and over each transport.
@@ -79,4 +105,52 @@ fn a_called_end_that_has_moved() {
     let client = world.run(&flags, "static-client").args([ANYWHERE, "7000"]).finish();
     client.success().says("echo: hello over SIP");
     called.wait_within(Duration::from_secs(50)).success();
+}
+
+/// Two called ends accept the same call: both get their ACK, and the one that was slower its BYE at once (RFC 3261 13.2.2.4).
+#[test]
+fn a_fork_that_two_accept() {
+    let world = World::new("sipp-fork");
+    let (mut hub, at, registrar) = hub(&world);
+    let listener = TcpListener::bind("127.64.255.253:0").unwrap();
+    let place = format!("127.64.255.253;{}", listener.local_addr().unwrap().port());
+    let both = [called(&world, "accept.xml", at, &place), called(&world, "accept.xml", at, &place)];
+    register(at, "two", &both.each_ref().map(|(_, port)| *port));
+    let client = call(&world, &registrar, "two").args([ANYWHERE, "7000"]).start();
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    let copied = std::io::copy(&mut reader, &mut stream).unwrap();
+    drop((reader, stream));
+    assert!(copied > 0);
+    client.wait().success().says("echo: hello over SIP");
+    for (called, _) in both {
+        called.wait_within(LIMIT).success();
+    }
+    hub.wait_for_err("BYE");
+}
+
+/// The caller gives up, and the answer comes all the same.
+#[test]
+fn an_answer_that_crosses_the_cancel() {
+    let world = World::new("sipp-late");
+    let (mut hub, at, registrar) = hub(&world);
+    let (called, port) = called(&world, "late.xml", at, "none");
+    register(at, "late", &[port]);
+    let client = call(&world, &registrar, "late").args([ANYWHERE, "7000"]).start();
+    hub.wait_for_err("SIP/2.0 180 Ringing");
+    client.stop();
+    called.wait_within(LIMIT).success();
+}
+
+/// Half a minute of repeated answers, then the called end hangs up.
+#[test]
+fn a_caller_that_never_acknowledges() {
+    let world = World::new("sipp-no-ack");
+    let (_hub, at, registrar) = hub(&world);
+    let flags = ["--registrar", &registrar, "--as", "sip:echo@sipbox.invalid"];
+    let mut server = world.run(&flags, "epoll-server").arg("7000").start();
+    server.wait_for("listening on");
+    let port = free_port().to_string();
+    let caller = sipp(&world, "no-ack.xml", at).args(["-p", &port, "-m", "1"]);
+    caller.finish_within(LIMIT).success();
 }
