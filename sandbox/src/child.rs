@@ -109,6 +109,8 @@ pub fn prepare(
     let mut variables: Vec<*const libc::c_char> = environment.iter().map(|e| e.as_ptr()).collect();
     variables.push(std::ptr::null());
 
+    // SAFETY: the caller promises one thread.
+    unsafe { fence() };
     let (status_r, status_w) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(system("pipe2"))?;
     let (go_r, go_w) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(system("pipe2"))?;
     // SAFETY: the caller promises one thread, and the child runs only `child`, which allocates nothing.
@@ -333,35 +335,94 @@ struct RulesetAttributes {
 /// A second wall, where the kernel has Landlock (landlock(7)): outside its domain the program can neither attach to a process
 /// nor write its /proc/PID/mem (of the hub, of the user's shell), nor signal it, nor connect to an abstract AF_UNIX name; and
 /// a TCP bind() or connect() of its own is refused by the kernel even if it got past the filter. What the supervisor does
-/// for it is done from outside the domain.
+/// for it is done from outside the domain. Before its version 6 (Linux 6.12) there are no scopes, before version 4 (6.7) no
+/// TCP, before version 2 (5.19) nothing.
 ///
 /// # Safety
 /// Async-signal-safe; restricts the calling thread for good. Needs PR_SET_NO_NEW_PRIVS.
 unsafe fn wall_in() {
-    const CREATE_RULESET_VERSION: libc::c_ulong = 1;
     const NET_BIND_AND_CONNECT_TCP: u64 = 0b11;
     const SCOPE_ABSTRACT_UNIX_AND_SIGNAL: u64 = 0b11;
-    // SAFETY: system calls with integers, and a pointer to a structure that outlives the call, with its true size for the
-    // version that the kernel named.
+    // SAFETY: as promised by the caller.
+    unsafe {
+        match landlock_version() {
+            version @ 4.. => enter_domain(version, NET_BIND_AND_CONNECT_TCP, SCOPE_ABSTRACT_UNIX_AND_SIGNAL),
+            version => enter_domain(version, 0, 0),
+        }
+    }
+}
+
+/// The same for the supervisor itself, around both: it may look into the program and nothing else. A thread of the program can be
+/// killed while its call is served, and its number become that of a stranger: the kernel then refuses what was meant for it.
+///
+/// # Safety
+/// Restricts the calling thread, and what is started by it later, for good; to be called while it is the only one.
+unsafe fn fence() {
+    const SCOPE_ABSTRACT_UNIX: u64 = 0b01;
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 {
+            enter_domain(landlock_version(), 0, SCOPE_ABSTRACT_UNIX);
+        }
+    }
+}
+
+/// # Safety
+/// Async-signal-safe.
+unsafe fn landlock_version() -> libc::c_long {
+    const CREATE_RULESET_VERSION: libc::c_ulong = 1;
+    // SAFETY: a system call with integers.
     unsafe {
         let none = std::ptr::null::<RulesetAttributes>();
-        let version = libc::syscall(libc::SYS_landlock_create_ruleset, none, 0usize, CREATE_RULESET_VERSION);
-        // Before version 4 (Linux 6.7) there is nothing in it but file access, which is not what this is about.
-        let size = match version {
-            4 | 5 => std::mem::offset_of!(RulesetAttributes, scoped),
-            6.. => size_of::<RulesetAttributes>(),
-            _ => return,
-        };
-        let attributes = RulesetAttributes {
-            handled_access_fs: 0,
-            handled_access_net: NET_BIND_AND_CONNECT_TCP,
-            scoped: SCOPE_ABSTRACT_UNIX_AND_SIGNAL,
-        };
+        libc::syscall(libc::SYS_landlock_create_ruleset, none, 0usize, CREATE_RULESET_VERSION)
+    }
+}
+
+/// Enters a new Landlock domain: apart from what is handled, that alone keeps its processes from looking into others.
+///
+/// # Safety
+/// Async-signal-safe; restricts the calling thread for good. Needs PR_SET_NO_NEW_PRIVS.
+unsafe fn enter_domain(version: libc::c_long, net: u64, scoped: u64) {
+    /// LANDLOCK_ACCESS_FS_REFER: links and renames between directories, which no domain about files has unless it says so.
+    const REFER: u64 = 1 << 13;
+    const RULE_PATH_BENEATH: libc::c_int = 1;
+    /// struct landlock_path_beneath_attr.
+    #[repr(C, packed)]
+    struct PathBeneath {
+        allowed_access: u64,
+        parent_fd: i32,
+    }
+    let size = match version {
+        2 | 3 => std::mem::offset_of!(RulesetAttributes, handled_access_net),
+        4 | 5 => std::mem::offset_of!(RulesetAttributes, scoped),
+        6.. => size_of::<RulesetAttributes>(),
+        _ => return,
+    };
+    let mut attributes = RulesetAttributes { handled_access_fs: 0, handled_access_net: net, scoped };
+    // A domain must be about something: where there is nothing else, about renames, and those are allowed everywhere.
+    let by_files = if version >= 6 { net | scoped == 0 } else { version < 4 || net == 0 };
+    if by_files {
+        attributes.handled_access_fs = REFER;
+    }
+    // SAFETY: system calls with integers, and pointers to structures that outlive the calls, with the true size for the
+    // version that the kernel named.
+    unsafe {
         let ruleset = libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attributes, size, 0usize);
-        if ruleset >= 0 {
-            libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0usize);
-            libc::close(ruleset as RawFd);
+        if ruleset < 0 {
+            return;
         }
+        let mut complete = true;
+        if by_files {
+            let root = libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC);
+            let rule = PathBeneath { allowed_access: REFER, parent_fd: root };
+            let added = libc::syscall(libc::SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, &raw const rule, 0usize);
+            complete = added == 0;
+            libc::close(root);
+        }
+        if complete {
+            libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0usize);
+        }
+        libc::close(ruleset as RawFd);
     }
 }
 
@@ -379,8 +440,8 @@ unsafe fn load(program: &[libc::sock_filter], flags: libc::c_ulong) -> libc::c_l
 /// ones, rings of io_uring and network devices. Only the standard streams may be TCP or UDP sockets (inetd style). They are
 /// marked close-on-exec, so call this before [`prepare`]; returns what they are, for the user to hear.
 pub fn keep_back() -> io::Result<Vec<String>> {
-    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     let mut kept = Vec::new();
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
         let Some(number) = entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok()) else { continue };
         // SAFETY: borrowed for this turn of the loop, in which nothing is closed; of a number that is not open (that of the
@@ -392,14 +453,10 @@ pub fn keep_back() -> io::Result<Vec<String>> {
             continue;
         }
         let is = std::fs::read_link(entry.path()).unwrap_or_default().to_string_lossy().into_owned();
-        let passes = match crate::sock::socket_domain(fd) {
-            Ok(libc::AF_UNIX) => true,
-            Ok(libc::AF_INET | libc::AF_INET6) => {
-                let plain = matches!(crate::sock::socket_type(fd), Ok(libc::SOCK_STREAM | libc::SOCK_DGRAM));
-                number <= libc::STDERR_FILENO && plain
-            }
-            Ok(_) => false,
-            Err(_) => is != "anon_inode:[io_uring]" && !NETWORK_DEVICES.contains(&is.as_str()),
+        let passes = match nature(fd) {
+            Nature::Harmless => true,
+            Nature::Internet => number <= libc::STDERR_FILENO,
+            Nature::Way => false,
         };
         if !passes {
             fcntl(fd, FcntlArg::F_SETFD(flags | FdFlag::FD_CLOEXEC))?;
@@ -409,8 +466,31 @@ pub fn keep_back() -> io::Result<Vec<String>> {
     Ok(kept)
 }
 
-/// Devices that carry packets.
-const NETWORK_DEVICES: [&str; 4] = ["/dev/net/tun", "/dev/vhost-net", "/dev/vhost-vsock", "/dev/ppp"];
+/// What a descriptor that was made elsewhere is to a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nature {
+    /// A TCP or UDP socket.
+    Internet,
+    /// A way past the filter: a socket of another family or type, a ring of io_uring, a device that carries packets.
+    Way,
+    /// Anything else: files, pipes, AF_UNIX sockets.
+    Harmless,
+}
+
+/// What is behind a descriptor of this process.
+pub fn nature(fd: std::os::fd::BorrowedFd<'_>) -> Nature {
+    const DEVICES: [&str; 4] = ["/dev/net/tun", "/dev/vhost-net", "/dev/vhost-vsock", "/dev/ppp"];
+    match (crate::sock::socket_domain(fd), crate::sock::socket_type(fd)) {
+        (Ok(libc::AF_UNIX), _) => Nature::Harmless,
+        (Ok(libc::AF_INET | libc::AF_INET6), Ok(libc::SOCK_STREAM | libc::SOCK_DGRAM)) => Nature::Internet,
+        (Ok(_), _) => Nature::Way,
+        (Err(_), _) => {
+            let is = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
+            let is = is.to_string_lossy();
+            if is == "anon_inode:[io_uring]" || DEVICES.contains(&&*is) { Nature::Way } else { Nature::Harmless }
+        }
+    }
+}
 
 /// Takes over orphans of the program: processes that double-fork stay children of this one (PR_SET_CHILD_SUBREAPER,
 /// prctl(2)). And hides this process from the program: not dumpable means no ptrace, no /proc/PID/mem, no
@@ -442,5 +522,81 @@ pub(crate) fn pidfd_open(id: i32, thread: bool) -> io::Result<OwnedFd> {
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, id, if thread { PIDFD_THREAD } else { 0 });
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as RawFd)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads one word of another process.
+    fn reads(pid: Pid, word: &u64) -> bool {
+        let mut bytes = [0u8; 8];
+        let remote = [nix::sys::uio::RemoteIoVec { base: std::ptr::from_ref(word) as usize, len: 8 }];
+        nix::sys::uio::process_vm_readv(pid, &mut [io::IoSliceMut::new(&mut bytes)], &remote).is_ok()
+    }
+
+    /// A process below this one that enters `domain`, then starts one of its own that enters `inner`; true for each of: the first
+    /// reads its parent, the first reads its child.
+    fn looks(domain: unsafe fn(), inner: unsafe fn()) -> (bool, bool) {
+        let word = 7u64;
+        // SAFETY: the children call nothing but system calls, and allocate nothing.
+        unsafe {
+            let ForkResult::Parent { child } = nix::unistd::fork().unwrap() else {
+                domain();
+                let up = reads(Pid::parent(), &word);
+                let ForkResult::Parent { child } = nix::unistd::fork().unwrap() else {
+                    inner();
+                    nix::unistd::pause();
+                    libc::_exit(0)
+                };
+                // The child may be before its domain still: what is allowed before it must be allowed in it.
+                libc::usleep(20_000);
+                let down = reads(child, &word);
+                libc::kill(child.as_raw(), libc::SIGKILL);
+                libc::_exit(i32::from(up) | i32::from(down) << 1)
+            };
+            match nix::sys::wait::waitpid(child, None).unwrap() {
+                nix::sys::wait::WaitStatus::Exited(_, status) => (status & 1 != 0, status & 2 != 0),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    unsafe fn nothing() {}
+
+    /// As on a kernel whose Landlock knows files only.
+    unsafe fn old_wall() {
+        // SAFETY: as the caller's.
+        unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            enter_domain(landlock_version().min(3), 0, 0);
+        }
+    }
+
+    #[test]
+    fn a_fenced_supervisor_sees_its_program_and_nothing_else() {
+        assert!(looks(nothing, nothing).1);
+        // SAFETY: a system call.
+        if unsafe { landlock_version() } < 2 {
+            eprintln!("skipped: this kernel has no Landlock");
+            return;
+        }
+        assert_eq!(looks(fence, old_wall), (false, true));
+        assert_eq!(looks(old_wall, nothing), (false, true));
+    }
+
+    #[test]
+    fn what_is_a_way_past_the_filter() {
+        use std::os::fd::AsFd;
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+        let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        assert_eq!(nature(udp.as_fd()), Nature::Internet);
+        assert_eq!(nature(unix.as_fd()), Nature::Harmless);
+        assert_eq!(nature(file.as_fd()), Nature::Harmless);
+        assert_eq!(nature(netlink.as_fd()), Nature::Way);
     }
 }

@@ -17,3 +17,4 @@ pub mod relay;
 pub mod signals;
 pub mod sock;
 pub mod unix;
+pub mod unix_diag;

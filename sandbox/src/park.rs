@@ -140,8 +140,8 @@ impl Lot {
 
     /// Connects the parked socket that has the address `local`, at once. Gives the other end, in non-blocking mode.
     ///
-    /// If the application closed the socket and something else listens at its address by now, that is what gets connected: where
-    /// this can be, compare [`crate::diag::cookie_at`]`(local, lot.addr())` with the cookie that was parked.
+    /// If the application closed the socket and something else listens at its address by now, that is what gets connected: compare
+    /// [`Lot::occupant`] with the cookie that was parked, before and after.
     ///
     /// # Errors
     /// [`ParkError::Gone`] if no socket is parked there.
@@ -187,7 +187,10 @@ impl Lot {
     }
 
     /// The cookie of the socket at `local` that is connected, or connecting, to the lot.
-    fn occupant(&self, local: SocketAddrV4) -> io::Result<Option<u64>> {
+    ///
+    /// # Errors
+    /// What netlink(7) gives.
+    pub fn occupant(&self, local: SocketAddrV4) -> io::Result<Option<u64>> {
         crate::diag::cookie_at(local.into(), self.addr.into())
     }
 

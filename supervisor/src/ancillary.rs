@@ -4,10 +4,11 @@
 //! traffic class comes and goes as the TTL and TOS of an IPv4 one.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use sandbox::child::Nature;
 use sandbox::message::{self, Control, ControlRoom, Received};
 use sandbox::sock;
 
@@ -107,7 +108,7 @@ pub fn hand_over(
             }
             // scm_detach_fds: as many as there is room for, in the message and in the program's table of files.
             let mut numbers = Vec::new();
-            for d in descriptors.iter().take(room.descriptors()) {
+            for d in descriptors.iter().filter(|d| may_enter(call.supervisor.as_ref(), d)).take(room.descriptors()) {
                 match call.n.reply.add_descriptor(d.as_fd(), flags & libc::MSG_CMSG_CLOEXEC != 0) {
                     Ok(number) => numbers.extend_from_slice(&number.to_ne_bytes()),
                     Err(_) => break,
@@ -120,6 +121,28 @@ pub fn hand_over(
         }
     }
     Ok(room.finish())
+}
+
+/// Whether a descriptor that came over AF_UNIX may come in. Who sent it may be no program of this run: of Internet sockets only those
+/// come in that this run knows, or that lead nowhere yet.
+fn may_enter(supervisor: &Supervisor, fd: &OwnedFd) -> bool {
+    let enters = match sandbox::child::nature(fd.as_fd()) {
+        Nature::Harmless => true,
+        Nature::Way => false,
+        Nature::Internet => {
+            let known = sock::socket_cookie(fd.as_fd()).is_ok_and(|c| supervisor.table.lock().get(c).is_some());
+            let unused =
+                || sock::local_addr(fd.as_fd()).is_ok_and(|a| a.port() == 0) && sock::peer_addr(fd.as_fd()).is_err();
+            known || unused()
+        }
+    };
+    if !enters {
+        supervisor.sessions.say_once("passed", || {
+            "a process outside of this run passed a socket to the program by AF_UNIX: refused, since it leads past the sandbox"
+                .to_owned()
+        });
+    }
+    enters
 }
 
 /// The address at which a datagram arrived (ip(7), ipv6(7)): the program's own, as it is to see it.

@@ -1,9 +1,11 @@
 //! The embedded hub of a user: found through XDG_RUNTIME_DIR, started by whoever needs it first, ended when idle.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use sipcore::agent::{Registrar, Transport};
-use sipcore::hub::{Hub, HubConfig, HubError, Users};
+use sipcore::hub::{Hub, HubConfig, Users};
 
 use crate::users::{REALM, UsersFile};
 use crate::{cli, ladder, users};
@@ -20,6 +22,10 @@ use crate::{cli, ladder, users};
 const IDLE: Duration = Duration::from_secs(15);
 /// Characters of the secret: 128 bits in hexadecimal.
 const SECRET: usize = 32;
+/// The hub says where it is in one line, at most this many bytes of it are read.
+const LINE: u64 = 256;
+/// And it says so at once: what does not is not the hub.
+const ANSWER: Duration = Duration::from_secs(1);
 /// How long a start may take, on a busy machine.
 const START: Duration = Duration::from_secs(10);
 
@@ -72,11 +78,60 @@ fn lock(directory: &Path) -> Result<Option<Flock<File>>, String> {
     }
 }
 
-/// The address in the file that a running hub wrote.
-fn address(directory: &Path) -> Option<SocketAddr> {
-    let address: SocketAddr = std::fs::read_to_string(directory.join("hub.addr")).ok()?.trim().parse().ok()?;
-    // The program can write this file too: it must not send the supervisor's messages off the machine.
-    address.ip().is_loopback().then_some(address)
+/// What the running hub says of itself, if it is one: its address and the user's secret.
+///
+/// The program may write in this directory, and put a socket of its own at the hub's path; but whoever made that socket listen is
+/// named by the kernel (SO_PEERCRED, unix(7)), and for a program that is always its supervisor, never a hub.
+fn ask(directory: &Path) -> Option<Own> {
+    let stream = connect(&directory.join("hub.sock")).ok()?;
+    let listener = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+    if listener.uid() != nix::unistd::getuid().as_raw() || !is_hub(listener.pid()) {
+        return None;
+    }
+    stream.set_read_timeout(Some(ANSWER)).ok()?;
+    let mut line = String::new();
+    BufReader::new(stream.take(LINE)).read_line(&mut line).ok()?;
+    let (address, secret) = line.trim_end().split_once(' ')?;
+    let addr: SocketAddr = address.parse().ok()?;
+    let own = Own { registrar: Registrar { addr, transport: Transport::Udp }, secret: secret.to_owned() };
+    (addr.ip().is_loopback() && secret.len() == SECRET).then_some(own)
+}
+
+/// Connects to an AF_UNIX stream socket; EAGAIN when its queue is full, for whoever listens there may never accept.
+fn connect(path: &Path) -> nix::Result<UnixStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream
+        .set_nonblocking(false)
+        .map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(nix::libc::EIO)))?;
+    Ok(stream)
+}
+
+/// Whether a process was started as the hub of a user.
+fn is_hub(process: i32) -> bool {
+    let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    line.split(|b| *b == 0).skip(1).take(2).eq([&b"hub"[..], b"--auto"])
+}
+
+/// Tells whoever connects where this hub is: only processes of this user can, and no program in a sandbox.
+fn tell(directory: &Path, address: SocketAddr, secret: &str) -> Result<(), String> {
+    let (path, fresh) = (directory.join("hub.sock"), directory.join("hub.sock.new"));
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    let _ = std::fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh).map_err(failed)?;
+    std::fs::rename(&fresh, &path).map_err(failed)?;
+    let line = format!("{address} {secret}\n");
+    let serve = move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            // A line fits into the buffer of any socket: this does not wait.
+            let _ = stream.write_all(line.as_bytes());
+        }
+    };
+    std::thread::Builder::new().name("hub-address".to_owned()).spawn(serve).map(drop).map_err(failed)
 }
 
 /// Where this user's hub is, and the password that it asks of everybody: only processes of this user can read it.
@@ -120,10 +175,8 @@ fn find_or_start() -> Result<Own, String> {
                 start()?;
             }
             None => {
-                // The address is written after the secret.
-                if let Some(addr) = address(&directory) {
-                    let registrar = Registrar { addr, transport: Transport::Udp };
-                    return Ok(Own { registrar, secret: secret(&directory)? });
+                if let Some(own) = ask(&directory) {
+                    return Ok(own);
                 }
                 // It is just starting, or just ending.
                 std::thread::sleep(Duration::from_millis(2));
@@ -180,34 +233,21 @@ async fn serve_locked() -> Result<(), String> {
         println!("busy");
         return Ok(());
     };
-    let file = directory.join("hub.addr");
-    let _ = std::fs::remove_file(&file);
     let secret = secret(&directory)?;
-    let state = directory.join("hub.state");
+    // No state: a file that the programs of this user can write would tell the hub where to send SIP, and the runs register again
+    // by themselves.
     let config = |port: u16| HubConfig {
         listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))],
         users: Some(Users::shared(REALM, &secret)),
-        state: Some(state.clone()),
         ..HubConfig::default()
     };
     let hub = match Hub::start(config(usual_port(&directory))).await {
-        Err(HubError::State { .. }) => {
-            // What is there was not written by a hub.
-            std::fs::remove_file(&state).map_err(|e| format!("{}: {e}", state.display()))?;
-            Hub::start(config(usual_port(&directory))).await
-        }
-        outcome => outcome,
-    };
-    let hub = match hub {
         Ok(hub) => hub,
         // Somebody else has the usual port: any will do.
         Err(_) => Hub::start(config(0)).await.map_err(|e| e.to_string())?,
     };
     let address = hub.addresses().first().copied().ok_or("the hub has no address")?;
-    let fresh = directory.join("hub.addr.new");
-    std::fs::write(&fresh, format!("{address}\n"))
-        .and_then(|()| std::fs::rename(&fresh, &file))
-        .map_err(|e| format!("{}: {e}", file.display()))?;
+    tell(&directory, address, &secret)?;
     println!("ready {address}");
     let _ = std::io::stdout().flush();
     loop {
@@ -217,7 +257,7 @@ async fn serve_locked() -> Result<(), String> {
             break;
         }
     }
-    let _ = std::fs::remove_file(&file);
+    let _ = std::fs::remove_file(directory.join("hub.sock"));
     hub.shutdown().await;
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use sandbox::sock;
 
@@ -58,7 +59,9 @@ pub async fn wait(supervisor: Arc<Supervisor>, parked: Parked, opening: impl Fut
                 s.error = Some(e);
             }
             parked.attempt.set(Progress::Done(Err(e)));
-            if let Err(error) = supervisor.lot.fail(parked.source) {
+            // It may wait for the repetition of a lost segment.
+            let failing = move || supervisor.lot.fail(parked.source);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(failing).await {
                 // Most often the program has closed the socket meanwhile.
                 tracing::debug!(%error, "a parked connect could not be failed");
             }
@@ -67,7 +70,7 @@ pub async fn wait(supervisor: Arc<Supervisor>, parked: Parked, opening: impl Fut
 }
 
 /// The supervisor's two ends of the relay: towards the program, and towards the peer's media address.
-async fn join(supervisor: &Supervisor, parked: &Parked, flow: &Flow) -> Result<(OwnedFd, OwnedFd), Errno> {
+async fn join(supervisor: &Arc<Supervisor>, parked: &Parked, flow: &Flow) -> Result<(OwnedFd, OwnedFd), Errno> {
     // The peer expects the connection from the address that the offer named, which is the parked socket's own: two
     // sockets with SO_REUSEADDR may have it, and they differ in their peers. (Set on the parked one when it was parked.)
     let media = sock::tcp4().map_err(errno)?;
@@ -83,9 +86,22 @@ async fn join(supervisor: &Supervisor, parked: &Parked, flow: &Flow) -> Result<(
         s.state = State::Connected { local: parked.local, peer: parked.peer, session: Some(flow.session) };
         table.note_session(flow.session, parked.cookie);
     }
-    let program = supervisor.lot.release(parked.source).map_err(|e| {
-        tracing::debug!(error = %e, "a parked connect could not be completed");
-        Errno::ECONNABORTED
+    let (lot, source, cookie) = (supervisor.clone(), parked.source, parked.cookie);
+    let release = tokio::task::spawn_blocking(move || release(&lot.lot, source, cookie));
+    let program = release.await.unwrap_or(Err(Errno::EIO)).inspect_err(|error| {
+        tracing::debug!(%error, "a parked connect could not be completed");
     })?;
     Ok((program, media))
+}
+
+/// Completes the parked connect of the socket `cookie`. It may have been closed, and its address be that of a service on the
+/// wildcard address by now: nothing is relayed before it is known who is there.
+fn release(lot: &sandbox::park::Lot, source: SocketAddrV4, cookie: Cookie) -> Result<OwnedFd, Errno> {
+    let is_there = || {
+        if lot.occupant(source).map_err(errno)? == Some(cookie) { Ok(()) } else { Err(Errno::ECONNABORTED) }
+    };
+    is_there()?;
+    let end = lot.release(source).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ECONNABORTED)))?;
+    is_there()?;
+    Ok(end)
 }

@@ -27,6 +27,8 @@ struct File {
     pin: std::fs::File,
     /// The struct sockaddr_un that the socket was bound to.
     name: Vec<u8>,
+    /// The inode of the socket itself, not of its file.
+    socket: u64,
 }
 
 /// Names of one run that are remembered: later sockets are bound, but not reached.
@@ -40,7 +42,9 @@ fn raw_address(call: &Call) -> Result<Vec<u8>, Errno> {
     if length > 110 {
         return Err(Errno::EINVAL);
     }
-    call.n.read(call.argument(1), length)
+    let name = call.n.read(call.argument(1), length)?;
+    let family = name.first_chunk::<2>().map_or(0, |f| i32::from(u16::from_ne_bytes(*f)));
+    if matches!(family, nix::libc::AF_UNIX | nix::libc::AF_UNSPEC) { Ok(name) } else { Err(Errno::EINVAL) }
 }
 
 /// The file as the caller sees it.
@@ -52,7 +56,7 @@ fn path_of(thread: u32, name: &[u8]) -> Option<PathBuf> {
 }
 
 impl Names {
-    fn remember(&mut self, thread: u32, name: Vec<u8>) {
+    fn remember(&mut self, thread: u32, name: Vec<u8>, socket: u64) {
         use std::os::unix::fs::{FileTypeExt, MetadataExt};
         match name.get(FAMILY) {
             Some(0) if self.abstracts.len() < NAMES => {
@@ -65,7 +69,7 @@ impl Names {
                 let Some(pin) = path_of(thread, &name).and_then(|p| open_path(&p).ok()) else { return };
                 let Ok(m) = pin.metadata() else { return };
                 if self.files.len() < NAMES && m.file_type().is_socket() {
-                    self.files.insert((m.dev(), m.ino()), File { pin, name });
+                    self.files.insert((m.dev(), m.ino()), File { pin, name, socket });
                 }
             }
             _ => {}
@@ -80,19 +84,25 @@ fn open_path(path: &std::path::Path) -> std::io::Result<std::fs::File> {
     std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
-/// Whether the connected socket's peer is a socket of this run: its name is the one remembered, and what listens was made
-/// to listen here (the supervisor calls listen(2) for the program, so SO_PEERCRED names the supervisor).
-fn is_own_peer(socket: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> bool {
+/// Whether the connected socket's peer is the socket of this run that was meant: its name is the one remembered, and what listens was
+/// made to listen here (the supervisor calls listen(2) for the program, so SO_PEERCRED names the supervisor). A datagram socket
+/// is the very one that was bound: between bind() and the look at its file the program may have put another's file there.
+fn is_own_peer(socket: std::os::fd::BorrowedFd<'_>, to: &Reach) -> bool {
     use nix::sys::socket::{getsockopt, sockopt};
     let datagram = sandbox::sock::socket_type(socket).is_ok_and(|t| t == nix::libc::SOCK_DGRAM);
     let trimmed = |n: &[u8]| n.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
+    let name = &to.name;
     let same_name = |peer: &[u8]| match name.get(FAMILY) {
         Some(0) => peer == name,
         _ => peer[..trimmed(peer)] == name[..trimmed(name)],
     };
     sandbox::message::raw_name(socket, true).is_ok_and(|peer| same_name(&peer))
-        && (datagram
-            || getsockopt(&socket, sockopt::PeerCredentials).is_ok_and(|c| c.pid() == std::process::id() as i32))
+        && if datagram {
+            // Where the kernel does not tell (CONFIG_UNIX_DIAG), the name is what there is.
+            sandbox::unix_diag::peer_inode(socket).map_or_else(|e| e == Errno::ENOENT, |peer| peer == to.socket)
+        } else {
+            getsockopt(&socket, sockopt::PeerCredentials).is_ok_and(|c| c.pid() == std::process::id() as i32)
+        }
 }
 
 /// bind(2) of an AF_UNIX socket.
@@ -101,7 +111,11 @@ pub fn bind(call: Call, target: Target) {
         act(call.n.thread, &target.fd, &name, &Action::Bind)?;
         // Without a name the kernel chose an abstract one.
         let bound = if name.len() <= FAMILY { sandbox::message::raw_name(target.as_fd(), false)? } else { name };
-        call.supervisor.unix_bound.lock().remember(call.n.thread, bound);
+        call.supervisor.unix_bound.lock().remember(
+            call.n.thread,
+            bound,
+            sandbox::processes::inode(target.as_fd()).unwrap_or(0),
+        );
         Ok(0)
     });
     drop(target);
@@ -114,6 +128,8 @@ struct Reach {
     fixed: Vec<u8>,
     /// What it was bound to.
     name: Vec<u8>,
+    /// Its inode; 0 when it is not known, by an abstract name.
+    socket: u64,
     _file: Option<std::fs::File>,
 }
 
@@ -136,7 +152,7 @@ fn reach(call: &Call, name: &[u8], datagram: bool) -> Result<Reach, Errno> {
         None => Err(Errno::EINVAL),
         // Who has an abstract name is known only when a stream is connected to it.
         Some(0) if !datagram && supervisor.unix_bound.lock().abstracts.contains(name) => {
-            Ok(Reach { fixed: name.to_vec(), name: name.to_vec(), _file: None })
+            Ok(Reach { fixed: name.to_vec(), name: name.to_vec(), socket: 0, _file: None })
         }
         Some(0) => Err(refuse()),
         Some(_) => {
@@ -154,7 +170,7 @@ fn reach(call: &Call, name: &[u8], datagram: bool) -> Result<Reach, Errno> {
             let mut fixed = name[..FAMILY].to_vec();
             fixed.extend_from_slice(format!("/proc/self/fd/{}", file.as_raw_fd()).as_bytes());
             fixed.push(0);
-            Ok(Reach { fixed, name: known.name.clone(), _file: Some(file) })
+            Ok(Reach { fixed, name: known.name.clone(), socket: known.socket, _file: Some(file) })
         }
     }
 }
@@ -178,7 +194,7 @@ pub fn connect(call: Call, target: Target) {
             let runtime = call.supervisor.runtime.clone();
             runtime.spawn_blocking(move || {
                 let mut result = act(call.n.thread, &target.fd, &to.fixed, &Action::Connect);
-                if result.is_ok() && !is_own_peer(target.as_fd(), &to.name) {
+                if result.is_ok() && !is_own_peer(target.as_fd(), &to) {
                     let _ = nix::sys::socket::shutdown(target.fd.as_raw_fd(), nix::sys::socket::Shutdown::Both);
                     let _ = sandbox::sock::disconnect(target.as_fd());
                     result = Err(Errno::EACCES);
@@ -205,7 +221,7 @@ pub fn send(
     // A socket of our own asks first who is there; a socket file belongs to one socket for good.
     let probe = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     act(call.n.thread, &probe, &to.fixed, &Action::Connect)?;
-    if !is_own_peer(probe.as_fd(), &to.name) {
+    if !is_own_peer(probe.as_fd(), &to) {
         return Err(Errno::EACCES);
     }
     act(call.n.thread, &target.fd, &to.fixed, &Action::Send(data.to_vec(), control, flags))

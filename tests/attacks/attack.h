@@ -1,5 +1,6 @@
 /* What the attacks share. An attack tries one way past the filter, to the targets that the environment names:
  *   T_LO, T_NS          ADDRESS:PORT of a receiver of TCP and UDP on 127.0.0.1 and in another network namespace
+ *   T_INTERFACE         the interface that leads there; T_HERE, T_BROADCAST: this machine's address on it, and everybody's
  *   T_UNIX, T_DGRAM     paths of its AF_UNIX sockets (stream, datagram); T_ABSTRACT, T_ABSTRACT_DGRAM: abstract names
  *   T_PID, T_CANARY     its process id, and the address of a word in it; T_FD: a connected UDP socket of it
  *   T_KNOCK             what is written there as PORT is a UDP port of the attacker that the receiver knocks at

@@ -22,7 +22,7 @@ static size_t packet(uint8_t *out, const struct address *to) {
     struct udphdr *udp = (struct udphdr *)(ip + 1);
     size_t length = sizeof *ip + sizeof *udp + token_length();
     *ip = (struct iphdr){.version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_UDP, .tot_len = htons((uint16_t)length)};
-    inet_pton(AF_INET, to->v4.sin_addr.s_addr == htonl(INADDR_LOOPBACK) ? "127.0.0.1" : "198.51.100.1", &ip->saddr);
+    inet_pton(AF_INET, to->v4.sin_addr.s_addr == htonl(INADDR_LOOPBACK) ? "127.0.0.1" : env("T_HERE"), &ip->saddr);
     ip->daddr = to->v4.sin_addr.s_addr;
     ip->check = checksum(ip, sizeof *ip);
     *udp = (struct udphdr){.source = htons(5), .dest = to->v4.sin_port, .len = htons((uint16_t)(length - sizeof *ip))};

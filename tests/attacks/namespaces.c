@@ -105,7 +105,7 @@ static void interfaces(void) {
     struct ifreq alias = {0};
     snprintf(alias.ifr_name, sizeof alias.ifr_name, "%.12s:1", env("T_INTERFACE"));
     struct address a = any_v4(0);
-    inet_pton(AF_INET, "198.51.100.77", &a.v4.sin_addr);
+    inet_pton(AF_INET, "203.0.113.77", &a.v4.sin_addr);
     memcpy(&alias.ifr_addr, &a.v4, sizeof a.v4);
     TRY_THROUGH("SIOCSIFADDR", ioctl(fd, SIOCSIFADDR, &alias));
 }

@@ -1,6 +1,5 @@
 /* Socket options and control data that move a socket off its address, or send packets of their own. */
 #include "attack.h"
-#include <net/if.h>
 
 #ifndef IP_UNICAST_IF
 #define IP_UNICAST_IF 50
@@ -14,7 +13,7 @@ static void to_targets(int fd) {
 }
 
 /* The interface by which the other namespace is reached. */
-static int interface(void) { return (int)if_nametoindex(env("T_INTERFACE")); }
+static int interface(void) { return atoi(env("T_INDEX")); }
 
 static void device(void) {
     int fd = udp(), index = interface(), mark = 7;
@@ -83,7 +82,7 @@ static void multicast(void) {
 }
 
 static void broadcast(void) {
-    static const char *const everybody[] = {"255.255.255.255", "198.51.100.255"};
+    const char *everybody[] = {"255.255.255.255", env("T_BROADCAST")};
     int one = 1, fd = udp();
     TRY("SO_BROADCAST", setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof one));
     for (int i = 0; i < 2; i++) {
@@ -115,7 +114,7 @@ static void attach(void) {
 static void control(void) {
     EACH_TARGET(t) {
         struct in_pktinfo info = {.ipi_ifindex = interface()};
-        inet_pton(AF_INET, "198.51.100.1", &info.ipi_spec_dst);
+        inet_pton(AF_INET, env("T_HERE"), &info.ipi_spec_dst);
         char room[CMSG_SPACE(sizeof info)] = {0};
         struct iovec data = {(void *)token(), token_length()};
         struct msghdr m = {.msg_name = &t.any, .msg_namelen = t.len, .msg_iov = &data, .msg_iovlen = 1};

@@ -1,5 +1,6 @@
 /* The calls as they are: nothing of the targets may be reached by them. */
 #include "attack.h"
+#include <sys/file.h>
 #include <sys/sendfile.h>
 
 static int udp(void) { return (int)MUST(socket(AF_INET, SOCK_DGRAM, 0)); }
@@ -177,6 +178,7 @@ static void dns(void) {
 static void supervisors_ports(void) {
     static const char *const lists[] = {"/proc/self/net/udp", "/proc/self/net/tcp"};
     int tried = 0, reached = 0;
+    struct address mine = target("T_LO");
     for (int i = 0; i < 2; i++) {
         FILE *list = fopen(lists[i], "r");
         CHECK(list);
@@ -185,6 +187,8 @@ static void supervisors_ports(void) {
             unsigned ip, port, state;
             if (sscanf(line, " %*d: %x:%x %*x:%*x %x", &ip, &port, &state) != 3 || (ip & 0xff) != 127) continue;
             if (port == 53 || (i == 1 && state != 10)) continue;
+            /* Without sipbox everybody's sockets are there: only the target's is used. */
+            if (!getenv("T_UNDER") && (int)port != port_of(&mine)) continue;
             struct address to = any_v4((int)port);
             to.v4.sin_addr.s_addr = ip;
             int fd = i ? tcp() : udp();
@@ -205,7 +209,7 @@ static void supervisors_ports(void) {
 
 /* The address of another run, or of a service, cannot be had. */
 static void steal_address(void) {
-    static const char *const wanted[] = {"127.64.0.1", "127.100.1.2", "192.0.2.77", "198.51.100.1"};
+    const char *wanted[] = {"127.64.0.1", "127.100.1.2", "192.0.2.77", env("T_HERE")};
     for (int i = 0; i < 4; i++) {
         struct address a = any_v4(20053);
         CHECK(inet_pton(AF_INET, wanted[i], &a.v4.sin_addr) == 1);
@@ -233,7 +237,74 @@ static void steal_address(void) {
     note(through_ ? "had" : "not had");
 }
 
-ATTACKS({"tcp-connect", tcp_connect}, {"tcp-connect-mapped", tcp_connect_mapped}, {"udp-connect", udp_connect},
+/* The user's hub is found by files that the program may write: the supervisor's SIP is to go elsewhere. */
+static void hub(void) {
+    struct address t = target("T_LO");
+    if (!getenv("T_UNDER")) {
+        /* What the supervisor would say there. */
+        sendto(udp(), token(), token_length(), 0, &t.any, t.len);
+        return;
+    }
+    char directory[200], path[256];
+    snprintf(directory, sizeof directory, "%s/sipbox", env("XDG_RUNTIME_DIR"));
+    mkdir(directory, 0700);
+    static const char *const names[] = {"hub.addr", "hub.sock", "hub.lock", "hub.secret", "hub.state"};
+    for (int i = 0; i < 5; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, names[i]);
+        unlink(path);
+        if (i == 1) {
+            /* A hub of the program's own, which says where the target is. */
+            struct sockaddr_un at = {.sun_family = AF_UNIX};
+            snprintf(at.sun_path, sizeof at.sun_path, "%.100s", path);
+            int fd = (int)MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+            MUST(bind(fd, (struct sockaddr *)&at, sizeof at));
+            MUST(listen(fd, 64));
+            if (fork() == 0) {
+                alarm(20);
+                for (int one; (one = accept(fd, NULL, NULL)) >= 0; close(one))
+                    dprintf(one, "%s %032d\n", text_of(&t), 7);
+                _exit(0);
+            }
+            continue;
+        }
+        int fd = (int)MUST(open(path, O_RDWR | O_CREAT, 0600));
+        if (i == 0) dprintf(fd, "%s\n", text_of(&t));
+        if (i == 2) MUST(flock(fd, LOCK_EX));
+        if (i == 3) dprintf(fd, "%032d", 7);
+    }
+    struct address somebody = any_v4(7000);
+    inet_pton(AF_INET, "198.18.0.9", &somebody.v4.sin_addr);
+    TRY("connect to a peer", connect(tcp(), &somebody.any, somebody.len));
+    for (int i = 0; i < 5; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, names[i]);
+        unlink(path);
+    }
+}
+
+/* The true hub, told by a state of the program's making that somebody is at the target. */
+static void hub_state(void) {
+    struct address t = target("T_LO");
+    if (!getenv("T_UNDER")) {
+        sendto(udp(), token(), token_length(), 0, &t.any, t.len);
+        return;
+    }
+    char path[256];
+    snprintf(path, sizeof path, "%s/sipbox", env("XDG_RUNTIME_DIR"));
+    mkdir(path, 0700);
+    snprintf(path, sizeof path, "%s/sipbox/hub.state", env("XDG_RUNTIME_DIR"));
+    unlink(path);
+    int fd = (int)MUST(open(path, O_RDWR | O_CREAT, 0600));
+    dprintf(fd, "sipbox-hub-state-1 %064d\nsomebody@sipbox.invalid\t\t%ld\tcall\t1\tudp 0 %s\t1000\t0\t\t\t", 7,
+            (long)time(NULL) + 600, text_of(&t));
+    dprintf(fd, "sip:somebody@%s\n", text_of(&t));
+    close(fd);
+    struct address somebody = any_v4(7000);
+    inet_pton(AF_INET, "198.18.0.9", &somebody.v4.sin_addr);
+    TRY("connect to a peer", connect(tcp(), &somebody.any, somebody.len));
+    unlink(path);
+}
+
+ATTACKS({"hub", hub}, {"hub-state", hub_state}, {"tcp-connect", tcp_connect}, {"tcp-connect-mapped", tcp_connect_mapped}, {"udp-connect", udp_connect},
         {"udp-sendto", udp_sendto}, {"udp-messages", udp_messages}, {"fast-open", fast_open}, {"to-any", to_any},
         {"reconnect", reconnect}, {"untrapped", untrapped}, {"autobind", autobind}, {"dns", dns},
         {"supervisors-ports", supervisors_ports}, {"steal-address", steal_address})

@@ -143,6 +143,40 @@ static void namesake(void) {
     note("3000 rounds");
 }
 
-ATTACKS({"path-stream", path_stream}, {"path-datagram", path_datagram}, {"abstract-stream", abstract_stream},
+/* Sockets that a process outside passes in: it found the program's own socket, and connected to it. */
+static void passed(void) {
+    struct sockaddr_un at;
+    char path[108];
+    in_own_directory(path, sizeof path, "pass");
+    socklen_t length = name(&at, path, false);
+    unlink(path);
+    int fd = (int)MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+    MUST(bind(fd, (struct sockaddr *)&at, length));
+    MUST(chmod(path, 0777));
+    MUST(listen(fd, 1));
+    int over = (int)MUST(accept(fd, NULL, NULL)), got = 0;
+    give_up_after(over, 5);
+    for (int i = 0; i < 2; i++) {
+        char byte;
+        _Alignas(8) char room[CMSG_SPACE(sizeof(int))];
+        struct iovec data = {&byte, 1};
+        struct msghdr m = {.msg_iov = &data, .msg_iovlen = 1};
+        m.msg_control = room, m.msg_controllen = sizeof room;
+        if (recvmsg(over, &m, 0) != 1) break;
+        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+        if (!c || c->cmsg_type != SCM_RIGHTS) {
+            note("dropped, %s", m.msg_flags & MSG_CTRUNC ? "MSG_CTRUNC" : "no flag");
+            continue;
+        }
+        int given;
+        memcpy(&given, CMSG_DATA(c), sizeof given);
+        got++;
+        send(given, token(), token_length(), MSG_NOSIGNAL);
+        close(given);
+    }
+    if (got) note("%d taken", got);
+}
+
+ATTACKS({"passed", passed}, {"path-stream", path_stream}, {"path-datagram", path_datagram}, {"abstract-stream", abstract_stream},
         {"abstract-datagram", abstract_datagram}, {"helper", helper}, {"other-names", other_names},
         {"symlink-race", symlink_race}, {"file-race", file_race}, {"datagram-race", datagram_race}, {"namesake", namesake})

@@ -53,7 +53,7 @@ newer "$out/conformance" "$here"/../conformance/*.[ch] "$here/t.h" "$here/build.
 # The attacks: static (musl), not position-independent (their 32-bit calls need low addresses), with the kernel's headers.
 for source in "$here"/../attacks/*.c; do
     # shellcheck disable=SC2086
-    build musl-gcc "$source" "$out/attack-$(basename "$source" .c)" -static -no-pie -pthread -Wno-format-truncation $kernel
+    build musl-gcc "$source" "$out/attack-$(basename "$source" .c)" -static -no-pie -pthread -Wno-format-truncation -Wno-unused-result $kernel
 done
 for source in "$here"/../bench/*.c; do
     [ -e "$source" ] || continue

@@ -134,6 +134,11 @@ impl World {
         set().unwrap_or_else(|e| panic!("permissions of {}: {e}", path.display()));
     }
 
+    /// Whether its programs run as root.
+    pub fn is_root(&self) -> bool {
+        self.user.map_or_else(|| nix::unistd::getuid().is_root(), |user| user.uid == 0)
+    }
+
     /// The name of the user that programs run as.
     pub fn user_name(&self) -> String {
         let uid = self.user.map_or_else(nix::unistd::getuid, |u| nix::unistd::Uid::from_raw(u.uid));

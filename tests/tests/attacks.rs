@@ -24,12 +24,16 @@ struct Attack {
     stopped_by: &'static str,
     /// Why it cannot reach anything here even without sipbox; empty: it must, natively.
     absent: &'static str,
+    /// Others prepare its sockets: only its own words are a proof.
+    by_words: bool,
     /// The attack begins outside: the program prepares something and then starts sipbox.
     outside: bool,
+    /// Flags of `sipbox run`.
+    flags: &'static [&'static str],
 }
 
 const fn attack(program: &'static str, name: &'static str, what: &'static str, stopped_by: &'static str) -> Attack {
-    Attack { program, name, what, stopped_by, absent: "", outside: false }
+    Attack { program, name, what, stopped_by, absent: "", by_words: false, outside: false, flags: &[] }
 }
 
 impl Attack {
@@ -37,8 +41,16 @@ impl Attack {
         Attack { absent: why, ..self }
     }
 
+    const fn by_words(self) -> Attack {
+        Attack { by_words: true, ..self }
+    }
+
+    const fn with_flags(self, flags: &'static [&'static str]) -> Attack {
+        Attack { flags, ..self }
+    }
+
     const fn begun_outside(self) -> Attack {
-        Attack { outside: true, ..self }
+        Attack { by_words: true, outside: true, ..self }
     }
 }
 
@@ -46,6 +58,7 @@ const SUPERVISOR: &str = "the supervisor: its policy";
 const FILTER: &str = "the filter";
 const UNIX: &str = "the supervisor: no program of this run made that socket";
 const LANDLOCK: &str = "Landlock";
+const COPY: &str = "the supervisor: reads once, acts on its copy";
 
 const ATTACKS: &[Attack] = &[
     attack("plain", "tcp-connect", "connect() of TCP", SUPERVISOR),
@@ -207,7 +220,59 @@ const ATTACKS: &[Attack] = &[
         "the supervisor: closed before exec",
     )
     .begun_outside(),
+    attack("unix", "passed", "sockets that a process outside passes in", "the supervisor: dropped from the message")
+        .by_words(),
+    attack(
+        "plain",
+        "hub",
+        "the files of the user's hub, forged",
+        "the supervisor: asks only a hub, named by the kernel",
+    )
+    .with_flags(&["--to", "somebody"]),
+    attack(
+        "plain",
+        "hub-state",
+        "a forged state of the user's hub: where somebody is registered",
+        "the user's hub: it keeps no state",
+    )
+    .with_flags(&["--to", "somebody"]),
+    attack("races", "address-connect", "connect() against a thread that changes the address", COPY),
+    attack("races", "address-sendto", "sendto() against a thread that changes the port", COPY),
+    attack("races", "header", "sendmsg(), sendmmsg() against a thread that changes the header", COPY),
+    attack("races", "slices", "sendmsg(), sendmmsg() against a thread that changes the slices", COPY),
+    attack(
+        "races",
+        "number",
+        "connect(), sendto() against a thread that changes the descriptor",
+        "the supervisor: acts on its own duplicate",
+    ),
+    attack(
+        "program",
+        "listener",
+        "a seccomp listener of its own, that answers CONTINUE",
+        "the kernel: one listener a process",
+    ),
+    attack("program", "filters", "filters of its own, TSYNC, PR_SET_SECCOMP", "the kernel: the strictest filter wins"),
+    attack(
+        "program",
+        "children",
+        "clone with CLONE_UNTRACED and others, vfork, a daemon that closes everything",
+        "the filter: inherited",
+    ),
+    attack("program", "orphan", "a process that outlives its parent", "the filter: inherited"),
+    attack("program", "memfd", "a program without a file", "the filter: inherited"),
+    attack("program", "set-uid", "a set-user-ID program", "the kernel: no_new_privs"),
+    attack("program", "reopen", "sockets opened once more by /proc/self/fd", "the kernel: sockets cannot be"),
+    attack("program", "preload", "a second sipbox inside, with LD_PRELOAD", "the kernel: one listener a process"),
+    attack("flood", "notifications", "a flood of calls", SUPERVISOR),
+    attack("flood", "held", "calls that wait, 400 at once", SUPERVISOR),
+    attack("flood", "descriptors", "descriptors in messages, 253 each", SUPERVISOR),
+    attack("flood", "sockets", "sockets until there are no more", SUPERVISOR),
+    attack("flood", "lengths", "huge vectors and lengths", SUPERVISOR),
 ];
+
+/// Tries of the races under sipbox: as the user, as root, and natively, where one is enough.
+const TRIES: [u32; 3] = [190_000, 12_000, 2_000];
 
 /// What the attacks are after.
 struct Targets {
@@ -216,6 +281,8 @@ struct Targets {
     /// Lines of each that have been looked at.
     seen: [usize; 2],
     asked: u32,
+    /// Tries of all races under sipbox so far.
+    tries: u64,
     variables: Vec<(&'static str, String)>,
     _far_network: FarNetwork,
 }
@@ -224,10 +291,10 @@ struct Targets {
 struct FarNetwork {
     name: String,
     interface: String,
+    /// Its network of four addresses, in 198.51.100.0/24 (RFC 5737): this many times four. Nobody else has it meanwhile.
+    index: u32,
+    _held: Flock<File>,
 }
-
-const HERE: &str = "198.51.100.1";
-const FAR: &str = "198.51.100.2";
 
 fn ip(arguments: &[&str]) -> bool {
     let done = Command::new("ip").args(arguments).output().expect("ip(8): tests/install.sh installs it");
@@ -240,17 +307,35 @@ fn ip(arguments: &[&str]) -> bool {
 impl FarNetwork {
     fn new() -> FarNetwork {
         let id = std::process::id();
-        let network = FarNetwork { name: format!("sipbox-far-{id}"), interface: format!("sbf{id}") };
+        let free = |index: u32| {
+            let file = File::create(format!("/tmp/sipbox-attacks.{index}.lock")).expect("a lock");
+            Some((index, Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?))
+        };
+        let (index, held) = (0..64).find_map(free).expect("a free network");
+        let network =
+            FarNetwork { name: format!("sipbox-far-{id}"), interface: format!("sbf{id}"), index, _held: held };
         let (name, near, far) = (&*network.name, &*network.interface, &*format!("sbg{id}"));
+        let (here, there) = (network.address(1) + "/30", network.address(2) + "/30");
         let made = ip(&["netns", "add", name])
             && ip(&["link", "add", near, "type", "veth", "peer", "name", far, "netns", name])
-            && ip(&["addr", "add", &format!("{HERE}/24"), "brd", "+", "dev", near])
+            && ip(&["addr", "add", &here, "brd", "+", "dev", near])
             && ip(&["link", "set", near, "up"])
-            && ip(&["-n", name, "addr", "add", &format!("{FAR}/24"), "brd", "+", "dev", far])
+            && ip(&["-n", name, "addr", "add", &there, "brd", "+", "dev", far])
             && ip(&["-n", name, "link", "set", "lo", "up"])
             && ip(&["-n", name, "link", "set", far, "up"]);
         assert!(made, "no other network namespace");
         network
+    }
+
+    /// The number of this machine's interface.
+    fn interface_index(&self) -> String {
+        let path = format!("/sys/class/net/{}/ifindex", self.interface);
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")).trim().to_owned()
+    }
+
+    /// 1: this machine's, 2: the far one's, 3: everybody's.
+    fn address(&self, number: u32) -> String {
+        format!("198.51.100.{}", self.index * 4 + number)
     }
 }
 
@@ -265,9 +350,10 @@ impl Targets {
     fn new(world: &World, root: &World) -> Targets {
         let far_network = FarNetwork::new();
         let receiver = world.program("attack-target");
-        let mut near = world.native("attack-target").arg("127.0.0.1").arg(world.dir()).talk().start();
+        let mut near =
+            world.native("attack-target").arg("127.0.0.1").arg(world.dir()).arg(far_network.address(1)).talk().start();
         let inside = ["netns", "exec", &far_network.name];
-        let mut far = root.native("ip").args(inside).arg(receiver).arg(FAR).talk().start();
+        let mut far = root.native("ip").args(inside).arg(receiver).arg(far_network.address(2)).talk().start();
         let ready = near.wait_for("ready");
         let [_, lo, pid, canary, descriptor] = ready.split(' ').collect::<Vec<_>>()[..] else { panic!("{ready}") };
         let ready = far.wait_for("ready");
@@ -286,8 +372,11 @@ impl Targets {
             ("T_ABSTRACT_DGRAM", format!("sipbox-attacks-{pid}-dgram")),
             ("T_KNOCK", in_dir("knock")),
             ("T_INTERFACE", far_network.interface.clone()),
+            ("T_INDEX", far_network.interface_index()),
+            ("T_HERE", far_network.address(1)),
+            ("T_BROADCAST", far_network.address(3)),
         ];
-        Targets { near, far, seen: [0; 2], asked: 0, variables, _far_network: far_network }
+        Targets { near, far, seen: [0; 2], asked: 0, tries: 0, variables, _far_network: far_network }
     }
 
     /// What has reached the targets since the last look: everything that was on its way is waited for.
@@ -322,19 +411,27 @@ fn try_once(attack: &Attack, world: &World, targets: &mut Targets, sipbox: bool)
     let who = if sipbox { "under sipbox" } else { "natively" };
     let token = format!("token of {} {who}", attack.name);
     let mut victim = world.native("cat").talk().start();
-    let inner = if sipbox { world.run(&[], &program) } else { world.native(&program) }.arg(attack.name);
+    let inner = if sipbox { world.run(attack.flags, &program) } else { world.native(&program) }.arg(attack.name);
     let mut launch = if attack.outside { inner.behind(world.program(&program).as_os_str(), "hold") } else { inner };
     launch = launch.env("T_TOKEN", &token).env("T_VICTIM", victim.pid().to_string());
     for (name, value) in &targets.variables {
         launch = launch.env(name, value);
     }
+    let [as_user, as_root, natively] = TRIES;
+    let tries = match (sipbox, world.is_root()) {
+        (true, false) => as_user,
+        (true, true) => as_root,
+        (false, _) => natively,
+    };
+    launch = launch.env("T_TRIES", tries.to_string()).env("T_SIPBOX", world.sipbox_path());
+    launch = launch.env("T_SETUID", set_uid_program(world));
     if sipbox {
         launch = launch.env("T_UNDER", "1");
     }
     let done = launch.finish_within(Duration::from_secs(150));
     let mut seen = targets.reached();
-    if attack.outside {
-        // What was prepared outside is no proof; the words of the attack are.
+    if attack.by_words {
+        // The connections are made by others; what the attack says over them is the proof.
         seen.retain(|line| line.contains(&token));
     }
     if !answers(&mut victim) {
@@ -345,10 +442,26 @@ fn try_once(attack: &Attack, world: &World, targets: &mut Targets, sipbox: bool)
         0 | 77 => {}
         code => panic!("{} {who} ended with {code}\n{}{}", attack.name, done.stdout, done.stderr),
     }
+    if sipbox {
+        let made = done.stderr.lines().filter_map(|l| l.strip_prefix("tries ")?.split(',').next()?.parse::<u64>().ok());
+        targets.tries += made.sum::<u64>();
+    }
     Outcome {
         reached: (!seen.is_empty()).then(|| seen.join("; ")),
         happened: done.stdout.lines().last().unwrap_or_default().to_owned(),
     }
+}
+
+/// A copy of the attack that belongs to root and has the set-user-ID bit.
+fn set_uid_program(world: &World) -> std::path::PathBuf {
+    let path = world.path("set-uid");
+    if !path.exists() {
+        let copied = std::fs::copy(world.program("attack-program"), &path);
+        copied
+            .and_then(|_| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o4755)))
+            .expect("the set-uid copy");
+    }
+    path
 }
 
 /// Whether a process that says what it hears still does.
@@ -365,17 +478,6 @@ fn no_attack_reaches_its_target() {
         eprintln!("skipped: needs root, for another network namespace and for the attacks as root");
         return;
     };
-    // The far network has one address on this machine.
-    let lock = File::create("/tmp/sipbox-attacks.lock").expect("the lock");
-    let mut lock = Some(lock);
-    let _held = within(Duration::from_secs(600), || match Flock::lock(lock.take()?, FlockArg::LockExclusiveNonblock) {
-        Ok(held) => Some(held),
-        Err((file, _)) => {
-            lock = Some(file);
-            None
-        }
-    })
-    .expect("another run of the attacks does not end");
     let user = World::new("attack-user");
     let mut targets = Targets::new(&user, &root);
     let only = std::env::var("SIPBOX_TEST_ATTACK").ok();
@@ -414,6 +516,10 @@ fn no_attack_reaches_its_target() {
         let _ = writeln!(table, "{row}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    if only.is_none() {
+        println!("{} tries of races", targets.tries);
+        assert!(targets.tries >= 1_000_000, "only {} tries of races", targets.tries);
+    }
     if only.is_none() && std::env::var_os("SIPBOX_TEST_ISOLATION").is_none_or(|i| i == "seccomp") {
         committed(&table);
     }

@@ -206,8 +206,10 @@ fn the_hub_of_a_user_lets_nobody_else_in() {
     let world = World::new("foreign-hub");
     let mut server = world.run(&["--as", "echo"], "static-echo").arg("7000").start();
     server.wait_for("listening on");
-    let address = std::fs::read_to_string(world.path("runtime/sipbox/hub.addr")).unwrap();
-    let hub: SocketAddr = address.trim().parse().unwrap();
+    let mut line = String::new();
+    let mut stream = std::os::unix::net::UnixStream::connect(world.path("runtime/sipbox/hub.sock")).unwrap();
+    std::io::Read::read_to_string(&mut stream, &mut line).unwrap();
+    let hub: SocketAddr = line.split(' ').next().unwrap().parse().unwrap();
     let secret = std::fs::metadata(world.path("runtime/sipbox/hub.secret")).unwrap();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&secret.permissions()) & 0o777, 0o600);
     let socket = sip::socket();

@@ -1,0 +1,164 @@
+/* Too much of everything: what the supervisor cannot serve it must refuse, and after it the way out is as shut as before. */
+#include "attack.h"
+#include <pthread.h>
+
+static void try_all(void) {
+    EACH_TARGET(t) {
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        long r = fd < 0 ? -1 : connect(fd, &t.any, t.len);
+        if (r == 0) send(fd, token(), token_length(), MSG_NOSIGNAL);
+        note("connect: %s", r ? "refused" : "done");
+        if (fd >= 0) close(fd);
+        fd = socket(AF_INET, SOCK_DGRAM, 0);
+        if (fd >= 0) sendto(fd, token(), token_length(), 0, &t.any, t.len);
+        if (fd >= 0) close(fd);
+    }
+}
+
+static volatile bool going = true;
+
+static void *notify(void *unused) {
+    struct address a = target("T_LO");
+    int fd = (int)MUST(socket(AF_INET, SOCK_DGRAM, 0));
+    for (int i = 0; i < 2000 && going; i++) {
+        struct address name = {.len = sizeof name.room};
+        getsockname(fd, &name.any, &name.len);
+        if (getenv("T_UNDER") || i == 0) sendto(fd, token(), token_length(), MSG_DONTWAIT, &a.any, a.len);
+    }
+    close(fd);
+    return unused;
+}
+
+static void notifications(void) {
+    pthread_t threads[64];
+    for (int i = 0; i < 64; i++) CHECK(pthread_create(&threads[i], NULL, notify, NULL) == 0);
+    for (int i = 0; i < 64; i++) pthread_join(threads[i], NULL);
+    note("128000 calls of 64 threads");
+    try_all();
+}
+
+/* Calls that wait: each holds a descriptor and a task of the supervisor. */
+static _Atomic int answered;
+
+static void *waits(void *fd) {
+    struct address from = {.len = sizeof from.room};
+    char byte;
+    recvfrom(*(int *)fd, &byte, 1, 0, &from.any, &from.len);
+    answered++;
+    return NULL;
+}
+
+static void held(void) {
+    static pthread_t threads[400];
+    pthread_attr_t small;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 65536);
+    int fd = (int)MUST(socket(AF_INET, SOCK_DGRAM, 0)), started = 0;
+    struct address a = loopback_v4(0);
+    MUST(bind(fd, &a.any, a.len));
+    a = local_of(fd);
+    for (int i = 0; i < 400; i++) started += pthread_create(&threads[started], &small, waits, &fd) == 0;
+    note("%d calls held", started);
+    try_all();
+    int from = (int)MUST(socket(AF_INET, SOCK_DGRAM, 0));
+    /* A full queue drops what comes, so it goes on until all have one. */
+    while (answered < started) {
+        sendto(from, "x", 1, 0, &a.any, a.len);
+        usleep(100);
+    }
+    for (int i = 0; i < started; i++) pthread_join(threads[i], NULL);
+    note("all answered");
+}
+
+/* Descriptors in messages that nobody takes: each is held by the supervisor for the length of a call. */
+static void *pass(void *fd) {
+    enum { MOST = 253 };
+    _Alignas(16) char room[CMSG_SPACE(MOST * sizeof(int))];
+    struct cmsghdr *c = (struct cmsghdr *)room;
+    *c = (struct cmsghdr){.cmsg_len = CMSG_LEN(MOST * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    for (int i = 0; i < MOST; i++) memcpy(CMSG_DATA(c) + i * sizeof(int), fd, sizeof(int));
+    char byte = 'x';
+    struct iovec data = {&byte, 1};
+    int pair[2];
+    MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));
+    struct timeval soon = {.tv_usec = 300000};
+    MUST(setsockopt(pair[0], SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof soon));
+    for (int i = 0; i < 40; i++) {
+        struct msghdr m = {.msg_iov = &data, .msg_iovlen = 1};
+        m.msg_control = room, m.msg_controllen = sizeof room;
+        if (sendmsg(pair[0], &m, 0) < 0 && errno == EAGAIN) break;
+    }
+    close(pair[0]);
+    close(pair[1]);
+    return NULL;
+}
+
+static void descriptors(void) {
+    pthread_t threads[32];
+    int fd = (int)MUST(open("/dev/null", O_RDONLY));
+    for (int i = 0; i < 32; i++) CHECK(pthread_create(&threads[i], NULL, pass, &fd) == 0);
+    for (int i = 0; i < 20; i++) try_all();
+    for (int i = 0; i < 32; i++) pthread_join(threads[i], NULL);
+    note("descriptors in flight");
+    try_all();
+}
+
+/* Sockets until no more are given. */
+static void sockets(void) {
+    struct rlimit most;
+    MUST(getrlimit(RLIMIT_NOFILE, &most));
+    most.rlim_cur = most.rlim_max < 8192 ? most.rlim_max : 8192;
+    MUST(setrlimit(RLIMIT_NOFILE, &most));
+    static int all[8192];
+    int given = 0;
+    for (int i = 0; i < 8000; i++) {
+        int fd = socket(AF_INET, SOCK_DGRAM, 0);
+        if (fd < 0) break;
+        struct address a = loopback_v4(0);
+        bind(fd, &a.any, a.len);
+        all[given++] = fd;
+    }
+    note(given < 8000 ? "an end was reached" : "8000 sockets");
+    for (int i = 0; i < given; i++) EACH_TARGET(t) sendto(all[i], token(), token_length(), MSG_DONTWAIT, &t.any, t.len);
+    try_all();
+}
+
+/* Lengths and counts beyond all bounds. */
+static void *huge(void *unused) {
+    static struct iovec slices[1024];
+    static struct mmsghdr many[1024];
+    size_t size = 1ul << 30;
+    char *room = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(room != MAP_FAILED);
+    for (int i = 0; i < 1024; i++) slices[i] = (struct iovec){room, size};
+    for (int i = 0; i < 1024; i++) {
+        many[i].msg_hdr = (struct msghdr){.msg_iov = slices, .msg_iovlen = 1024};
+        many[i].msg_hdr.msg_control = room;
+        many[i].msg_hdr.msg_controllen = 1u << 20;
+    }
+    int pair[2], fd = (int)MUST(socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0));
+    MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
+    for (int i = 0; i < 20; i++) {
+        sendmsg(fd, &many[0].msg_hdr, 0);
+        recvmsg(fd, &many[0].msg_hdr, 0);
+        recvmmsg(fd, many, 1024, MSG_DONTWAIT, NULL);
+        sendmmsg(pair[0], many, 1024, MSG_DONTWAIT);
+        recvmmsg(pair[1], many, 1024, MSG_DONTWAIT, NULL);
+        sendto(fd, room, SIZE_MAX, 0, (struct sockaddr *)room, 16);
+        struct address a = {.len = 128};
+        recvfrom(fd, room, size, MSG_DONTWAIT, &a.any, &a.len);
+    }
+    munmap(room, size);
+    return unused;
+}
+
+static void lengths(void) {
+    pthread_t threads[8];
+    for (int i = 0; i < 8; i++) CHECK(pthread_create(&threads[i], NULL, huge, NULL) == 0);
+    for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+    note("lengths tried");
+    try_all();
+}
+
+ATTACKS({"notifications", notifications}, {"held", held}, {"descriptors", descriptors}, {"sockets", sockets},
+        {"lengths", lengths})
