@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::memory::{Address, STORAGE, sockaddr_bytes};
 
 /// What one recvmsg(2) gave.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Received {
     /// What the call returned: bytes, or with MSG_TRUNC the true length of the datagram.
     pub length: usize,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -9,6 +10,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::sock;
+
+/// How soon an operation is tried again that is not done although the descriptor says that it is ready for good.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Repeats `operation` each time that `fd` becomes ready for `interest`, until it says something else than EAGAIN. It is
 /// tried at once first. Must run within a tokio runtime with I/O enabled.
@@ -28,7 +32,14 @@ pub async fn when_ready<T>(
         let mut guard = if interest.is_readable() { ready.readable().await } else { ready.writable().await }
             .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
         match operation() {
-            Err(Errno::EAGAIN) => guard.clear_ready(),
+            Err(Errno::EAGAIN) => {
+                let ready = guard.ready();
+                guard.clear_ready();
+                // That an end is closed is never cleared: there is no further event to wait for, and no loop to run.
+                if ready.is_read_closed() || ready.is_write_closed() || ready.is_error() {
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
             other => return other,
         }
     }

@@ -418,6 +418,13 @@ pub fn is_ready(fd: BorrowedFd<'_>, events: PollFlags) -> bool {
     wait_for(fd, events, Duration::ZERO).is_ok_and(|r| !r.is_empty())
 }
 
+/// Whether the reading side is shut down (shutdown(2)), or the peer has ended the stream.
+pub fn is_shut_for_reading(fd: BorrowedFd<'_>) -> bool {
+    let mut one = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one pollfd that lives through the call, which does not wait. (nix does not know POLLRDHUP.)
+    unsafe { libc::poll(&raw mut one, 1, 0) > 0 && one.revents & libc::POLLRDHUP != 0 }
+}
+
 /// accept4(2): the next connection of a listener, and from where it came, as the raw struct sockaddr: that is known also when the
 /// connection was reset while it waited, and getpeername(2) says ENOTCONN.
 ///

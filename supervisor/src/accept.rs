@@ -153,7 +153,8 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
         if flags & libc::SOCK_NONBLOCK == 0 {
             sock::set_blocking(fd.as_fd()).map_err(errno)?;
         }
-        let Some((v6, bound)) = table.get(target.cookie).and_then(|s| Some((s.v6, s.bound?))) else { continue };
+        let listener = table.get(target.cookie).and_then(|s| Some((s.v6, s.v6only, s.bound?)));
+        let Some((v6, v6only, bound)) = listener else { continue };
         let cookie = sock::socket_cookie(fd.as_fd()).map_err(errno)?;
         let peer = Supervisor::seen_by(v6, expected.peer);
         let local = match expected.local {
@@ -166,7 +167,7 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
             Socket {
                 proto: Proto::Tcp,
                 v6,
-                v6only: false,
+                v6only,
                 bound: None,
                 former: None,
                 state: State::Connected { local, peer, session: expected.session },

@@ -70,9 +70,57 @@ pub fn outgoing(m: Control, v6: bool) -> Result<Option<Control>, Errno> {
         // Segmentation offload is part of the data's meaning.
         (libc::SOL_UDP, libc::UDP_SEGMENT) => Ok(Some(m)),
         (libc::IPPROTO_IP, libc::IP_TTL | libc::IP_TOS) if !v6 => Ok(Some(m)),
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) if !v6 && m.data.len() != size_of::<libc::in_pktinfo>() => {
+            Err(Errno::EINVAL)
+        }
+        (libc::IPPROTO_IP, libc::IP_PKTINFO | libc::IP_RETOPTS | IP_PROTOCOL) if !v6 => Ok(None),
+        (libc::IPPROTO_IP, _) if !v6 => Err(Errno::EINVAL),
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if v6 && m.data.len() < size_of::<libc::in6_pktinfo>() => {
+            Err(Errno::EINVAL)
+        }
+        (libc::IPPROTO_IPV6, kind) if v6 && IPV6_IGNORED.contains(&kind) => Ok(None),
         (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) if v6 => octet(1, libc::IP_TTL),
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) if v6 => octet(0, libc::IP_TOS),
+        (libc::IPPROTO_IPV6, _) if v6 => Err(Errno::EINVAL),
+        (libc::SOL_SOCKET, kind) => known_to_all(kind).map(|()| None),
         _ => Ok(None),
+    }
+}
+
+/// IP_PROTOCOL of include/uapi/linux/in.h.
+const IP_PROTOCOL: i32 = 52;
+/// What IPv6 takes and sipbox leaves out: the path of a packet is not the program's.
+const IPV6_IGNORED: [i32; 8] = [
+    libc::IPV6_PKTINFO,
+    libc::IPV6_FLOWINFO,
+    libc::IPV6_HOPOPTS,
+    libc::IPV6_RTHDRDSTOPTS,
+    libc::IPV6_RTHDR,
+    libc::IPV6_DSTOPTS,
+    libc::IPV6_DONTFRAG,
+    libc::IPV6_2292PKTINFO,
+];
+
+/// Whether every socket takes this control message of SOL_SOCKET (__sock_cmsg_send of net/core/sock.c).
+pub fn known_to_all(kind: i32) -> Result<(), Errno> {
+    match kind {
+        libc::SCM_RIGHTS | libc::SCM_CREDENTIALS | libc::SO_PRIORITY | libc::SO_TIMESTAMPING | libc::SO_TXTIME => {
+            Ok(())
+        }
+        libc::SO_MARK => Err(Errno::EPERM),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// The datagrams that UDP_SEGMENT makes of this one (udp(7)).
+pub fn segments<'a>(data: &'a [u8], control: &[u8]) -> Vec<&'a [u8]> {
+    let size = message::parse_control(control).unwrap_or_default().into_iter().find_map(|m| {
+        let asked = (m.level, m.kind) == (libc::SOL_UDP, libc::UDP_SEGMENT);
+        asked.then(|| m.data.first_chunk().map_or(0, |s| usize::from(u16::from_ne_bytes(*s))))
+    });
+    match size {
+        Some(size) if size > 0 && !data.is_empty() => data.chunks(size).collect(),
+        _ => vec![data],
     }
 }
 
@@ -81,6 +129,7 @@ pub fn outgoing(m: Control, v6: bool) -> Result<Option<Control>, Errno> {
 pub fn hand_over(
     call: &Call,
     kind: Kind,
+    target: &Target,
     got: &Received,
     (seen, wanted): (Option<SocketAddr>, Option<Wanted>),
     room: usize,
@@ -88,10 +137,11 @@ pub fn hand_over(
 ) -> Result<(Vec<u8>, bool), Errno> {
     let mut room = ControlRoom::new(room);
     if kind.is_some() {
-        let local = seen.map(|peer| (peer, call.supervisor.local_for(&peer, 0).ip()));
+        let local = seen.map(|peer| (peer, arrival(&call.supervisor, target, &peer)));
         for mut m in message::parse_control(&got.control)? {
             if let Some((peer, local)) = local {
                 name_arrival(&mut m, local);
+                name_offender(&mut m, peer.ip());
                 if let Some(wanted) = wanted
                     && !as_asked(&mut m, &wanted, peer.ip().to_canonical().is_ipv6())
                 {
@@ -145,9 +195,29 @@ fn may_enter(supervisor: &Supervisor, fd: &OwnedFd) -> bool {
     enters
 }
 
-/// The address at which a datagram arrived (ip(7), ipv6(7)): the program's own, as it is to see it.
-fn name_arrival(m: &mut Control, local: IpAddr) {
-    match (m.level, m.kind, local.to_canonical()) {
+/// Whether options are lent: then there is control data that the program did not ask for.
+pub fn is_lent(supervisor: &Supervisor, target: &Target) -> bool {
+    let table = supervisor.table.lock();
+    table.get(target.cookie).and_then(|s| s.datagram.as_ref()).is_some_and(|d| d.lent.ttl || d.lent.tos)
+}
+
+/// The program's own end of a datagram from `peer`, as it is to see it.
+fn arrival(supervisor: &Supervisor, target: &Target, peer: &SocketAddr) -> SocketAddr {
+    let bound = supervisor.table.lock().get(target.cookie).and_then(|s| s.bound).map(|b| b.virtual_);
+    match bound {
+        Some(own) if !own.ip().is_unspecified() => own,
+        other => supervisor.local_for(peer, other.map_or(0, |own| own.port())),
+    }
+}
+
+/// The address at which a datagram arrived (ip(7), ipv6(7)): the program's own.
+fn name_arrival(m: &mut Control, local: SocketAddr) {
+    match (m.level, m.kind, local.ip().to_canonical()) {
+        // struct sockaddr_in.
+        (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR, IpAddr::V4(ip)) if m.data.len() >= 8 => {
+            m.data[2..4].copy_from_slice(&local.port().to_be_bytes());
+            m.data[4..8].copy_from_slice(&ip.octets());
+        }
         // struct in_pktinfo: interface, local address, destination address.
         (libc::IPPROTO_IP, libc::IP_PKTINFO, IpAddr::V4(ip)) if m.data.len() >= 12 => {
             m.data[4..8].copy_from_slice(&ip.octets());
@@ -162,6 +232,17 @@ fn name_arrival(m: &mut Control, local: IpAddr) {
             m.data[..16].copy_from_slice(&ip.octets());
         }
         _ => {}
+    }
+}
+
+/// Who sent the ICMP message behind an error (struct sock_extended_err, then SO_EE_OFFENDER; ip(7)): the peer itself.
+fn name_offender(m: &mut Control, peer: IpAddr) {
+    const OFFENDER: usize = 16 + 4;
+    if let (libc::IPPROTO_IP, libc::IP_RECVERR, IpAddr::V4(ip)) = (m.level, m.kind, peer.to_canonical())
+        && m.data.len() >= OFFENDER + 4
+        && m.data[OFFENDER..OFFENDER + 4] != [0; 4]
+    {
+        m.data[OFFENDER..OFFENDER + 4].copy_from_slice(&ip.octets());
     }
 }
 

@@ -1,7 +1,7 @@
 //! UDP sockets: every destination is a session of its own behind the one socket.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use sandbox::sock;
 use sipcore::agent::{Label, Proto, SessionId};
 use tokio::net::UdpSocket;
 
+use crate::ancillary;
 use crate::call::{Call, Target, errno};
 use crate::connect::{destination, loopback_for_any};
 use crate::supervisor::{Supervisor, Way};
@@ -219,6 +220,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         Address::Inet(a) if v6 && a.is_ipv4() && !v6only => Supervisor::seen_by(v6, loopback_for_any(*a)),
         other => destination(other, v6, v6only)?,
     };
+    refuse_broadcast(target, &peer)?;
     let known = ready_peer(&supervisor, target.cookie, &peer);
     let way = if known.is_some() { None } else { Some(supervisor.way(call, Proto::Udp, peer)) };
     if let Some(Way::Refused(e)) = way
@@ -334,8 +336,15 @@ pub fn send(
             loopback_for_any(*a)
         }
         Address::Unspecified(Some(a)) => loopback_for_any(SocketAddr::V4(*a)),
-        other => destination(other, v6, v6only)?,
+        // Another family is a bad argument there, not a family that is not supported (udpv6_sendmsg).
+        other => destination(other, v6, v6only).map_err(|e| match e {
+            Errno::EAFNOSUPPORT if v6 => Errno::EINVAL,
+            other => other,
+        })?,
     };
+    // Out-of-band data: IPv4 refuses it, IPv6 does not look (udp_sendmsg, udpv6_sendmsg).
+    let flags = if to.ip().to_canonical().is_ipv6() { flags & !libc::MSG_OOB } else { flags };
+    refuse_broadcast(target, &to)?;
     if to.port() == 0 {
         return Err(Errno::EINVAL);
     }
@@ -363,7 +372,7 @@ pub fn send(
         }
         Way::Uri(uri) => {
             if let Some(s) = supervisor.table.lock().get_mut(target.cookie)
-                && !datagram_of(s).await_session(canonical(to), data.to_vec())
+                && !datagram_of(s).await_session(canonical(to), &ancillary::segments(data, control))
             {
                 return Err(Errno::ENOBUFS);
             }
@@ -372,6 +381,18 @@ pub fn send(
             supervisor.runtime.clone().spawn(opening.run(supervisor));
             Ok(data.len())
         }
+    }
+}
+
+/// Broadcast addresses that every machine has need SO_BROADCAST (ip(7)).
+fn refuse_broadcast(target: &Target, to: &SocketAddr) -> Result<(), Errno> {
+    const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
+    match to.ip().to_canonical() {
+        IpAddr::V4(ip) if ip.is_broadcast() || ip == LOOPBACK => {
+            let allowed = nix::sys::socket::getsockopt(&target.fd, nix::sys::socket::sockopt::Broadcast)?;
+            if allowed { Ok(()) } else { Err(Errno::EACCES) }
+        }
+        _ => Ok(()),
     }
 }
 
@@ -399,8 +420,10 @@ fn send_known(
         match d.by_virtual.get_mut(&canonical(*to)) {
             Some(Peer::Ready { physical, .. }) => *physical,
             Some(Peer::Pending(queue)) => {
-                if has_room(queue) {
-                    queue.push_back(data.to_vec());
+                for one in ancillary::segments(data, control) {
+                    if has_room(queue) {
+                        queue.push_back(one.to_vec());
+                    }
                 }
                 return Ok(Some(data.len()));
             }

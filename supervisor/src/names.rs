@@ -186,6 +186,14 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
         };
     let physical = bind_somewhere(supervisor, target, proto, v6, v6only, wanted)?;
     let port = if wanted.port() == 0 { physical.port() } else { wanted.port() };
+    // A name that only IPv6 has makes the socket IPv6's alone (inet6_bind).
+    if v6
+        && ip.is_ipv6()
+        && !ip.is_unspecified()
+        && let Some(s) = supervisor.table.lock().get_mut(target.cookie)
+    {
+        s.v6only = true;
+    }
     // The address alone: flow and scope are not kept (inet6_bind).
     let virtual_ = SocketAddr::new(wanted.ip(), port);
     let mut table = supervisor.table.lock();
@@ -230,11 +238,8 @@ fn bind_somewhere(
         }
     }
     if bound.is_ok() && !sock::shares_port(target.as_fd()).map_err(errno)? {
-        // It has the port alone, so who had it before does not: a datagram socket is gone then, a stream may have lost it.
-        match proto {
-            Proto::Udp => supervisor.destroyed(holder.0),
-            Proto::Tcp => supervisor.table.lock().unbind(holder.0),
-        }
+        // It has the port alone, so who had it before does not.
+        supervisor.vacate(proto, holder.0);
     }
     bound
 }

@@ -1,7 +1,7 @@
 //! recvfrom, recvmsg and recvmmsg: data and control data carried to the program.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -113,9 +113,28 @@ pub fn recvmmsg(mut call: Call) {
     });
     match prepared {
         Ok((_, _, rooms, _)) if rooms.is_empty() => call.finish(Ok(0)),
-        Ok((target, kind, rooms, limit)) => receive_all(call, target, kind, rooms, flags, Some((at, limit))),
+        Ok((target, kind, rooms, limit)) => {
+            let time = limit.map(|limit| (call.argument(4), limit));
+            receive_all(call, target, kind, rooms, flags, Some(Many { at, time }));
+        }
         Err(e) => call.finish(Err(e)),
     }
+}
+
+/// The vector of recvmmsg, and where its time limit is.
+#[derive(Clone, Copy)]
+struct Many {
+    at: u64,
+    time: Option<(u64, Duration)>,
+}
+
+/// Writes what is left of the time; true when that is nothing.
+fn tell_time(call: &Call, pointer: u64, left: Duration) -> Result<bool, Errno> {
+    let mut timespec = [0; 16];
+    timespec[..8].copy_from_slice(&left.as_secs().to_ne_bytes());
+    timespec[8..].copy_from_slice(&u64::from(left.subsec_nanos()).to_ne_bytes());
+    call.n.write(pointer, &timespec)?;
+    Ok(left.is_zero())
 }
 
 /// A struct timespec of the program.
@@ -139,14 +158,9 @@ fn room(header: MessageHeader) -> Room {
 }
 
 /// Receives into one or several rooms, waiting where the program would. `many` is recvmmsg's vector and time limit.
-fn receive_all(
-    mut call: Call,
-    target: Target,
-    kind: Kind,
-    mut rooms: Vec<Room>,
-    flags: i32,
-    many: Option<(u64, Option<Duration>)>,
-) {
+fn receive_all(mut call: Call, target: Target, kind: Kind, mut rooms: Vec<Room>, flags: i32, many: Option<Many>) {
+    let time = many.and_then(|m| m.time);
+    let started = Instant::now();
     let may_wait = flags & (libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE) == 0;
     let waits = move |target: &Target| may_wait && !sock::is_nonblocking(target.as_fd()).unwrap_or(true);
     let mut done = 0usize;
@@ -154,16 +168,29 @@ fn receive_all(
     let mut step = move |call: &mut Call, target: &Target| -> Result<i64, Errno> {
         while done < rooms.len() {
             let flags = flags & !libc::MSG_WAITFORONE;
-            match with_room(|scratch| receive_one(call, target, kind, &mut rooms[done], flags, scratch)) {
+            match with_room(|scratch| receive_one(call, target, kind, &mut rooms[done], (flags, may_wait), scratch)) {
                 // MSG_WAITALL that may not wait: what is there is the answer.
                 Err(Errno::EAGAIN) if many.is_none() && rooms[0].received > 0 && !waits(target) => {
                     return Ok(rooms[0].received as i64);
                 }
                 Ok(n) => {
-                    let Some((at, _)) = many else { return Ok(n as i64) };
+                    let Some(Many { at, .. }) = many else { return Ok(n as i64) };
                     call.n.write(at + done as u64 * MMSGHDR + 56, &(n as u32).to_ne_bytes())?;
                     done += 1;
                     call.partial = done as i64;
+                    // The time limit is looked at after each message, and only then (BUGS of recvmmsg(2)).
+                    if let Some((pointer, limit)) = time
+                        && tell_time(call, pointer, limit.saturating_sub(started.elapsed()))?
+                    {
+                        break;
+                    }
+                }
+                // The program hears of it with the next call (do_recvmmsg).
+                Err(e) if done > 0 && e != Errno::EAGAIN => {
+                    if let Some(s) = call.supervisor.table.lock().get_mut(target.cookie) {
+                        s.error = Some(e);
+                    }
+                    break;
                 }
                 Err(e) if done > 0 && (e != Errno::EAGAIN || one_is_enough || !waits(target)) => break,
                 Err(e) => {
@@ -178,10 +205,7 @@ fn receive_all(
     };
     match step(&mut call, &target) {
         Err(Errno::EAGAIN) if waits(&target) => {
-            let limit = match many {
-                Some((_, Some(limit))) => Some(limit),
-                _ => receive_timeout(&target),
-            };
+            let limit = receive_timeout(&target);
             let waiting = Waiting { interest: Interest::READABLE, limit, retry: None, flags: libc::MSG_NOSIGNAL };
             wait(call, target, waiting, step);
         }
@@ -198,7 +222,7 @@ fn receive_one(
     target: &Target,
     kind: Kind,
     room: &mut Room,
-    flags: i32,
+    (flags, may_wait): (i32, bool),
     scratch: &mut [u8],
 ) -> Result<usize, Errno> {
     let capacity = room.slices.iter().fold(0usize, |n, s| n.saturating_add(s.length));
@@ -216,23 +240,38 @@ fn receive_one(
             large = vec![0; most];
             &mut large[..]
         };
-        let control = if room.control == 0 { 0 } else { ancillary::ROOM };
+        let header = matches!(room.out, Out::Header(_));
+        let more = header && kind == Some(Proto::Udp) && ancillary::is_lent(&call.supervisor, target);
+        let control = if room.control == 0 && !more { 0 } else { ancillary::ROOM };
         let mut wanted = None;
-        let (got, seen) = if kind == Some(Proto::Udp) {
+        let received = if kind == Some(Proto::Udp) {
             if control > 0 {
                 wanted = ancillary::wanted(&call.supervisor, target)?;
             }
-            datagram::receive(&call.supervisor, target, data, control, flags)?
+            datagram::receive(&call.supervisor, target, data, control, flags)
         } else {
             let how = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-            (message::receive(target.as_fd(), data, control, how)?, None)
+            message::receive(target.as_fd(), data, control, how).map(|got| (got, None))
+        };
+        let (got, seen) = match received {
+            // Who waits for a datagram on a socket that is shut down gets nothing (__skb_wait_for_more_packets).
+            Err(Errno::EAGAIN)
+                if may_wait
+                    && !stream
+                    && sock::is_shut_for_reading(target.as_fd())
+                    && !sock::is_nonblocking(target.as_fd()).unwrap_or(true) =>
+            {
+                Default::default()
+            }
+
+            other => other?,
         };
         let name = match (kind, seen) {
             (Some(_), Some(address)) => sockaddr_bytes(&address),
             (Some(_), None) => Vec::new(),
             (None, _) => kernel.clone().unwrap_or_else(|| got.name.clone()),
         };
-        let (control, cut) = ancillary::hand_over(call, kind, &got, (seen, wanted), room.control, flags)?;
+        let (control, cut) = ancillary::hand_over(call, kind, target, &got, (seen, wanted), room.control, flags)?;
         let filled = got.length.min(data.len());
         let data = &data[..filled];
         // Behind what earlier pieces filled.

@@ -96,7 +96,7 @@ fn send_now(call: &mut Call, room: &mut [u8]) -> Result<Begun, Errno> {
     let address = Address::parse(name);
     call.note(|| format!("sendto({number}, {length} bytes, {flags:#x}, {address})"));
     let limit = data_limit(kind, &target, length)?;
-    if kind == Some(Proto::Udp) && flags & libc::MSG_FASTOPEN == 0 {
+    if kind == Some(Proto::Udp) {
         let now = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         match datagram::send(call, &target, &address, data, &[], now) {
             Err(Errno::EAGAIN) => {}
@@ -204,6 +204,10 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
                     m.data = descriptors[first..].iter().flat_map(|d| d.as_raw_fd().to_ne_bytes()).collect();
                     control.push(m);
                 }
+                // The kernel would name the supervisor.
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if kind.is_none() => {}
+                (libc::SOL_SOCKET, _) if kind.is_none() => return Err(Errno::EINVAL),
+                (libc::SOL_SOCKET, other) if kind == Some(Proto::Tcp) => ancillary::known_to_all(other)?,
                 _ if kind == Some(Proto::Udp) => control.extend(ancillary::outgoing(m, v6)?),
                 _ => {}
             }
@@ -216,7 +220,7 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
 
 /// Sends one or several messages, waiting where the program would. `lengths` is where sendmmsg wants its msg_len.
 fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoing>, flags: i32, lengths: Option<u64>) {
-    if flags & libc::MSG_FASTOPEN != 0 {
+    if kind == Some(Proto::Tcp) && flags & libc::MSG_FASTOPEN != 0 {
         return call.finish(Err(Errno::EOPNOTSUPP));
     }
     // Only a stream raises SIGPIPE.

@@ -282,9 +282,23 @@ impl Supervisor {
         if port != 0 {
             return Ok(wanted);
         }
-        match sock::canonical(sock::local_addr(fd).map_err(errno)?) {
-            SocketAddr::V4(a) => Ok(a),
-            SocketAddr::V6(_) => Err(Errno::EADDRNOTAVAIL),
+        let SocketAddr::V4(physical) = sock::canonical(sock::local_addr(fd).map_err(errno)?) else {
+            return Err(Errno::EADDRNOTAVAIL);
+        };
+        // The kernel chose a port that nobody has: who is known there is gone, and the report of it on its way.
+        let proto = if is_datagram(fd) { Proto::Udp } else { Proto::Tcp };
+        let former = self.table.lock().at(proto, physical).filter(|c| *c != target.cookie);
+        if let Some(former) = former {
+            self.vacate(proto, former);
+        }
+        Ok(physical)
+    }
+
+    /// A socket does not have its port any more: a datagram socket is gone then, a stream may have lost it.
+    pub fn vacate(&self, proto: Proto, cookie: Cookie) {
+        match proto {
+            Proto::Udp => self.destroyed(cookie),
+            Proto::Tcp => self.table.lock().unbind(cookie),
         }
     }
 

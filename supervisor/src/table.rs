@@ -76,13 +76,13 @@ const AFTERGLOW: Duration = Duration::from_secs(30);
 
 impl Datagram {
     /// Notes that a session is being set up for `peer`. False when the socket has too many destinations already.
-    pub fn await_session(&mut self, peer: SocketAddr, first: Vec<u8>) -> bool {
+    pub fn await_session(&mut self, peer: SocketAddr, first: &[&[u8]]) -> bool {
         if self.by_virtual.len() >= DESTINATIONS {
             self.by_virtual.retain(|_, p| !matches!(p, Peer::Failed(_)));
         }
         let room = self.by_virtual.len() < DESTINATIONS;
         if room {
-            self.by_virtual.insert(peer, Peer::Pending(VecDeque::from([first])));
+            self.by_virtual.insert(peer, Peer::Pending(first.iter().map(|one| one.to_vec()).collect()));
         }
         room
     }
@@ -174,6 +174,8 @@ pub struct Table {
     expected_any: Vec<(Ipv4Addr, Expected)>,
     /// Connections that were made to peers which listen themselves, behind their rings.
     pub rung: Vec<Rung>,
+    /// Who was the last to bind a physical address.
+    by_address: HashMap<(Proto, SocketAddrV4), Cookie>,
     /// Virtual TCP ports whose sockets are gone, but not all of their connections.
     worn: HashMap<u16, Worn>,
 }
@@ -303,7 +305,13 @@ impl Table {
             s.former = None;
             s.bound = Some(bound);
             self.ports.entry((s.proto, bound.virtual_.port())).or_default().push(cookie);
+            self.by_address.insert((s.proto, bound.physical), cookie);
         }
+    }
+
+    /// The socket that is known at this physical address.
+    pub fn at(&self, proto: Proto, physical: SocketAddrV4) -> Option<Cookie> {
+        self.by_address.get(&(proto, physical)).copied()
     }
 
     /// A socket whose virtual address overlaps `address`, and its physical one; the kernel then decides whether they may share.
@@ -435,11 +443,15 @@ impl Table {
         let proto = s.proto;
         if let Some(b) = s.bound.take() {
             s.former = Some(b.virtual_.ip());
-            self.leave_port(cookie, proto, b.virtual_.port());
+            self.leave_port(cookie, proto, &b);
         }
     }
 
-    fn leave_port(&mut self, cookie: Cookie, proto: Proto, port: u16) {
+    fn leave_port(&mut self, cookie: Cookie, proto: Proto, bound: &Bound) {
+        let port = bound.virtual_.port();
+        if self.at(proto, bound.physical) == Some(cookie) {
+            self.by_address.remove(&(proto, bound.physical));
+        }
         if let Some(holders) = self.ports.get_mut(&(proto, port)) {
             holders.retain(|c| *c != cookie);
             if holders.is_empty() {
@@ -475,7 +487,7 @@ impl Table {
             _ => {}
         }
         if let Some(b) = socket.bound {
-            self.leave_port(cookie, socket.proto, b.virtual_.port());
+            self.leave_port(cookie, socket.proto, &b);
             if socket.proto == Proto::Udp {
                 // Sockets of this run that knew it must not send to whoever has its address next.
                 for friend in self.acquainted.remove(&b.physical).into_iter().flatten() {
@@ -631,7 +643,12 @@ mod tests {
         assert_eq!(table.remove(1).unwrap().sessions, [announced]);
         assert!(table.remove(1).is_none());
         assert!(table.holder(Proto::Tcp, &"0.0.0.0:7000".parse().unwrap(), false).is_none());
-        assert!(table.hashed().is_empty() && table.ports.is_empty() && table.by_session.is_empty());
+        assert!(
+            table.hashed().is_empty()
+                && table.ports.is_empty()
+                && table.by_address.is_empty()
+                && table.by_session.is_empty()
+        );
     }
 
     #[test]

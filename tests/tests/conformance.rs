@@ -28,6 +28,42 @@ const EXPLAINED: &[Explained] = &[
               refused as well.",
     },
     Explained {
+        case: "option.membership",
+        kinds: &[],
+        why: "Groups are refused: nothing of the network's multicast reaches a run.",
+    },
+    Explained {
+        case: "option.named",
+        kinds: &[],
+        why: "The filter refuses the options that would move a socket off its address by their number, whatever the socket.",
+    },
+    Explained {
+        case: "send.largest",
+        kinds: &["udp6"],
+        why: "An IPv6 datagram travels as an IPv4 one, which has room for 65507 bytes.",
+    },
+    Explained {
+        case: "stream.out_of_band_where_there_is_none",
+        kinds: &["udp6"],
+        why: "An IPv6 datagram travels as an IPv4 one, for which the kernel refuses MSG_OOB; send(2) without an address is \
+              not trapped.",
+    },
+    Explained {
+        case: "receive.error_queue",
+        kinds: &["udp6"],
+        why: "An IPv6 datagram travels as an IPv4 one: its ICMP message is IPv4's, for which IPV6_RECVERR does not ask.",
+    },
+    Explained {
+        case: "receive.data_pointers_on_a_stream",
+        kinds: &[],
+        why: "What a stream gave before the program's buffer turned out to be bad cannot be given back to the kernel.",
+    },
+    Explained {
+        case: "send.fast_open",
+        kinds: &[],
+        why: "There is no TCP Fast Open, as with net.ipv4.tcp_fastopen = 0: a session comes before the first byte.",
+    },
+    Explained {
         case: "bind.low_port",
         kinds: &[],
         why: "Ports are virtual: one below 1024 needs no privilege, since none is taken from the system.",
