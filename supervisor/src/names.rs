@@ -239,7 +239,7 @@ fn bind_somewhere(
     }
     if bound.is_ok() && !sock::shares_port(target.as_fd()).map_err(errno)? {
         // It has the port alone, so who had it before does not.
-        supervisor.vacate(proto, holder.0);
+        supervisor.vacate(holder.0);
     }
     bound
 }

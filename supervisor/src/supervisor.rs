@@ -289,17 +289,20 @@ impl Supervisor {
         let proto = if is_datagram(fd) { Proto::Udp } else { Proto::Tcp };
         let former = self.table.lock().at(proto, physical).filter(|c| *c != target.cookie);
         if let Some(former) = former {
-            self.vacate(proto, former);
+            self.vacate(former);
         }
         Ok(physical)
     }
 
-    /// A socket does not have its port any more: a datagram socket is gone then, a stream may have lost it.
-    pub fn vacate(&self, proto: Proto, cookie: Cookie) {
-        match proto {
-            Proto::Udp => self.destroyed(cookie),
-            Proto::Tcp => self.table.lock().unbind(cookie),
+    /// A socket does not have its port any more: it is gone, but for a connection that was reset, which is still open and
+    /// keeps its names.
+    pub fn vacate(&self, cookie: Cookie) {
+        let mut table = self.table.lock();
+        if table.get(cookie).is_some_and(|s| matches!(s.state, State::Connected { .. })) {
+            return table.unbind(cookie);
         }
+        drop(table);
+        self.destroyed(cookie);
     }
 
     /// The kernel destroyed this socket.

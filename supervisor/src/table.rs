@@ -474,8 +474,11 @@ impl Table {
     pub fn remove(&mut self, cookie: Cookie) -> Option<Removed> {
         let socket = self.sockets.remove(&cookie)?;
         match (&socket.state, socket.bound) {
-            // Nobody asks for a port by its number that the kernel chose for a connect().
-            (state, Some(b)) if socket.proto == Proto::Tcp && (b.port_chosen || matches!(state, State::Listening)) => {
+            // Of a connect() only a port that the program chose: nobody asks for another by its number.
+            (State::Listening, Some(b)) => {
+                self.wear(b);
+            }
+            (State::Connected { .. }, Some(b)) if b.port_chosen => {
                 self.wear(b);
             }
             (State::Connected { local, .. }, None) => {
