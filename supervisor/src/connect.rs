@@ -150,8 +150,14 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
             connect_near(call, target, ends, nobody, nonblocking);
         }
         Way::Own(listener, to) => {
-            let expected = Expected { listener, peer: local, local: Some(peer), session: None };
-            supervisor.table.lock().expect(bound.physical, expected);
+            let mut table = supervisor.table.lock();
+            // It may have gone since it was found: another with its name takes the call then.
+            let listener = if table.get(listener).is_some() { Some(listener) } else { table.listener_at(&to) };
+            if let Some(listener) = listener {
+                let expected = Expected { listener, peer: local, local: Some(peer), session: None };
+                table.expect(bound.physical, expected);
+            }
+            drop(table);
             connect_near(call, target, ends, to.physical, nonblocking);
         }
         Way::Uri(uri) => {

@@ -413,7 +413,7 @@ impl Table {
     }
 
     /// A listener with this name.
-    fn listener_at(&self, bound: &Bound) -> Option<Cookie> {
+    pub fn listener_at(&self, bound: &Bound) -> Option<Cookie> {
         let same_port = self.ports.get(&(Proto::Tcp, bound.virtual_.port()))?;
         let listens =
             |s: &Socket| matches!(s.state, State::Listening) && s.bound.is_some_and(|b| b.physical == bound.physical);
