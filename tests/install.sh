@@ -11,6 +11,7 @@ openssh-client openssh-server postgresql
 python3 python3-pip libpython3.11-testsuite
 kamailio kamailio-outbound-modules kamailio-tls-modules sip-tester
 netcat-openbsd tmux hyperfine
+coturn nftables
 util-linux procps iproute2
 "
 GO_VERSION=1.27.3                       # listeners ask for MPTCP by default from 1.24 on

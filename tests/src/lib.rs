@@ -7,6 +7,7 @@
 //! programs of the world.
 
 mod kamailio;
+pub mod lab;
 mod process;
 pub mod servers;
 pub mod sip;

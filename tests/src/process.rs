@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::lab::Namespace;
 use crate::world::User;
 
 /// How long a test waits for anything that should happen soon, on a machine that is busy with other things.
@@ -75,6 +76,7 @@ pub struct Launch {
     cwd: PathBuf,
     user: Option<User>,
     input: Input,
+    namespace: Option<Namespace>,
 }
 
 impl Launch {
@@ -87,6 +89,7 @@ impl Launch {
             cwd: dir.to_path_buf(),
             user,
             input: Input::Nothing,
+            namespace: None,
         }
     }
 
@@ -137,6 +140,12 @@ impl Launch {
         self
     }
 
+    /// It runs in this network namespace.
+    pub fn inside(mut self, namespace: &Namespace) -> Launch {
+        self.namespace = Some(namespace.clone());
+        self
+    }
+
     /// Starts it.
     pub fn start(self) -> Process {
         let shown = self.argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
@@ -166,7 +175,11 @@ impl Launch {
             command.uid(user.uid).gid(user.gid);
         }
         let started = Instant::now();
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("starting `{shown}`: {e}"));
+        let spawned = match &self.namespace {
+            Some(namespace) => namespace.enter(|| command.spawn()),
+            None => command.spawn(),
+        };
+        let mut child = spawned.unwrap_or_else(|e| panic!("starting `{shown}`: {e}"));
         let mut stdin = child.stdin.take();
         if let Some(bytes) = given
             && let Some(mut pipe) = stdin.take()
