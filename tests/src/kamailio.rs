@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::lab::{Lab, Namespace, PUBLIC, PUBLIC_V6};
 use crate::process::{Launch, Process, until};
 use crate::sip;
 use crate::world::{World, free_port};
@@ -21,7 +22,7 @@ pub enum Algorithm {
 /// A running Kamailio; it ends with its world, or when dropped.
 pub struct Kamailio {
     process: Process,
-    port: u16,
+    at: SocketAddr,
 }
 
 impl Kamailio {
@@ -33,18 +34,30 @@ impl Kamailio {
 
     /// The same, on a given port (to start one again).
     pub fn start_on(world: &World, algorithm: Algorithm, users: &[&str], port: u16) -> Kamailio {
+        let at = SocketAddr::from(([127, 0, 0, 1], port));
+        Kamailio::launch(world, "kamailio", &Kamailio::configured(algorithm, users, &[at]), at, None)
+    }
+
+    /// The same in the public network of a lab, on the usual port of its first IPv4 and IPv6 addresses.
+    pub fn start_in(world: &World, lab: &Lab, algorithm: Algorithm, users: &[&str]) -> Kamailio {
+        let at = SocketAddr::from((PUBLIC, 5060));
+        let config = Kamailio::configured(algorithm, users, &[at, SocketAddr::from((PUBLIC_V6, 5060))]);
+        Kamailio::launch(world, "kamailio", &config, at, Some(&lab.public))
+    }
+
+    fn configured(algorithm: Algorithm, users: &[&str], addresses: &[SocketAddr]) -> String {
         let algorithm = match algorithm {
             Algorithm::Md5 => "MD5",
             Algorithm::Sha256 => "SHA-256",
         };
         let table: Vec<String> =
             users.iter().map(|u| format!("\t$sht(password=>{u}) = \"{}\";", Kamailio::password(u))).collect();
-        let config = include_str!("../kamailio/kamailio.cfg")
-            .replace("@PORT@", &port.to_string())
+        let listen: Vec<String> = addresses.iter().map(|at| format!("listen=udp:{at}\nlisten=tcp:{at}")).collect();
+        include_str!("../kamailio/kamailio.cfg")
+            .replace("@LISTEN@", &listen.join("\n"))
             .replace("@DOMAIN@", DOMAIN)
             .replace("@ALGORITHM@", algorithm)
-            .replace("@USERS@", &table.join("\n"));
-        Kamailio::launch(world, "kamailio", &config, port)
+            .replace("@USERS@", &table.join("\n"))
     }
 
     /// A second Kamailio before this one: a proxy through which all requests of its users go to it and come from it (RFC 3327).
@@ -52,37 +65,34 @@ impl Kamailio {
         let port = free_port();
         let config = include_str!("../kamailio/edge.cfg")
             .replace("@PORT@", &port.to_string())
-            .replace("@REGISTRAR@", &self.port.to_string());
-        Kamailio::launch(world, "edge", &config, port)
+            .replace("@REGISTRAR@", &self.port().to_string());
+        Kamailio::launch(world, "edge", &config, SocketAddr::from(([127, 0, 0, 1], port)), None)
     }
 
-    fn launch(world: &World, name: &str, config: &str, port: u16) -> Kamailio {
+    fn launch(world: &World, name: &str, config: &str, at: SocketAddr, inside: Option<&Namespace>) -> Kamailio {
         let config = world.write(&format!("{name}.cfg"), config);
         let dir = world.make_dir(name, 0o755);
-        let mut process = world
-            .native("kamailio")
-            .arg("-f")
-            .arg(config)
-            .args(["-DD", "-E", "-m", "256", "-M", "16", "-Y"])
-            .arg(&dir)
-            .arg("-w")
-            .arg(&dir)
-            .start();
+        let mut launch = world.native("kamailio").arg("-f").arg(config);
+        launch = launch.args(["-DD", "-E", "-m", "256", "-M", "16", "-Y"]).arg(&dir).arg("-w").arg(&dir);
+        if let Some(namespace) = inside {
+            launch = launch.inside(namespace);
+        }
+        let mut process = launch.start();
         until("Kamailio to answer", || {
             assert!(!process.ended(), "Kamailio ended:\n{}", process.stderr());
-            sip::answers(SocketAddr::from(([127, 0, 0, 1], port))).then_some(())
+            inside.map_or_else(|| sip::answers(at), |namespace| namespace.enter(|| sip::answers(at))).then_some(())
         });
-        Kamailio { process, port }
+        Kamailio { process, at }
     }
 
     /// Where it listens, by UDP and TCP.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
+        self.at
     }
 
     /// Its port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.at.port()
     }
 
     /// The value for `--registrar`.

@@ -6,6 +6,7 @@
 //! Nothing here sleeps for luck: every wait is for a condition and has a deadline. Failures panic with the output of all
 //! programs of the world.
 
+mod coturn;
 mod kamailio;
 pub mod lab;
 mod process;
@@ -13,6 +14,7 @@ pub mod servers;
 pub mod sip;
 mod world;
 
+pub use coturn::{Accounts, Coturn};
 pub use kamailio::{Algorithm, Kamailio};
 pub use process::{Done, Launch, PATIENCE, Process, descendants, until, within};
 pub use world::{World, free_port};

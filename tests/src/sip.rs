@@ -1,6 +1,6 @@
 //! A few SIP messages by hand, so that a test can ask a hub or an agent without going through sipbox's own code.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,7 +13,19 @@ fn unique() -> String {
 
 /// A socket for asking; it gives up after a while.
 pub fn socket() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("a UDP socket on 127.0.0.1: {e}"));
+    socket_for(SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+/// The same, on the address from which `server` is reached.
+fn socket_for(server: SocketAddr) -> UdpSocket {
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let ip = match server.ip() {
+        ip if ip.is_loopback() => ip,
+        _ => UdpSocket::bind((any, 0))
+            .and_then(|socket| socket.connect(server).and_then(|()| socket.local_addr()))
+            .map_or(any, |own| own.ip()),
+    };
+    let socket = UdpSocket::bind((ip, 0)).unwrap_or_else(|e| panic!("a UDP socket on {ip}: {e}"));
     let limit = Some(Duration::from_millis(500));
     socket.set_read_timeout(limit).unwrap_or_else(|e| panic!("a read time-out: {e}"));
     socket
@@ -63,7 +75,7 @@ pub fn status(response: &str) -> u16 {
 
 /// Whether something answers OPTIONS there, asked once.
 pub fn answers(at: SocketAddr) -> bool {
-    let socket = socket();
+    let socket = socket_for(at);
     let Ok(from) = socket.local_addr() else { return false };
     let target = format!("sip:{at}");
     ask_once(at, &request("OPTIONS", &target, &target, from, ""), &socket).is_some()

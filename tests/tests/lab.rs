@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, which may fail as tests do
 //! The lab itself: every router does what its kind says, lines delay and lose, and nothing stays behind.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use tests::World;
-use tests::lab::{self, Filtering, Kind, Lab, Line, Mapping, PUBLIC};
+use tests::lab::{self, Filtering, Kind, Lab, Line, Mapping, PUBLIC, PUBLIC_V6};
+use tests::{Accounts, Algorithm, Coturn, Kamailio, World, sip};
 
 #[test]
 fn every_router_does_what_its_kind_says() {
@@ -127,4 +127,43 @@ fn nothing_stays_behind() {
     });
     drop(lab);
     assert!(!inside(&path).is_ok_and(|yes| yes), "{path} is still open");
+}
+
+/// coturn's own client gets an allocation through a NAT, and its data passes through it.
+#[test]
+fn coturn_relays() {
+    if !lab::possible("coturn_relays") {
+        return;
+    }
+    let world = World::new("lab-coturn");
+    let lab = Lab::new([Kind::Symmetric, Kind::UdpBlocked]);
+    for (accounts, side) in [(Accounts::LongTerm, 0), (Accounts::Secret, 1)] {
+        let coturn = Coturn::start(&world, &lab, accounts);
+        let mut client =
+            world.native("turnutils_uclient").inside(&lab.sides[side].host).args(["-y", "-n", "3", "-m", "1"]);
+        client = match accounts {
+            Accounts::LongTerm => client.args(["-u", Coturn::USER, "-w", Coturn::PASSWORD]),
+            // Where there is no UDP.
+            Accounts::Secret => client.args(["-t", "-u", Coturn::USER, "-W", Coturn::SECRET]),
+        };
+        client.arg(PUBLIC.to_string()).finish().success().says("Total lost packets 0 ");
+        assert!(coturn.log().contains("ALLOCATE processed, success"), "{}", coturn.log());
+        coturn.stop();
+    }
+}
+
+/// A real registrar answers through any router, also where there is no UDP or no IPv4.
+#[test]
+fn kamailio_answers_through_routers() {
+    if !lab::possible("kamailio_answers_through_routers") {
+        return;
+    }
+    let world = World::new("lab-kamailio");
+    let lab = Lab::new([Kind::CarrierGrade, Kind::Ipv6Only]);
+    let kamailio = Kamailio::start_in(&world, &lab, Algorithm::Sha256, &["alice"]);
+    for (side, ip) in [(&lab.sides[0], IpAddr::from(PUBLIC)), (&lab.sides[1], IpAddr::from(PUBLIC_V6))] {
+        let at = SocketAddr::new(ip, kamailio.port());
+        assert!(side.host.enter(|| sip::answers(at)), "{at} from {}", side.kind);
+    }
+    kamailio.stop();
 }

@@ -14,12 +14,12 @@ pub use namespace::Namespace;
 pub use nat::{Filtering, Kind, Mapping};
 pub use probe::Behaviour;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use probe::Reflector;
 
-use crate::process::Process;
+use crate::process::{Process, until};
 use crate::world::World;
 
 /// The servers' address in the public network.
@@ -95,7 +95,7 @@ impl Lab {
                 other.ip(&format!("route add 2001:db8:{number}::/64 via 2001:db8:100::{}", number + 1));
             }
         }
-        Lab { public, sides, lines: Vec::new() }
+        Lab { public, sides, lines: Vec::new() }.settled()
     }
 
     /// Two hosts in one network behind one router, whose kind translates addresses.
@@ -103,7 +103,7 @@ impl Lab {
         let public = public();
         let router = Namespace::new("router");
         let hosts = [Namespace::new("host A"), Namespace::new("host B")];
-        router.ip("link add in type bridge\nlink set in up\naddr add 192.168.1.1/24 dev in");
+        router.ip("link add in address 02:00:00:00:00:01 type bridge\nlink set in up\naddr add 192.168.1.1/24 dev in");
         for (index, host) in hosts.iter().enumerate() {
             host.ip(&format!(
                 "link add eth0 type veth peer name port{index} netns {}\naddr add 192.168.1.{}/24 dev eth0\n\
@@ -123,7 +123,23 @@ impl Lab {
             let outside = Some(Ipv4Addr::new(198, 51, 100, 2));
             Side { kind, host, routers: vec![router.clone()], v4, v6: None, outside }
         });
-        Lab { public, sides, lines: Vec::new() }
+        Lab { public, sides, lines: Vec::new() }.settled()
+    }
+
+    /// Waits until both hosts reach the public network: bridges and neighbours take a moment.
+    fn settled(self) -> Lab {
+        for side in &self.sides {
+            let families: [(bool, IpAddr); 2] =
+                [(side.v4.is_some(), PUBLIC.into()), (side.v6.is_some(), PUBLIC_V6.into())];
+            for (_, ip) in families.into_iter().filter(|(has, _)| *has) {
+                let listener = self.public.enter(|| TcpListener::bind((ip, 0)));
+                let at = listener.as_ref().ok().and_then(|l| l.local_addr().ok());
+                let at = at.unwrap_or_else(|| panic!("no TCP socket on {ip}"));
+                let connect = || TcpStream::connect_timeout(&at, Duration::from_millis(20)).ok();
+                side.host.enter(|| until(&format!("{} behind {} to reach {ip}", side.host.name(), side.kind), connect));
+            }
+        }
+        self
     }
 
     /// Makes the lines of both routers to the public network slow or lossy. The world keeps the programs that carry the packets.
@@ -191,11 +207,11 @@ impl Lab {
     }
 }
 
-/// The public network: a bridge, with the servers' addresses.
+/// The public network: a bridge, with the servers' addresses. Its own MAC address would change with its ports.
 fn public() -> Namespace {
     let public = Namespace::new("the public network");
     public.ip(&format!(
-        "link add br0 type bridge\nlink set br0 up\naddr add {PUBLIC}/24 dev br0\naddr add {PUBLIC_OTHER}/24 dev br0\n\
+        "link add br0 address 02:00:00:00:00:10 type bridge\nlink set br0 up\naddr add {PUBLIC}/24 dev br0\naddr add {PUBLIC_OTHER}/24 dev br0\n\
          addr add {PUBLIC_V6}/64 dev br0 nodad\naddr add {PUBLIC_V6_OTHER}/64 dev br0 nodad"
     ));
     public

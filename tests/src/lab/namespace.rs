@@ -31,6 +31,7 @@ impl Namespace {
         let namespace = Namespace { name: name.to_owned(), file: Arc::new(file) };
         // Addresses are usable at once: nobody else has them (RFC 4862 5.4).
         namespace.sysctl("net/ipv6/conf/default/accept_dad", "0");
+        namespace.sysctl("net/ipv6/conf/default/dad_transmits", "0");
         namespace.ip("link set lo up");
         namespace
     }
