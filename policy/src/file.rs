@@ -5,7 +5,7 @@ use crate::document::{Located, Section, Source, choose};
 use crate::error::{Error, Wrong};
 use crate::flags::Flags;
 use crate::names::Space;
-use crate::policy::{App, Credentials, Limits};
+use crate::policy::{App, Credentials, Limits, Tls};
 use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead};
 use crate::uri::{self, HUB_DOMAIN, PeerPattern};
 
@@ -18,6 +18,7 @@ pub(crate) struct File {
     pub registrar: Option<String>,
     pub credentials: Option<Credentials>,
     pub expires: Option<u32>,
+    pub tls: Tls,
     /// The default and the words for the trace.
     pub connect_default: Option<(ConnectDefault, String)>,
     pub bind_default: Option<(BindDefault, String)>,
@@ -114,7 +115,38 @@ fn identity(mut section: Section<'_, '_>, flags: &Flags, file: &mut File) {
     if let Some(inner) = section.section("credentials", "credentials") {
         file.credentials = credentials(inner);
     }
+    if let Some(inner) = section.section("tls", "tls") {
+        file.tls = tls(inner);
+    }
     section.finish();
+}
+
+fn tls(mut section: Section<'_, '_>) -> Tls {
+    let fingerprint = |text: &str| {
+        let digits = text.bytes().filter(u8::is_ascii_hexdigit).count();
+        let others = text.bytes().any(|b| !b.is_ascii_hexdigit() && b != b':');
+        if digits != 64 || others {
+            let wrong =
+                Wrong::new("that is not the SHA-256 of a certificate: 64 hexadecimal digits, with or without colons");
+            return Err(wrong.help("`sipbox hub --listen-tls` and `openssl x509 -fingerprint -sha256` print it"));
+        }
+        Ok(text.to_owned())
+    };
+    let ca = section.filled_text("ca", "\"/etc/sipbox/ca.pem\"").map(|path| path.value.into());
+    let fingerprint = section.parsed("fingerprint", "\"AB:CD:...\"", fingerprint).map(|text| text.value);
+    let certificate = section.filled_text("certificate", "\"/home/bob/bob.crt\"");
+    let key = section.filled_text("key", "\"/home/bob/bob.key\"");
+    let certificate = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate.value.into(), key.value.into())),
+        (Some(alone), None) | (None, Some(alone)) => {
+            let help = "tls = { certificate = \"/path\", key = \"/path\" }";
+            section.mistake(&alone.span, Wrong::new("a certificate and its key go together").help(help));
+            None
+        }
+        (None, None) => None,
+    };
+    section.finish();
+    Tls { ca, fingerprint, certificate }
 }
 
 fn credentials(mut section: Section<'_, '_>) -> Option<Credentials> {

@@ -29,6 +29,6 @@ pub use destination::Proto;
 pub use error::{Error, Mistake};
 pub use flags::Flags;
 pub use names::{NameAnswer, virtual_v4, virtual_v6};
-pub use policy::{App, BindDecision, ConnectDecision, Credentials, Identity, Limits, Policy};
+pub use policy::{App, BindDecision, ConnectDecision, Credentials, Identity, Limits, Policy, Tls};
 pub use rule::Errno;
 pub use uri::{HUB_DOMAIN, aor_form, expand_uri};

@@ -30,6 +30,19 @@ pub struct Identity {
     pub credentials: Option<Credentials>,
     /// How long a registration is asked to last, in seconds. None: the engine's default.
     pub expires: Option<u32>,
+    /// How a registrar is spoken to by TLS.
+    pub tls: Tls,
+}
+
+/// `tls` of `[identity]`: whom to believe, and who the application is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates of authorities (PEM), instead of those of the machine.
+    pub ca: Option<PathBuf>,
+    /// SHA-256 of the only certificate that is believed: 64 hexadecimal digits, with or without colons.
+    pub fingerprint: Option<String>,
+    /// The application's own certificate and its key (PEM), for servers that ask for one.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// Where a password is found; never the password itself.
@@ -170,6 +183,7 @@ impl Policy {
             registrar: flags.registrar()?.or(file.registrar),
             credentials: file.credentials,
             expires: file.expires,
+            tls: file.tls,
         };
         connects.extend(file.connects);
         let named = file.names.iter().map(|(name, uri)| (name.clone(), Some(uri.clone())));

@@ -13,6 +13,7 @@ pub mod sdp;
 mod session_timer;
 #[cfg(test)]
 mod simulation;
+pub mod tls;
 mod transaction;
 mod transport;
 mod user_agent;

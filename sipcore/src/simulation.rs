@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::random;
 use crate::sdp::Offer;
 use crate::transaction::Timing;
-use crate::transport::{Flow, Machine, Transmit, Transport};
+use crate::transport::{Flow, Listen, Machine, Transmit, Transport};
 use crate::user_agent::{Config, Notice, UserAgent, contact_uri};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -141,7 +141,7 @@ impl World {
     }
 
     fn add_hub(&mut self) -> usize {
-        let own = [address(self.nodes.len())];
+        let own = [Listen::plain(address(self.nodes.len()))];
         self.nodes.push(Node::Hub(HomeProxy::new(&HubConfig::default(), &own, Timing::default(), self.now)));
         self.nodes.len() - 1
     }
@@ -414,8 +414,12 @@ fn a_registrar_that_restarts_is_found_again_without_a_storm() {
         world.register(&agents);
         let uneven = world.now + 60 * SECOND;
         while world.step(uneven) {}
-        world.nodes[hub] =
-            Node::Hub(HomeProxy::new(&HubConfig::default(), &[address(hub)], Timing::default(), world.now));
+        world.nodes[hub] = Node::Hub(HomeProxy::new(
+            &HubConfig::default(),
+            &[Listen::plain(address(hub))],
+            Timing::default(),
+            world.now,
+        ));
         let restart = world.now;
         let mut back = Vec::new();
         while back.len() < AGENTS {

@@ -45,10 +45,16 @@ pub struct Run {
     /// Where one name or address leads; may be repeated
     #[arg(long, value_name = "HOST:PORT=URI")]
     pub map: Vec<String>,
-    /// The registrar, instead of this user's own hub: sip:HOST[:PORT][;transport=tcp]. The password is read from
-    /// SIPBOX_PASSWORD or as the policy says
+    /// The registrar, instead of this user's own hub: sip:HOST[:PORT][;transport=tcp|tls] or sips:HOST. The password is
+    /// read from SIPBOX_PASSWORD or as the policy says
     #[arg(long, value_name = "URI")]
     pub registrar: Option<String>,
+    /// Authorities that may vouch for a registrar's certificate (PEM), instead of those of this machine
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// The SHA-256 of the only certificate that is taken from a registrar
+    #[arg(long, value_name = "HEX", conflicts_with = "tls_ca")]
+    pub tls_fingerprint: Option<String>,
     /// The policy of the program, a TOML file
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
@@ -70,8 +76,32 @@ pub struct HubArguments {
     #[command(subcommand)]
     pub command: Option<HubCommand>,
     /// Address to listen on, UDP and TCP; may be repeated. Without users only addresses of this machine's loopback are taken
-    #[arg(long, value_name = "IP:PORT", required_unless_present = "auto")]
+    #[arg(long, value_name = "IP:PORT", required_unless_present_any = ["auto", "listen_tls", "listen_ws", "listen_wss"])]
     pub listen: Vec<SocketAddr>,
+    /// Address to take connections by TLS on; may be repeated
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen_tls: Vec<SocketAddr>,
+    /// Address to take WebSocket connections on (RFC 7118); may be repeated
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen_ws: Vec<SocketAddr>,
+    /// The same, by TLS; may be repeated
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen_wss: Vec<SocketAddr>,
+    /// The hub's certificate (PEM) [default: ~/.config/sipbox/hub.crt, made if there is none]. SIGHUP reads it again
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// Its private key (PEM, mode 0600)
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// By TLS, take only clients with a certificate of these authorities (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// A web site whose pages may connect by WebSocket, as `https://example.org`; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    pub origin: Vec<String>,
+    /// A domain that the hub is responsible for, beside its own addresses; may be repeated [default: sipbox.invalid]
+    #[arg(long, value_name = "NAME")]
+    pub domain: Vec<String>,
     /// Who may register and call; see `sipbox hub user` [default: ~/.config/sipbox/hub.users, if it is there]. SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     pub users: Option<PathBuf>,

@@ -15,8 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use sipcore::agent::{Registrar, Transport};
 use sipcore::hub::{Hub, HubConfig, Users};
 
-use crate::users::{REALM, UsersFile};
-use crate::{cli, ladder, users};
+use crate::users::REALM;
 
 /// A hub that has no bindings and hears nothing ends after this long.
 const IDLE: Duration = Duration::from_secs(15);
@@ -270,69 +269,4 @@ fn usual_port(directory: &Path) -> u16 {
         .iter()
         .fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
     20_000 + (hash % 12_000) as u16
-}
-
-/// A hub in the foreground, until SIGINT or SIGTERM.
-pub async fn serve_foreground(arguments: cli::HubArguments) -> Result<(), String> {
-    let usual = users::usual_place().filter(|place| place.exists());
-    let place = arguments.users.or(usual);
-    let known = place.as_deref().map(UsersFile::load).transpose()?;
-    let open = arguments.listen.iter().find(|address| !address.ip().is_loopback());
-    if let (None, Some(open)) = (&known, open) {
-        return Err(format!(
-            "without users everybody who reaches {open} could register and call as anybody: add users first \
-             (`sipbox hub user add NAME`), or listen on 127.0.0.1 or [::1]"
-        ));
-    }
-    let hub = Hub::start(HubConfig {
-        listen: arguments.listen,
-        tap: arguments.ladder.then(ladder::tap),
-        users: known.as_ref().map(UsersFile::users),
-        rate: (arguments.rate > 0).then_some(arguments.rate),
-        state: arguments.state,
-        ..HubConfig::default()
-    });
-    let hub = hub.await.map_err(|e| e.to_string())?;
-    match (&known, &place) {
-        (Some(known), Some(place)) => say_users(known, place),
-        _ => crate::say::hub(
-            "warning: no users, so no password is asked for: every program and user of this machine can register and call as \
-             anybody; `sipbox hub user add NAME` adds one",
-        ),
-    }
-    for address in hub.addresses() {
-        crate::say::hub(&format!("listening on {address} (UDP, TCP)"));
-    }
-    let signal = |kind| tokio::signal::unix::signal(kind).map_err(|e| e.to_string());
-    let mut term = signal(tokio::signal::unix::SignalKind::terminate())?;
-    let mut hup = signal(tokio::signal::unix::SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => break,
-            _ = term.recv() => break,
-            _ = hup.recv() => read_again(&hub, place.as_deref()),
-        }
-    }
-    let counters = hub.counters();
-    hub.shutdown().await;
-    crate::say::hub(&format!("ended; {counters:?}"));
-    Ok(())
-}
-
-fn say_users(known: &UsersFile, place: &Path) {
-    crate::say::hub(&format!("{} users in {}", known.len(), place.display()));
-}
-
-/// SIGHUP: the users may be others now. With a file that is wrong it goes on with those it had.
-fn read_again(hub: &Hub, place: Option<&Path>) {
-    let Some(place) = place else {
-        return crate::say::hub("there is no users file to read again; start the hub with --users FILE");
-    };
-    match UsersFile::load(place) {
-        Ok(known) => {
-            hub.set_users(known.users());
-            say_users(&known, place);
-        }
-        Err(why) => crate::say::hub(&format!("{why}; the users stay as they were")),
-    }
 }

@@ -5,6 +5,7 @@ mod accept;
 mod ancillary;
 mod attempt;
 mod call;
+mod certificate;
 mod cli;
 mod connect;
 mod datagram;
@@ -26,6 +27,7 @@ mod resolver;
 mod run;
 mod say;
 mod send;
+mod serve;
 mod sessions;
 mod supervisor;
 mod table;
@@ -76,9 +78,8 @@ fn serve_hub(arguments: cli::HubArguments) -> i32 {
             return 1;
         }
     };
-    let outcome = runtime.block_on(async {
-        if arguments.auto { hub::serve_user().await } else { hub::serve_foreground(arguments).await }
-    });
+    let outcome = runtime
+        .block_on(async { if arguments.auto { hub::serve_user().await } else { serve::serve(arguments).await } });
     said(outcome)
 }
 

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use policy::{Flags, Policy};
 use sandbox::child::StartError;
 use sandbox::notify::Listener;
-use sipcore::agent::{Credentials, Registrar};
+use sipcore::agent::Credentials;
+use sipcore::tls::Trust;
 
 use crate::datagram::Stub;
 use crate::deaths::Deaths;
@@ -135,7 +136,8 @@ fn load_policy(arguments: &cli::Run) -> Result<Policy, String> {
 /// Who the run is: what the policy says, or a name of its own that nobody can call.
 fn identity(policy: &Policy, arguments: &cli::Run) -> Result<Identity, String> {
     let wanted = policy.identity();
-    let registrar: Option<Registrar> = wanted.registrar.as_deref().map(registrar::resolve).transpose()?;
+    let trust = trust(&wanted.tls, arguments)?;
+    let registrar = wanted.registrar.as_deref().map(|uri| registrar::resolve(uri, &trust)).transpose()?;
     let given = wanted.aor.is_some();
     let aor = wanted.aor.clone().unwrap_or_else(|| {
         let program = arguments.command.first().map(PathBuf::from).unwrap_or_default();
@@ -159,6 +161,19 @@ fn identity(policy: &Policy, arguments: &cli::Run) -> Result<Identity, String> {
         credentials: password.map(|password| Credentials { username: user, password }),
         expires: wanted.expires.map(|s| Duration::from_secs(s.into())),
         tap: arguments.ladder.then(ladder::tap),
+    })
+}
+
+/// Whom a registrar's certificate has to come from: what the flags say, else the policy.
+fn trust(wanted: &policy::Tls, arguments: &cli::Run) -> Result<Trust, String> {
+    let fingerprint = arguments.tls_fingerprint.as_ref().or(wanted.fingerprint.as_ref());
+    let fingerprint = fingerprint.filter(|_| arguments.tls_fingerprint.is_some() || arguments.tls_ca.is_none());
+    Ok(Trust {
+        fingerprint: fingerprint
+            .map(|text| text.parse().map_err(|e| format!("--tls-fingerprint {text}: {e}")))
+            .transpose()?,
+        ca: arguments.tls_ca.clone().or_else(|| wanted.ca.clone()),
+        certificate: wanted.certificate.clone(),
     })
 }
 

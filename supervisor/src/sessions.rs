@@ -15,6 +15,7 @@ use sipcore::agent::{
     Tap,
 };
 use sipcore::message::Uri;
+use sipcore::tls::ClientTls;
 
 use crate::names::is_reachable;
 use crate::supervisor::{Supervisor, policy_proto};
@@ -35,7 +36,7 @@ pub struct Identity {
     /// True when the user gave it: only then is the run reachable.
     pub given: bool,
     /// None: the embedded hub.
-    pub registrar: Option<Registrar>,
+    pub registrar: Option<(Registrar, Option<ClientTls>)>,
     pub credentials: Option<Credentials>,
     pub expires: Option<Duration>,
     pub tap: Option<Tap>,
@@ -120,11 +121,11 @@ impl Sessions {
         if let Some(agent) = &*slot {
             return Ok(agent.clone());
         }
-        let (registrar, credentials) = match &self.identity.registrar {
-            Some(r) => (*r, self.identity.credentials.clone()),
+        let (registrar, tls, credentials) = match &self.identity.registrar {
+            Some((r, tls)) => (*r, tls.clone(), self.identity.credentials.clone()),
             None => {
                 let own = hub::ensure().await?;
-                (own.registrar, Some(Credentials::new(user_of(&self.identity.aor), own.secret)))
+                (own.registrar, None, Some(Credentials::new(user_of(&self.identity.aor), own.secret)))
             }
         };
         let aor = Uri::from_str(&self.identity.aor).map_err(|e| format!("identity {}: {e}", self.identity.aor))?;
@@ -136,6 +137,7 @@ impl Sessions {
             instance: instance(),
             expires: self.identity.expires.unwrap_or(EXPIRES),
             tap: self.identity.tap.clone(),
+            tls,
         };
         let (agent, events) = Agent::start(config).await.map_err(|e| e.to_string())?;
         if let Some(supervisor) = self.supervisor.get() {

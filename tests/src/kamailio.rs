@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::certificate;
 use crate::lab::{Lab, Namespace, PUBLIC, PUBLIC_V6};
 use crate::process::{Launch, Process, until};
 use crate::sip;
@@ -23,6 +24,7 @@ pub enum Algorithm {
 pub struct Kamailio {
     process: Process,
     at: SocketAddr,
+    tls_port: Option<u16>,
 }
 
 impl Kamailio {
@@ -43,6 +45,24 @@ impl Kamailio {
         let at = SocketAddr::from((PUBLIC, 5060));
         let config = Kamailio::configured(algorithm, users, &[at, SocketAddr::from((PUBLIC_V6, 5060))]);
         Kamailio::launch(world, "kamailio", &config, at, Some(&lab.public))
+    }
+
+    /// One that speaks TLS too, with a certificate of the world's authority for these names (`subjectAltName` as openssl writes it). With
+    /// `client_certificate` it takes only clients that have one of the same authority.
+    pub fn start_tls(world: &World, users: &[&str], names: &str, client_certificate: bool) -> Kamailio {
+        let [at, tls] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        certificate::issue(world, "kamailio", names);
+        let config = Kamailio::configured(Algorithm::Sha256, users, &[at])
+            .replace("#!KAMAILIO\n", "#!KAMAILIO\n#!define WITH_TLS\n")
+            .replace("enable_tls=yes\n", &format!("enable_tls=yes\nlisten=tls:{tls}\n"))
+            .replace("@DIRECTORY@", &world.dir().display().to_string())
+            .replace("@CLIENT_CERTIFICATE@", if client_certificate { "1" } else { "0" });
+        Kamailio { tls_port: Some(tls.port()), ..Kamailio::launch(world, "kamailio", &config, at, None) }
+    }
+
+    /// Its port for TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port.unwrap_or_else(|| panic!("this Kamailio speaks no TLS"))
     }
 
     fn configured(algorithm: Algorithm, users: &[&str], addresses: &[SocketAddr]) -> String {
@@ -82,7 +102,7 @@ impl Kamailio {
             assert!(!process.ended(), "Kamailio ended:\n{}", process.stderr());
             inside.map_or_else(|| sip::answers(at), |namespace| namespace.enter(|| sip::answers(at))).then_some(())
         });
-        Kamailio { process, at }
+        Kamailio { process, at, tls_port: None }
     }
 
     /// Where it listens, by UDP and TCP.

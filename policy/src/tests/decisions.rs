@@ -43,6 +43,8 @@ fn every_key_of_a_file_is_read() {
     assert_eq!(identity.expires, Some(600));
     assert_eq!(policy.limits(), Limits { sockets: 128, sessions: 16 });
     assert_eq!(policy.domain(), "example.org");
+    let tls = parse("[identity]\ntls = { ca = \"/ca\", certificate = \"/c\", key = \"/k\" }\n").identity().tls.clone();
+    assert_eq!((tls.ca, tls.certificate), (Some("/ca".into()), Some(("/c".into(), "/k".into()))));
     let file = parse("[identity]\ncredentials = { file = \"/run/key\" }\n").identity().credentials.clone();
     assert_eq!(file, Some(Credentials::File("/run/key".into())));
 }

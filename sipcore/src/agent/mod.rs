@@ -17,7 +17,7 @@ pub use types::{AgentConfig, EndReason, IncomingOffer, Registrar, Session, Sessi
 
 use crate::message::Uri;
 use crate::transaction::Timing;
-use crate::transport::{Core, Driver, Flow, Setup as Sockets};
+use crate::transport::{Admission, Core, Driver, Flow, Listen, Secrets, Setup as Sockets};
 use crate::user_agent::{Config, UserAgent, contact_uri};
 use seat::Seat;
 use std::net::SocketAddr;
@@ -26,8 +26,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-/// TCP connections of one agent: to and from its registrar.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections of one agent: to and from its registrar.
+const ADMISSION: Admission = Admission { connections: 64, per_source: 64, patience: Duration::from_secs(15) };
 
 /// The longest pause between two REGISTERs as datagrams: nothing else tells that a registrar has restarted and forgotten us. On a connection
 /// its end does.
@@ -45,13 +45,14 @@ impl Agent {
         let (events, receiver) = mpsc::unbounded_channel();
         let Registrar { addr, transport } = config.registrar;
         let sockets = Sockets {
-            listen: vec![SocketAddr::new(config.local_ip, 0)],
+            listen: vec![Listen::plain(SocketAddr::new(config.local_ip, 0))],
             next_hop: Some(addr),
             tap: config.tap,
-            max_connections: MAX_CONNECTIONS,
+            admission: ADMISSION,
+            secrets: Secrets { client: config.tls, ..Secrets::default() },
         };
         let driver = Driver::start(sockets, |addresses| {
-            let local = addresses.first().copied().unwrap_or(addr);
+            let local = addresses.first().map_or(addr, |point| point.addr);
             let agent = Config {
                 contact: contact_uri(&config.aor, local, transport).unwrap_or_else(|| config.aor.clone()),
                 aor: config.aor,
@@ -111,7 +112,7 @@ impl Agent {
 
     /// Address of the SIP sockets, UDP and TCP alike.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.core().addresses().first().copied()
+        self.core().points().first().map(|point| point.addr)
     }
 
     /// What was sent, received and thrown away.

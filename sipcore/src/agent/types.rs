@@ -4,6 +4,7 @@ use crate::auth::Credentials;
 use crate::label::{Label, Proto};
 use crate::message::Uri;
 use crate::sdp::Setup;
+use crate::tls::ClientTls;
 use crate::transport::{Tap, Transport};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -36,6 +37,8 @@ pub struct AgentConfig {
     pub expires: Duration,
     /// Sees every message sent and received.
     pub tap: Option<Tap>,
+    /// How a registrar is spoken to by TLS.
+    pub tls: Option<ClientTls>,
 }
 
 impl fmt::Debug for AgentConfig {

@@ -6,6 +6,7 @@ use super::routes::{Destination, Routed, Target};
 use crate::message::{Message, Method, name};
 use crate::transaction::{ServerId, mark_of};
 use crate::transport::Flow;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Timer C (RFC 3261 16.6 step 11): longer than three minutes.
@@ -111,7 +112,7 @@ impl HomeProxy {
     fn has_passed(&self, request: &Message, mark: u32) -> bool {
         request.vias().flatten().any(|via| {
             let port = via.port.unwrap_or(5060);
-            let ours = via.host_ip().is_some_and(|ip| self.own.iter().any(|own| own.ip() == ip && own.port() == port));
+            let ours = via.host_ip().is_some_and(|ip| self.own.iter().any(|own| own.addr == SocketAddr::new(ip, port)));
             ours && via.branch().and_then(mark_of) == Some(mark)
         })
     }

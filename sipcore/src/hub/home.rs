@@ -3,14 +3,14 @@
 use super::gruu::Mint;
 use super::guard::Guard;
 use super::journal::{Journal, Kept};
-use super::location::Location;
+use super::location::{Contact, Location};
 use super::outcome::Context;
 use super::rate::Rates;
 use super::{Activity, HubConfig, Users};
 use crate::message::{Message, Method, ResponseBuilder, Uri, name, validate};
 use crate::random;
 use crate::transaction::{ClientId, Event, Layer, ServerId, Timers, Timing};
-use crate::transport::{Flow, Machine, Sign, Transmit, stun};
+use crate::transport::{Flow, Listen, Machine, Sign, Transmit, stun};
 use crate::user_agent::USER_AGENT;
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -40,7 +40,7 @@ pub(crate) struct HomeProxy {
     pub(super) mint: Mint,
     pub(super) limits: Limits,
     pub(super) domains: Vec<String>,
-    pub(super) own: Vec<SocketAddr>,
+    pub(super) own: Vec<Listen>,
     /// Key of the marks by which we know our own branches again.
     pub(super) key: RandomState,
     /// Key of the seals by which we know our own routes again.
@@ -58,10 +58,10 @@ pub(crate) struct HomeProxy {
 }
 
 impl HomeProxy {
-    pub fn new(config: &HubConfig, own: &[SocketAddr], timing: Timing, now: Instant) -> Self {
+    pub fn new(config: &HubConfig, own: &[Listen], timing: Timing, now: Instant) -> Self {
         let secret = random::secret();
         let mut home = HomeProxy {
-            layer: Layer::new(timing, own.to_vec(), MAX_TRANSACTIONS),
+            layer: Layer::new(timing, own.iter().map(|own| own.addr).collect(), MAX_TRANSACTIONS),
             location: Location::default(),
             guard: None,
             mint: Mint::new(secret),
@@ -102,10 +102,12 @@ impl HomeProxy {
         self.mint = Mint::new(kept.key);
         self.seal_key = kept.key;
         for (record, mut bindings) in kept.bindings {
-            bindings.retain(|binding| binding.expires_at > now);
+            // A connection that cannot be made from here is gone with the hub that had it.
+            let stands = |contact: &Contact| !contact.flow.transport.is_one_way() || !contact.path.is_empty();
+            bindings.retain(|binding| binding.expires_at > now && stands(&binding.contact));
             for binding in &mut bindings {
                 let flow = &mut binding.contact.flow;
-                flow.local = self.local_for(flow.remote.ip(), flow.local);
+                flow.local = self.local_for(flow.transport, flow.remote.ip(), flow.local);
             }
             self.location.restore(&record, bindings);
         }
@@ -144,7 +146,10 @@ impl HomeProxy {
     pub(super) fn is_ours(&self, uri: &Uri) -> bool {
         match uri.host_ip() {
             // Without a port it is a name for the host, as in an address of record, and not for what listens on 5060.
-            Some(ip) => self.own.iter().any(|own| own.ip() == ip && uri.port().is_none_or(|port| port == own.port())),
+            Some(ip) => {
+                let is_it = |own: SocketAddr| own.ip() == ip && uri.port().is_none_or(|port| port == own.port());
+                self.own.iter().any(|own| is_it(own.addr))
+            }
             None => self.domains.iter().any(|domain| uri.host().eq_ignore_ascii_case(domain)),
         }
     }
@@ -234,7 +239,8 @@ impl Machine for HomeProxy {
     }
 
     fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
-        self.location.flow_lost(flow);
+        let lost = self.location.flow_lost(flow);
+        self.changed.extend(lost);
         self.layer.handle_unreachable(now, flow, why);
         self.work(now);
     }

@@ -154,10 +154,7 @@ impl Journal {
             path.split(' ').filter(|proxy| !proxy.is_empty()).map(|proxy| unescape(proxy).map(Into::into)).collect();
         let path = path?;
         let mut words = flow.split(' ');
-        let transport = match words.next()? {
-            "udp" => Transport::Udp,
-            _ => Transport::Tcp,
-        };
+        let transport = Transport::named(words.next()?)?;
         let (local, remote) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         // No connection outlives its process.
         let remote = match transport {

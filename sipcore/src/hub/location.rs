@@ -1,6 +1,6 @@
 //! The location service: which contacts an address of record has (RFC 3261 10.3).
 
-use crate::message::Uri;
+use crate::message::{Scheme, Uri};
 use crate::random;
 use crate::transaction::Timers;
 use crate::transport::{Flow, Transport};
@@ -75,7 +75,9 @@ pub(super) struct Location {
     records: HashMap<Arc<str>, Vec<Binding>>,
     owners: HashMap<u64, Arc<str>>,
     /// Where each binding is to be found on the network.
-    places: HashMap<(Transport, SocketAddr), Vec<u64>>,
+    places: HashMap<Place, Vec<u64>>,
+    /// What was registered on each connection.
+    connections: HashMap<Flow, Vec<u64>>,
     /// Address of record and instance of each handle.
     handles: HashMap<u64, (Arc<str>, Box<str>)>,
     expiry: Timers<u64>,
@@ -165,23 +167,31 @@ impl Location {
         }
     }
 
-    /// The flow of a binding that is found at an address.
-    pub fn flow_to(&self, transport: Transport, addr: SocketAddr) -> Option<Flow> {
-        let id = self.places.get(&(transport, addr))?.last()?;
+    /// The flow of a binding whose contact is at the place that a URI names.
+    pub fn flow_to(&self, uri: &Uri) -> Option<Flow> {
+        let id = self.places.get(&Place::of(uri))?.last()?;
         let bindings = self.records.get(self.owners.get(id)?)?;
         bindings.iter().find(|binding| binding.id == *id).map(|binding| binding.contact.flow)
     }
 
-    /// A connection has ended: its bindings are to be reached by their Contact.
-    pub fn flow_lost(&mut self, flow: Flow) {
-        for Binding { contact, .. } in self.records.values_mut().flatten() {
-            if contact.flow == flow
-                && contact.path.is_empty()
-                && let Some(addr) = address_of(&contact.uri)
-            {
-                contact.flow.remote = addr;
+    /// A connection has ended: what was bound on it is to be reached by its Contact, or not at all any more (RFC 5626 5.3). The addresses of record
+    /// that lost a binding are told.
+    pub fn flow_lost(&mut self, flow: Flow) -> Vec<String> {
+        let mut lost = Vec::new();
+        for id in self.connections.remove(&flow).unwrap_or_default() {
+            let Some(owner) = self.owners.get(&id).cloned() else { continue };
+            let bindings = self.records.get_mut(&owner).into_iter().flatten();
+            let Some(Binding { contact, .. }) = bindings.into_iter().find(|binding| binding.id == id) else { continue };
+            match address_of(&contact.uri) {
+                Some(addr) if contact.path.is_empty() && !flow.transport.is_one_way() => contact.flow.remote = addr,
+                _ if contact.path.is_empty() => {
+                    self.remove(&owner, id);
+                    lost.push(owner.to_string());
+                }
+                _ => {}
             }
         }
+        lost
     }
 
     /// Carries out one REGISTER, all of it or nothing. `star`: all bindings go first.
@@ -244,6 +254,9 @@ impl Location {
         if let Some(place) = place(&contact) {
             self.places.entry(place).or_default().push(id);
         }
+        if contact.flow.transport.is_reliable() {
+            self.connections.entry(contact.flow).or_default().push(id);
+        }
         let handle = contact.instance.as_ref().map(|instance| {
             let handle = handle.unwrap_or_else(random::number);
             self.handles.insert(handle, (owner.clone(), instance.clone()));
@@ -266,14 +279,10 @@ impl Location {
             self.handles.remove(&handle);
         }
         self.expiry.update(id, Some(binding.expires_at), None);
-        if let Some(place) = place(&binding.contact)
-            && let Some(ids) = self.places.get_mut(&place)
-        {
-            ids.retain(|known| *known != id);
-            if ids.is_empty() {
-                self.places.remove(&place);
-            }
+        if let Some(place) = place(&binding.contact) {
+            forget(&mut self.places, &place, id);
         }
+        forget(&mut self.connections, &binding.contact.flow, id);
     }
 }
 
@@ -309,11 +318,13 @@ fn latest_flows(found: Lookup) -> Lookup {
     Lookup::Bound(bindings)
 }
 
-/// The transport that a URI names.
+/// The transport that a URI names (RFC 3261 26.2.2, RFC 7118 5.2).
 pub(super) fn transport_of(uri: &Uri) -> Transport {
-    match uri.transport() {
-        Some(name) if name.eq_ignore_ascii_case("tcp") => Transport::Tcp,
-        _ => Transport::Udp,
+    let secure = uri.scheme() == Scheme::Sips;
+    match (uri.transport().and_then(Transport::named), secure) {
+        (Some(Transport::Ws | Transport::Wss), true) => Transport::Wss,
+        (_, true) => Transport::Tls,
+        (named, false) => named.unwrap_or(Transport::Udp),
     }
 }
 
@@ -322,10 +333,30 @@ pub(super) fn address_of(uri: &Uri) -> Option<SocketAddr> {
     Some(SocketAddr::new(uri.host_ip()?, uri.port_or_default()))
 }
 
-/// A contact behind other proxies is not at its own address for us.
-fn place(contact: &Contact) -> Option<(Transport, SocketAddr)> {
-    if !contact.path.is_empty() {
-        return None;
+/// Transport, host and port of a URI. The host need not be an address: that of a browser is a name that nobody resolves (RFC 7118 5).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Place(Transport, Box<str>, u16);
+
+impl Place {
+    fn of(uri: &Uri) -> Self {
+        let transport = match transport_of(uri) {
+            Transport::Wss => Transport::Ws,
+            other => other,
+        };
+        let host = uri.host_ip().map_or_else(|| uri.host().to_ascii_lowercase(), |ip| ip.to_string());
+        Place(transport, host.into(), uri.port_or_default())
     }
-    Some((transport_of(&contact.uri), address_of(&contact.uri)?))
+}
+
+/// A contact behind other proxies is not at its own address for us.
+fn place(contact: &Contact) -> Option<Place> {
+    contact.path.is_empty().then(|| Place::of(&contact.uri))
+}
+
+fn forget<K: Eq + std::hash::Hash>(index: &mut HashMap<K, Vec<u64>>, key: &K, id: u64) {
+    let Some(ids) = index.get_mut(key) else { return };
+    ids.retain(|known| *known != id);
+    if ids.is_empty() {
+        index.remove(key);
+    }
 }

@@ -18,8 +18,9 @@ mod tests;
 pub use crate::auth::{Algorithm, Stored, ha1};
 pub use crate::transport::{Counters, Direction, Tap, TapEvent, Transport};
 
+use crate::tls::ServerTls;
 use crate::transaction::Timing;
-use crate::transport::{Driver, Setup, StartError};
+use crate::transport::{Admission, Driver, Listen, Secrets, Setup, StartError};
 use home::HomeProxy;
 use journal::Journal;
 use std::collections::HashMap;
@@ -27,9 +28,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
-
-/// TCP connections that one hub keeps open.
-const MAX_CONNECTIONS: usize = 10_000;
 
 /// Who may register and call, by digest authentication (RFC 3261 22, RFC 8760).
 #[derive(Clone, Default)]
@@ -72,6 +70,22 @@ impl fmt::Debug for Users {
 pub struct HubConfig {
     /// UDP and TCP are opened on each; port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
+    /// Connections by TLS are taken on each.
+    pub listen_tls: Vec<SocketAddr>,
+    /// WebSocket connections are taken on each (RFC 7118).
+    pub listen_ws: Vec<SocketAddr>,
+    /// The same, by TLS.
+    pub listen_wss: Vec<SocketAddr>,
+    /// Certificate and key; needed for TLS.
+    pub tls: Option<ServerTls>,
+    /// Web sites whose pages may connect by WebSocket, as browsers name them: `https://example.org`.
+    pub origins: Vec<String>,
+    /// Connections that may be open.
+    pub max_connections: usize,
+    /// Connections that may be open from one address (of IPv6, one /64).
+    pub max_connections_per_source: usize,
+    /// How long a message may take that has begun on a connection, the first one, and a handshake.
+    pub patience: Duration,
     /// The domains that the hub is responsible for, beside its own addresses.
     pub domains: Vec<String>,
     /// Longest registration granted.
@@ -94,6 +108,14 @@ impl Default for HubConfig {
     fn default() -> Self {
         HubConfig {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            listen_tls: Vec::new(),
+            listen_ws: Vec::new(),
+            listen_wss: Vec::new(),
+            tls: None,
+            origins: Vec::new(),
+            max_connections: 10_000,
+            max_connections_per_source: 2_500,
+            patience: Duration::from_secs(15),
             domains: vec!["sipbox.invalid".into()],
             max_expires: Duration::from_secs(3600),
             min_expires: Duration::from_secs(10),
@@ -126,6 +148,9 @@ pub enum HubError {
     /// There is no address to listen on.
     #[error("the hub cannot start: no address to listen on is given")]
     NoAddress,
+    /// TLS is to be listened for, and there is no certificate.
+    #[error("the hub cannot start: TLS needs a certificate and its key")]
+    NoCertificate,
     /// The file for the bindings cannot be used.
     #[error("the hub cannot start: its state file {} cannot be used: {source}", .path.display())]
     State {
@@ -156,14 +181,32 @@ pub struct Hub {
 impl Hub {
     /// Opens the sockets and starts on the current tokio runtime.
     pub async fn start(config: HubConfig) -> Result<Hub, HubError> {
-        if config.listen.is_empty() {
+        let of = |addresses: &[SocketAddr], transport| -> Vec<Listen> {
+            addresses.iter().map(|addr| Listen { addr: *addr, transport }).collect()
+        };
+        let listen = [
+            of(&config.listen, Transport::Udp),
+            of(&config.listen_tls, Transport::Tls),
+            of(&config.listen_ws, Transport::Ws),
+            of(&config.listen_wss, Transport::Wss),
+        ]
+        .concat();
+        if listen.is_empty() {
             return Err(HubError::NoAddress);
         }
+        if config.tls.is_none() && !(config.listen_tls.is_empty() && config.listen_wss.is_empty()) {
+            return Err(HubError::NoCertificate);
+        }
         let sockets = Setup {
-            listen: config.listen.clone(),
+            listen,
             next_hop: None,
             tap: config.tap.clone(),
-            max_connections: MAX_CONNECTIONS,
+            admission: Admission {
+                connections: config.max_connections,
+                per_source: config.max_connections_per_source,
+                patience: config.patience,
+            },
+            secrets: Secrets { server: config.tls.clone(), client: None, origins: config.origins.clone() },
         };
         let now = Instant::now();
         let journal = match &config.state {
@@ -173,7 +216,7 @@ impl Hub {
             }
             None => None,
         };
-        let machine = |addresses: &[SocketAddr]| {
+        let machine = |addresses: &[Listen]| {
             let mut home = HomeProxy::new(&config, addresses, Timing::default(), now);
             if let Some((journal, kept)) = journal {
                 home.resume(now, journal, kept);
@@ -183,9 +226,15 @@ impl Hub {
         Ok(Hub { driver: Driver::start(sockets, machine).await? })
     }
 
-    /// Where it listens, UDP and TCP alike, in the order of the configuration.
+    /// Where it listens by UDP and TCP, in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.driver.core.addresses()
+        self.addresses_of(Transport::Udp)
+    }
+
+    /// Where it listens by a transport, in the order of the configuration.
+    pub fn addresses_of(&self, transport: Transport) -> Vec<SocketAddr> {
+        let points = self.driver.core.points().into_iter();
+        points.filter(|point| point.carries(transport)).map(|point| point.addr).collect()
     }
 
     /// From now on these may use it, and nobody else. What is bound stays bound until it expires.

@@ -157,11 +157,15 @@ impl HomeProxy {
         let transport = transport_of(contact);
         let Some(addr) = address_of(contact) else { return source };
         let same_host = addr.ip() == source.remote.ip();
-        let own_connection = transport == Transport::Tcp && (same_host || instance);
-        let behind_nat = transport == Transport::Udp && !same_host && instance;
-        match transport == source.transport && (own_connection || behind_nat) {
+        let own_connection = match transport {
+            Transport::Udp => !same_host && instance,
+            Transport::Tcp => same_host || instance,
+            Transport::Tls | Transport::Ws | Transport::Wss => true,
+        };
+        let alike = transport == source.transport || (transport.is_web() && source.transport.is_web());
+        match alike && own_connection {
             true => source,
-            false => Flow { transport, local: self.local_for(addr.ip(), source.local), remote: addr },
+            false => Flow { transport, local: self.local_for(transport, addr.ip(), source.local), remote: addr },
         }
     }
 }

@@ -93,19 +93,24 @@ impl HomeProxy {
 
     /// To a URI that is not ours: only to a contact that is bound here, or within a dialog that went through here.
     fn direct(&self, flow: Flow, uri: &Uri, sealed: bool) -> Destination {
-        let Some(addr) = address_of(uri) else { return Destination::Nowhere(404, "Not Our Domain") };
         let transport = transport_of(uri);
-        let target = match self.location.flow_to(transport, addr) {
-            Some(known) => known,
-            None if sealed => Flow { transport, local: self.local_for(addr.ip(), flow.local), remote: addr },
-            None => return Destination::Nowhere(403, "Relaying Is Not Allowed"),
+        let target = match (self.location.flow_to(uri), address_of(uri)) {
+            (Some(known), _) => known,
+            (None, None) => return Destination::Nowhere(404, "Not Our Domain"),
+            (None, Some(addr)) if sealed => {
+                Flow { transport, local: self.local_for(transport, addr.ip(), flow.local), remote: addr }
+            }
+            (None, Some(_)) => return Destination::Nowhere(403, "Relaying Is Not Allowed"),
         };
         Destination::Targets(vec![Target { flow: target, uri: None, path: Box::default() }])
     }
 
     /// The listening point from which an address is reached.
-    pub(super) fn local_for(&self, ip: IpAddr, preferred: u16) -> u16 {
-        let fits = |local: u16| self.layer.sent_by(local).is_ipv4() == ip.is_ipv4();
+    pub(super) fn local_for(&self, transport: Transport, ip: IpAddr, preferred: u16) -> u16 {
+        let fits = |local: u16| {
+            let point = self.own.get(usize::from(local));
+            point.is_some_and(|point| point.addr.is_ipv4() == ip.is_ipv4() && point.carries(transport))
+        };
         let all = 0..self.own.len() as u16;
         std::iter::once(preferred).chain(all).find(|local| fits(*local)).unwrap_or(preferred)
     }
@@ -114,7 +119,7 @@ impl HomeProxy {
     pub(super) fn record_route(&self, request: &mut Message, came: Flow, leaves: Flow) {
         let seal = self.seal(request);
         let mut put = |flow: Flow| {
-            let transport = if flow.transport == Transport::Tcp { ";transport=tcp" } else { "" };
+            let transport = flow.transport.as_param().map(|name| format!(";transport={name}")).unwrap_or_default();
             let value = format!("<sip:{}{transport};lr;{SEAL}={seal}>", self.layer.sent_by(flow.local));
             request.push_front(name::RECORD_ROUTE, value);
         };

@@ -5,7 +5,7 @@ use super::{HubConfig, Users};
 use crate::auth::{Credentials, DigestClient};
 use crate::message::{Message, name};
 use crate::transaction::{Layer, Timing};
-use crate::transport::{Flow, Machine, Sign, Transport, stun};
+use crate::transport::{Flow, Listen, Machine, Sign, Transport, stun};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ fn bench() -> Bench {
 
 fn bench_with(config: HubConfig) -> Bench {
     let now = Instant::now();
-    let own = ["10.0.0.1:5060".parse().unwrap()];
+    let own = [Listen::plain("10.0.0.1:5060".parse().unwrap())];
     Bench { now, hub: HomeProxy::new(&config, &own, Timing::default(), now), serial: 0 }
 }
 
@@ -407,7 +407,7 @@ fn a_crowd_is_answered_503() {
     let mut bench = bench();
     bench.bind("<sip:bob@10.0.0.9:7777>");
     let mut refused = 0;
-    bench.hub.layer = Layer::new(Timing::default(), bench.hub.own.clone(), 100);
+    bench.hub.layer = Layer::new(Timing::default(), vec![bench.hub.own[0].addr], 100);
     for _ in 0..200 {
         let options = bench.request("OPTIONS", "sip:nobody@sipbox.invalid", "");
         refused += usize::from(bench.status(options) == 503);

@@ -65,6 +65,11 @@ impl StreamParser {
         StreamParser { limits, buf: BytesMut::new(), looked: 0, head: None, dead: false }
     }
 
+    /// Nothing of a message has come that is not whole.
+    pub fn is_between_messages(&self) -> bool {
+        self.buf.is_empty() && self.head.is_none()
+    }
+
     /// Bytes as they came. Pull until nothing comes before pushing more.
     pub fn push(&mut self, bytes: &[u8]) {
         if !self.dead {

@@ -146,7 +146,7 @@ fn response_flow(flow: Flow, request: &mut Message) -> Flow {
     // The caller has read the Via.
     let _ = request.note_source(flow.remote);
     match flow.transport {
-        Transport::Tcp => flow,
         Transport::Udp => Flow { remote: request.response_address().unwrap_or(flow.remote), ..flow },
+        _ => flow,
     }
 }

@@ -1,8 +1,9 @@
-//! One TCP connection that carries SIP (RFC 3261 18, RFC 5626 3.5.1 keep-alive).
+//! One connection that carries SIP (RFC 3261 18, RFC 5626 3.5.1 keep-alive).
 
 use super::driver::Core;
+use super::layered;
 use super::tap::count;
-use super::{Flow, Machine, Sign};
+use super::{Flow, Machine, Sign, Transport};
 use crate::message::{Frame, Limits, Message, Method, StreamError, StreamParser};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long a connection attempt may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -33,6 +34,7 @@ struct Outbox {
 /// The sending half, shared by everyone who sends; its task owns the receiving half.
 #[derive(Debug, Default)]
 pub(super) struct Connection {
+    /// Where everybody may write; without it the task alone writes.
     stream: OnceLock<TcpStream>,
     outbox: Mutex<Outbox>,
     wake: Notify,
@@ -94,6 +96,22 @@ impl Connection {
         Ok(false)
     }
 
+    /// What waits to be sent, first come first, for a task that writes by itself.
+    pub fn take(&self) -> io::Result<Option<Bytes>> {
+        let mut outbox = self.outbox.lock();
+        if outbox.closed {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        let first = outbox.queue.pop_front();
+        outbox.bytes -= first.as_ref().map_or(0, Bytes::len);
+        Ok(first)
+    }
+
+    /// Something may wait to be sent.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
     /// Makes the task end the connection.
     pub fn abandon(&self) {
         self.close();
@@ -130,12 +148,29 @@ async fn exchange<M: Machine>(
     connection: &Connection,
     accepted: Option<TcpStream>,
 ) -> io::Result<()> {
+    let is_accepted = accepted.is_some();
     let stream = match accepted {
         Some(stream) => stream,
-        None => timeout(CONNECT_LIMIT, TcpStream::connect(flow.remote)).await??,
+        None => timeout(CONNECT_LIMIT, core.connect(flow)).await??,
     };
     stream.set_nodelay(true)?;
-    let local = stream.local_addr()?;
+    let link = Link { flow, local: stream.local_addr()?, connection, patience: Patience::new(core, is_accepted) };
+    match flow.transport {
+        Transport::Tls | Transport::Ws | Transport::Wss => layered::exchange(core, link, stream, is_accepted).await,
+        Transport::Udp | Transport::Tcp => plain(core, link, stream).await,
+    }
+}
+
+/// One connection, for whoever reads it.
+pub(super) struct Link<'a> {
+    pub flow: Flow,
+    pub local: SocketAddr,
+    pub connection: &'a Connection,
+    pub patience: Patience,
+}
+
+async fn plain<M: Machine>(core: &Arc<Core<M>>, mut link: Link<'_>, stream: TcpStream) -> io::Result<()> {
+    let connection = link.connection;
     let stream = connection.stream.get_or_init(|| stream);
     let mut parser = StreamParser::new(Limits::default());
     let mut buffer = vec![0; 16 * 1024];
@@ -145,7 +180,7 @@ async fn exchange<M: Machine>(
             false => Interest::READABLE,
         };
         let ready = tokio::select! {
-            ready = timeout(IDLE_LIMIT, stream.ready(interest)) => ready??,
+            ready = link.patience.wait(core, stream.ready(interest)) => ready??,
             () = connection.wake.notified() => continue,
         };
         if !ready.is_readable() && !ready.is_read_closed() {
@@ -158,18 +193,55 @@ async fn exchange<M: Machine>(
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
-            read_messages(core, flow, local, connection, &mut parser)?;
+            read_messages(core, &link, &mut parser)?;
+            link.patience.heard(parser.is_between_messages());
         }
     }
 }
 
-fn read_messages<M: Machine>(
+/// How long a connection is waited for.
+pub(super) struct Patience {
+    limit: Duration,
+    until: Instant,
+    /// Something is owed: the first message of who connected to us, or the rest of one.
+    owed: bool,
+}
+
+impl Patience {
+    fn new<M: Machine>(core: &Core<M>, is_accepted: bool) -> Self {
+        let limit = core.patience;
+        let wait = if is_accepted { limit } else { IDLE_LIMIT };
+        Patience { limit, until: Instant::now() + wait, owed: is_accepted }
+    }
+
+    /// Bytes came; `whole`: nothing is missing after them.
+    pub fn heard(&mut self, whole: bool) {
+        if whole {
+            self.until = Instant::now() + IDLE_LIMIT;
+        } else if !self.owed {
+            self.until = Instant::now() + self.limit;
+        }
+        self.owed = !whole;
+    }
+
+    /// What comes in time.
+    pub async fn wait<M: Machine, T>(&self, core: &Core<M>, what: impl Future<Output = T>) -> io::Result<T> {
+        timeout_at(self.until, what).await.map_err(|_| {
+            if self.owed {
+                count(&core.cells.slow_connections);
+            }
+            let why = if self.owed { "no whole message came in time" } else { "nothing came for a long time" };
+            io::Error::new(ErrorKind::TimedOut, why)
+        })
+    }
+}
+
+pub(super) fn read_messages<M: Machine>(
     core: &Arc<Core<M>>,
-    flow: Flow,
-    local: SocketAddr,
-    connection: &Connection,
+    link: &Link<'_>,
     parser: &mut StreamParser,
 ) -> io::Result<()> {
+    let (flow, local, connection) = (link.flow, link.local, link.connection);
     while let Some(frame) = parser.pull() {
         match frame {
             Ok(Frame::Message(message)) => core.receive(flow, local, message),

@@ -1,21 +1,22 @@
 //! Sockets, clock and tasks around one state machine. Nothing is polled: a message is answered in the task that read it, and calls from
 //! outside send from the calling thread.
 
-use super::connection::{self, Connection};
+use super::admission::{Admission, Connections};
+use super::connection;
 use super::refusals;
 use super::tap::{CounterCells, Counters, Direction, Tap, TapEvent, count};
-use super::{Flow, Machine, Sign, Transmit, Transport, stun};
+use super::{Flow, Listen, Machine, Sign, Transmit, Transport, stun};
 use crate::message::Message;
+use crate::tls::{ClientTls, ServerTls};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -43,18 +44,32 @@ pub struct StartError {
 
 /// What the driver is to open.
 pub(crate) struct Setup {
-    /// UDP and TCP are bound to each; port 0 takes a free one, the same for both.
-    pub listen: Vec<SocketAddr>,
+    /// Port 0 takes a free one, the same for UDP and TCP.
+    pub listen: Vec<Listen>,
     /// The only address that UDP is exchanged with. Its refusal (ICMP) is then seen at once.
     pub next_hop: Option<SocketAddr>,
     pub tap: Option<Tap>,
-    pub max_connections: usize,
+    pub admission: Admission,
+    pub secrets: Secrets,
 }
 
-/// One address on which we listen, with UDP and TCP.
+/// What connections need that are more than TCP.
+#[derive(Default)]
+pub(crate) struct Secrets {
+    /// Who we are to those who connect to us.
+    pub server: Option<ServerTls>,
+    /// Whom we connect to. Without it no connection by TLS is made from here.
+    pub client: Option<ClientTls>,
+    /// Web sites whose pages may connect, as browsers tell them (RFC 6454 7): `https://example.org`.
+    pub origins: Vec<String>,
+}
+
+/// One address on which we listen.
 pub(super) struct Point {
-    udp: UdpSocket,
-    addr: SocketAddr,
+    udp: Option<UdpSocket>,
+    listen: Listen,
+    /// The address that it is bound to, if not to all.
+    bound: Option<IpAddr>,
     connected: Option<SocketAddr>,
 }
 
@@ -68,8 +83,9 @@ struct State<M> {
 pub(crate) struct Core<M> {
     state: Mutex<State<M>>,
     points: Vec<Point>,
-    connections: Mutex<HashMap<Flow, Arc<Connection>>>,
-    max_connections: usize,
+    connections: Mutex<Connections>,
+    pub(super) secrets: Secrets,
+    pub(super) patience: Duration,
     tasks: Mutex<JoinSet<()>>,
     stopped: AtomicBool,
     wake: Notify,
@@ -91,30 +107,43 @@ impl<M: Machine> Drop for Driver<M> {
 
 impl<M: Machine> Driver<M> {
     /// Opens the sockets, makes the machine from the addresses that they got, and starts the tasks on the current runtime.
-    pub async fn start(setup: Setup, machine: impl FnOnce(&[SocketAddr]) -> M) -> Result<Self, StartError> {
+    pub async fn start(setup: Setup, machine: impl FnOnce(&[Listen]) -> M) -> Result<Self, StartError> {
         let mut points = Vec::new();
         let mut listeners = Vec::new();
-        for addr in &setup.listen {
-            let (udp, listener) = bind(*addr).await?;
-            let failed = |source| StartError { addr: *addr, transport: Transport::Udp, source };
-            if let Some(hop) = setup.next_hop {
-                udp.connect(hop).await.map_err(failed)?;
-            }
-            // A new socket counts as not writable until the reactor has seen it once.
-            udp.writable().await.map_err(failed)?;
-            if setup.next_hop.is_none() {
-                refusals::watch(&udp).map_err(failed)?;
-            }
-            let bound = advertised(udp.local_addr().map_err(failed)?);
-            points.push(Point { udp, addr: bound, connected: setup.next_hop });
+        for wanted in &setup.listen {
+            let Listen { addr, transport } = *wanted;
+            let failed = |source| StartError { addr, transport, source };
+            let (udp, listener) = match transport {
+                Transport::Udp => {
+                    let (udp, listener) = bind(addr).await?;
+                    if let Some(hop) = setup.next_hop {
+                        udp.connect(hop).await.map_err(failed)?;
+                    }
+                    // A new socket counts as not writable until the reactor has seen it once.
+                    udp.writable().await.map_err(failed)?;
+                    if setup.next_hop.is_none() {
+                        refusals::watch(&udp).map_err(failed)?;
+                    }
+                    (Some(udp), listener)
+                }
+                _ => (None, TcpListener::bind(addr).await.map_err(failed)?),
+            };
+            let bound = listener.local_addr().map_err(failed)?;
+            points.push(Point {
+                udp,
+                listen: Listen { addr: advertised(bound), transport },
+                bound: Some(bound.ip()).filter(|ip| !ip.is_unspecified()),
+                connected: setup.next_hop,
+            });
             listeners.push(listener);
         }
-        let addresses: Vec<_> = points.iter().map(|point| point.addr).collect();
+        let addresses: Vec<_> = points.iter().map(|point| point.listen).collect();
         let core = Arc::new(Core {
             state: Mutex::new(State { machine: machine(&addresses), armed: None }),
             points,
-            connections: Mutex::default(),
-            max_connections: setup.max_connections,
+            connections: Mutex::new(Connections::new(setup.admission)),
+            secrets: setup.secrets,
+            patience: setup.admission.patience,
             tasks: Mutex::default(),
             stopped: AtomicBool::new(false),
             wake: Notify::new(),
@@ -124,7 +153,9 @@ impl<M: Machine> Driver<M> {
         });
         core.spawn(run_timer(core.clone()));
         for (index, listener) in listeners.into_iter().enumerate() {
-            core.spawn(run_udp(core.clone(), index as u16));
+            if core.points.get(index).is_some_and(|point| point.udp.is_some()) {
+                core.spawn(run_udp(core.clone(), index as u16));
+            }
             core.spawn(run_listener(core.clone(), index as u16, listener));
         }
         Ok(Driver { core })
@@ -141,13 +172,13 @@ impl<M: Machine> Driver<M> {
 }
 
 impl<M: Machine> Core<M> {
-    /// The addresses on which the driver listens, UDP and TCP alike.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.points.iter().map(|point| point.addr).collect()
+    /// Where the driver listens.
+    pub fn points(&self) -> Vec<Listen> {
+        self.points.iter().map(|point| point.listen).collect()
     }
 
     pub fn counters(&self) -> Counters {
-        self.cells.read()
+        Counters { connections: self.connections.lock().len() as u64, ..self.cells.read() }
     }
 
     /// Asks or changes the machine, then sends what it wants sent.
@@ -197,11 +228,8 @@ impl<M: Machine> Core<M> {
     }
 
     /// The connection has ended; a newer one under the same flow stays.
-    pub(super) fn forget(&self, flow: Flow, connection: &Arc<Connection>) {
-        let mut connections = self.connections.lock();
-        if connections.get(&flow).is_some_and(|known| Arc::ptr_eq(known, connection)) {
-            connections.remove(&flow);
-        }
+    pub(super) fn forget(&self, flow: Flow, connection: &Arc<connection::Connection>) {
+        self.connections.lock().close(flow, connection);
     }
 
     fn flush(self: &Arc<Self>, machine: &mut M, now: Instant) {
@@ -220,7 +248,7 @@ impl<M: Machine> Core<M> {
                 }
             }
             while let Some(flow) = machine.poll_close() {
-                if let Some(connection) = self.connections.lock().get(&flow) {
+                if let Some(connection) = self.connections.lock().get(flow) {
                     connection.abandon();
                 }
             }
@@ -241,22 +269,23 @@ impl<M: Machine> Core<M> {
         self.tap_sent(point, flow, &payload);
         match flow.transport {
             Transport::Udp => point.send(&payload, flow.remote),
-            Transport::Tcp => self.send_on_connection(flow, payload),
+            _ => self.send_on_connection(flow, payload),
         }
     }
 
     fn send_on_connection(self: &Arc<Self>, flow: Flow, payload: Bytes) -> io::Result<()> {
         let connection = {
             let mut connections = self.connections.lock();
-            match connections.get(&flow) {
+            match connections.get(flow) {
                 Some(connection) => connection.clone(),
-                None if connections.len() >= self.max_connections => {
-                    count(&self.cells.refused_connections);
-                    return Err(io::Error::other("too many connections"));
+                None if !self.can_connect(flow.transport) => {
+                    return Err(io::Error::new(ErrorKind::NotConnected, "the connection has ended"));
                 }
                 None => {
-                    let connection = Arc::new(Connection::default());
-                    connections.insert(flow, connection.clone());
+                    let Some(connection) = connections.open(flow) else {
+                        count(&self.cells.refused_connections);
+                        return Err(io::Error::other("too many connections"));
+                    };
                     self.spawn(connection::run(self.clone(), flow, connection.clone(), None));
                     connection
                 }
@@ -268,20 +297,38 @@ impl<M: Machine> Core<M> {
         }
     }
 
+    /// Connects from the address that we tell others, so that they know the connection for ours (RFC 5923 8).
+    pub(super) async fn connect(&self, flow: Flow) -> io::Result<TcpStream> {
+        let socket = match flow.remote {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let Some(ip) = self.points.get(flow.local as usize).and_then(|point| point.bound) {
+            socket.bind(SocketAddr::new(ip, 0))?;
+        }
+        socket.connect(flow.remote).await
+    }
+
+    /// Connections of this kind are made from here, and not only taken.
+    fn can_connect(&self, transport: Transport) -> bool {
+        transport == Transport::Tcp || (transport == Transport::Tls && self.secrets.client.is_some())
+    }
+
     fn tap_sent(&self, point: &Point, flow: Flow, payload: &Bytes) {
         if let Some(tap) = &self.tap
             && let Ok(message) = Message::parse_datagram(payload.clone())
         {
-            tap(&TapEvent::of(Direction::Sent, point.addr, flow.remote, flow.transport, &message));
+            tap(&TapEvent::of(Direction::Sent, point.listen.addr, flow.remote, flow.transport, &message));
         }
     }
 }
 
 impl Point {
     fn send(&self, payload: &[u8], remote: SocketAddr) -> io::Result<()> {
+        let Some(udp) = &self.udp else { return Err(ErrorKind::AddrNotAvailable.into()) };
         let once = || match self.connected {
-            Some(_) => self.udp.try_send(payload),
-            None => self.udp.try_send_to(payload, remote),
+            Some(_) => udp.try_send(payload),
+            None => udp.try_send_to(payload, remote),
         };
         match once() {
             Ok(_) => Ok(()),
@@ -295,10 +342,10 @@ impl Point {
         }
     }
 
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    fn receive(&self, udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         match self.connected {
-            Some(remote) => self.udp.try_recv(buffer).map(|n| (n, remote)),
-            None => self.udp.try_recv_from(buffer),
+            Some(remote) => udp.try_recv(buffer).map(|n| (n, remote)),
+            None => udp.try_recv_from(buffer),
         }
     }
 }
@@ -366,18 +413,21 @@ async fn run_timer<M: Machine>(core: Arc<Core<M>>) {
 
 async fn run_udp<M: Machine>(core: Arc<Core<M>>, local: u16) {
     let Some(point) = core.points.get(local as usize) else { return };
+    let Some(udp) = &point.udp else { return };
     let mut buffer = vec![0; 65536];
     let flow = |remote| Flow { transport: Transport::Udp, local, remote };
     loop {
-        let Ok(ready) = point.udp.ready(Interest::READABLE | Interest::ERROR).await else { return };
+        let Ok(ready) = udp.ready(Interest::READABLE | Interest::ERROR).await else { return };
         if ready.is_error() {
-            for remote in refusals::take(&point.udp) {
+            for remote in refusals::take(udp) {
                 core.unreachable(flow(remote), "Connection refused");
             }
         }
         loop {
-            match point.receive(&mut buffer) {
-                Ok((n, remote)) => datagram(&core, flow(remote), point.addr, buffer.get(..n).unwrap_or_default()),
+            match point.receive(udp, &mut buffer) {
+                Ok((n, remote)) => {
+                    datagram(&core, flow(remote), point.listen.addr, buffer.get(..n).unwrap_or_default())
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => {
                     if let Some(remote) = point.connected {
@@ -403,6 +453,11 @@ fn datagram<M: Machine>(core: &Arc<Core<M>>, flow: Flow, local: SocketAddr, byte
 }
 
 async fn run_listener<M: Machine>(core: Arc<Core<M>>, local: u16, listener: TcpListener) {
+    let Some(point) = core.points.get(local as usize) else { return };
+    let transport = match point.listen.transport {
+        Transport::Udp => Transport::Tcp,
+        other => other,
+    };
     loop {
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -412,16 +467,11 @@ async fn run_listener<M: Machine>(core: Arc<Core<M>>, local: u16, listener: TcpL
                 continue;
             }
         };
-        let flow = Flow { transport: Transport::Tcp, local, remote };
-        let connection = Arc::new(Connection::default());
-        {
-            let mut connections = core.connections.lock();
-            if connections.len() >= core.max_connections {
-                count(&core.cells.refused_connections);
-                continue;
-            }
-            connections.insert(flow, connection.clone());
-        }
+        let flow = Flow { transport, local, remote };
+        let Some(connection) = core.connections.lock().open(flow) else {
+            count(&core.cells.refused_connections);
+            continue;
+        };
         core.spawn(connection::run(core.clone(), flow, connection, Some(stream)));
     }
 }

@@ -1,13 +1,17 @@
 //! How SIP messages travel (RFC 3261 18): the names that the state machines use, and the tokio driver that moves the bytes.
 
+mod admission;
 mod connection;
 mod driver;
+mod layered;
 mod refusals;
 pub(crate) mod stun;
 mod tap;
+mod web;
 
+pub(crate) use admission::Admission;
 pub use driver::StartError;
-pub(crate) use driver::{Core, Driver, Setup};
+pub(crate) use driver::{Core, Driver, Secrets, Setup};
 pub use tap::{Counters, Direction, Tap, TapEvent};
 
 use bytes::Bytes;
@@ -22,20 +26,55 @@ pub enum Transport {
     Udp,
     /// One connection per remote address, reused in both directions.
     Tcp,
+    /// The same, encrypted.
+    Tls,
+    /// Messages over WebSocket (RFC 7118), on connections that the other side made.
+    Ws,
+    /// The same, encrypted.
+    Wss,
 }
 
 impl Transport {
     /// The transport itself delivers or fails (RFC 3261 17: "reliable").
     pub fn is_reliable(self) -> bool {
-        self == Transport::Tcp
+        self != Transport::Udp
     }
 
-    /// As it stands in a Via header: `UDP`, `TCP`.
+    /// WebSocket, encrypted or not: a URI does not tell them apart (RFC 7118 5.2).
+    pub(crate) fn is_web(self) -> bool {
+        matches!(self, Transport::Ws | Transport::Wss)
+    }
+
+    /// Whoever has such a connection made it: it cannot be made the other way (RFC 7118 5, and a user agent has no certificate for its host).
+    pub(crate) fn is_one_way(self) -> bool {
+        matches!(self, Transport::Tls | Transport::Ws | Transport::Wss)
+    }
+
+    /// As it stands in a Via header: `UDP`, `TCP`, `TLS`, `WS`, `WSS`.
     pub fn as_via(self) -> &'static str {
         match self {
             Transport::Udp => "UDP",
             Transport::Tcp => "TCP",
+            Transport::Tls => "TLS",
+            Transport::Ws => "WS",
+            Transport::Wss => "WSS",
         }
+    }
+
+    /// The `transport` parameter of a URI; `None` where it is the default.
+    pub(crate) fn as_param(self) -> Option<&'static str> {
+        match self {
+            Transport::Udp => None,
+            Transport::Tcp => Some("tcp"),
+            Transport::Tls => Some("tls"),
+            Transport::Ws | Transport::Wss => Some("ws"),
+        }
+    }
+
+    /// The transport with a name as `Display` writes it.
+    pub(crate) fn named(name: &str) -> Option<Transport> {
+        let all = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Ws, Transport::Wss];
+        all.into_iter().find(|transport| transport.as_via().eq_ignore_ascii_case(name))
     }
 }
 
@@ -44,7 +83,30 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+            Transport::Ws => "ws",
+            Transport::Wss => "wss",
         })
+    }
+}
+
+/// An address on which we listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listen {
+    pub addr: SocketAddr,
+    /// What is taken there; UDP stands for UDP and TCP.
+    pub transport: Transport,
+}
+
+impl Listen {
+    /// UDP and TCP.
+    pub fn plain(addr: SocketAddr) -> Self {
+        Listen { addr, transport: Transport::Udp }
+    }
+
+    /// Messages leave from here by a transport.
+    pub fn carries(&self, transport: Transport) -> bool {
+        self.transport == transport || (self.transport == Transport::Udp && transport == Transport::Tcp)
     }
 }
 

@@ -24,7 +24,7 @@ pub struct TapEvent {
     pub local: SocketAddr,
     /// The other side's address.
     pub remote: SocketAddr,
-    /// UDP or TCP.
+    /// How it travelled.
     pub transport: Transport,
     /// `INVITE sip:bob@example.org SIP/2.0` or `SIP/2.0 200 OK`.
     pub start_line: String,
@@ -68,8 +68,14 @@ pub struct Counters {
     pub garbage: u64,
     /// Messages that could not be sent: unreachable, connection lost, buffers full.
     pub unsent: u64,
-    /// Connections refused because too many were open.
+    /// Connections refused because too many were open, or too many from one address.
     pub refused_connections: u64,
+    /// Connections closed because no whole message came in time.
+    pub slow_connections: u64,
+    /// Connections on which TLS or WebSocket did not come about.
+    pub failed_handshakes: u64,
+    /// Connections that are open.
+    pub connections: u64,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +85,8 @@ pub(super) struct CounterCells {
     pub garbage: AtomicU64,
     pub unsent: AtomicU64,
     pub refused_connections: AtomicU64,
+    pub slow_connections: AtomicU64,
+    pub failed_handshakes: AtomicU64,
 }
 
 impl CounterCells {
@@ -90,6 +98,9 @@ impl CounterCells {
             garbage: get(&self.garbage),
             unsent: get(&self.unsent),
             refused_connections: get(&self.refused_connections),
+            slow_connections: get(&self.slow_connections),
+            failed_handshakes: get(&self.failed_handshakes),
+            connections: 0,
         }
     }
 }

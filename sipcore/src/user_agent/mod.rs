@@ -432,8 +432,8 @@ fn refusal(request: &Message, status: u16, reason: &str) -> ResponseBuilder {
 /// Our Contact as a URI: user of the address of record, our address, our transport.
 pub(crate) fn contact_uri(aor: &Uri, addr: std::net::SocketAddr, transport: Transport) -> Option<Uri> {
     let uri = Uri::sip(aor.user_decoded().as_deref(), &addr.ip().to_string(), Some(addr.port())).ok()?;
-    match transport {
-        Transport::Udp => Some(uri),
-        Transport::Tcp => uri.with_param("transport", Some("tcp")).ok(),
+    match transport.as_param() {
+        None => Some(uri),
+        Some(name) => uri.with_param("transport", Some(name)).ok(),
     }
 }

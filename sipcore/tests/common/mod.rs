@@ -39,6 +39,7 @@ pub fn config(user: &str, hub: SocketAddr, transport: Transport) -> AgentConfig 
         instance: format!("urn:uuid:00000000-0000-4000-8000-{instance:012x}"),
         expires: Duration::from_secs(60),
         tap: None,
+        tls: None,
     }
 }
 

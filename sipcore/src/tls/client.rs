@@ -1,0 +1,75 @@
+//! The calling side of TLS.
+
+use super::verify::{Belief, Verifier};
+use super::{Fingerprint, TlsError, files, provider};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio_rustls::TlsConnector;
+
+/// Whom a client believes, and who it says it is.
+#[derive(Debug, Clone, Default)]
+pub struct Trust {
+    /// Certificates of authorities, instead of those of the machine (PEM).
+    pub ca: Option<PathBuf>,
+    /// The one certificate that is believed, whatever it says.
+    pub fingerprint: Option<Fingerprint>,
+    /// Our own certificate and its key (PEM), for servers that ask for one.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// TLS to one domain.
+#[derive(Clone)]
+pub struct ClientTls {
+    pub(crate) connector: TlsConnector,
+    pub(crate) domain: ServerName<'static>,
+}
+
+impl ClientTls {
+    /// For connections to `domain`, a host name or an address: the one of the URI, not what DNS made of it (RFC 5922 4).
+    pub fn new(domain: &str, trust: &Trust) -> Result<ClientTls, TlsError> {
+        let bare = domain.trim_matches(['[', ']']).to_owned();
+        let domain = ServerName::try_from(bare)
+            .map_err(|_| TlsError::Unusable(format!("{domain} is neither a host name nor an address")))?;
+        let belief = match (&trust.fingerprint, &trust.ca) {
+            (Some(fingerprint), _) => Belief::Certificate(*fingerprint),
+            (None, Some(path)) => Belief::Authorities(authorities(path.clone())?),
+            (None, None) => Belief::Authorities(of_this_machine()?),
+        };
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError::Unusable(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier::new(belief)));
+        let config = match &trust.certificate {
+            Some((chain, key)) => config
+                .with_client_auth_cert(files::certificates(chain)?, files::key(key)?)
+                .map_err(|error| TlsError::Unusable(error.to_string()))?,
+            None => config.with_no_client_auth(),
+        };
+        Ok(ClientTls { connector: TlsConnector::from(Arc::new(config)), domain })
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls").field("domain", &self.domain).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn authorities(path: PathBuf) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in files::certificates(&path)? {
+        roots.add(certificate).map_err(|error| TlsError::File { path: path.clone(), why: error.to_string() })?;
+    }
+    Ok(roots)
+}
+
+fn of_this_machine() -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    // Some of a machine's certificates are always of no use; that none is has a meaning.
+    let (good, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if good == 0 { Err(TlsError::NoAuthorities) } else { Ok(roots) }
+}

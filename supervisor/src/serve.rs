@@ -1,0 +1,143 @@
+//! `sipbox hub` in the foreground: what an operator runs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use sipcore::hub::{Hub, HubConfig, Transport};
+use sipcore::tls::ServerTls;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::users::UsersFile;
+use crate::{certificate, cli, ladder, users};
+
+/// Where everything is that SIGHUP reads again.
+struct Files {
+    users: Option<PathBuf>,
+    certificate: Option<(PathBuf, PathBuf)>,
+    client_ca: Option<PathBuf>,
+}
+
+impl Files {
+    fn of(arguments: &cli::HubArguments) -> Result<Files, String> {
+        let usual = users::usual_place().filter(|place| place.exists());
+        let wants_tls = !(arguments.listen_tls.is_empty() && arguments.listen_wss.is_empty());
+        let certificate = match (&arguments.tls_certificate, &arguments.tls_key) {
+            _ if !wants_tls => None,
+            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+            _ => {
+                let addresses = arguments.listen_tls.iter().chain(&arguments.listen_wss).map(SocketAddr::ip);
+                Some(certificate::of_this_user(&domains(arguments), addresses)?)
+            }
+        };
+        let client_ca = arguments.tls_client_ca.clone();
+        Ok(Files { users: arguments.users.clone().or(usual), certificate, client_ca })
+    }
+
+    fn tls(&self) -> Result<Option<ServerTls>, String> {
+        let Some((certificate, key)) = &self.certificate else { return Ok(None) };
+        ServerTls::load(certificate, key, self.client_ca.as_deref()).map(Some).map_err(|e| e.to_string())
+    }
+}
+
+fn domains(arguments: &cli::HubArguments) -> Vec<String> {
+    match arguments.domain.is_empty() {
+        true => HubConfig::default().domains,
+        false => arguments.domain.clone(),
+    }
+}
+
+/// A hub in the foreground, until SIGINT or SIGTERM.
+pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
+    let files = Files::of(&arguments)?;
+    let known = files.users.as_deref().map(UsersFile::load).transpose()?;
+    let all = [&arguments.listen, &arguments.listen_tls, &arguments.listen_ws, &arguments.listen_wss];
+    let open = all.into_iter().flatten().find(|address| !address.ip().is_loopback());
+    if let (None, Some(open)) = (&known, open) {
+        return Err(format!(
+            "without users everybody who reaches {open} could register and call as anybody: add users first \
+             (`sipbox hub user add NAME`), or listen on 127.0.0.1 or [::1]"
+        ));
+    }
+    let tls = files.tls()?;
+    let hub = Hub::start(HubConfig {
+        domains: domains(&arguments),
+        listen: arguments.listen,
+        listen_tls: arguments.listen_tls,
+        listen_ws: arguments.listen_ws,
+        listen_wss: arguments.listen_wss,
+        tls: tls.clone(),
+        origins: arguments.origin,
+        tap: arguments.ladder.then(ladder::tap),
+        users: known.as_ref().map(UsersFile::users),
+        rate: (arguments.rate > 0).then_some(arguments.rate),
+        state: arguments.state,
+        ..HubConfig::default()
+    });
+    let hub = hub.await.map_err(|e| e.to_string())?;
+    match (&known, &files.users) {
+        (Some(known), Some(place)) => say_users(known, place),
+        _ => crate::say::hub(
+            "warning: no users, so no password is asked for: every program and user of this machine can register and call as \
+             anybody; `sipbox hub user add NAME` adds one",
+        ),
+    }
+    if let (Some(tls), Some((certificate, _))) = (&tls, &files.certificate) {
+        say_certificate(tls, certificate);
+    }
+    for (transport, words) in [
+        (Transport::Tls, "TLS"),
+        (Transport::Ws, "WebSocket"),
+        (Transport::Wss, "WebSocket by TLS"),
+        (Transport::Udp, "UDP, TCP"),
+    ] {
+        for address in hub.addresses_of(transport) {
+            crate::say::hub(&format!("listening on {address} ({words})"));
+        }
+    }
+    crate::say::hub("ready");
+    let signal = |kind| signal(kind).map_err(|e| e.to_string());
+    let mut term = signal(SignalKind::terminate())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => break,
+            _ = term.recv() => break,
+            _ = hup.recv() => read_again(&hub, &files, tls.as_ref()),
+        }
+    }
+    let counters = hub.counters();
+    hub.shutdown().await;
+    crate::say::hub(&format!("ended; {counters:?}"));
+    Ok(())
+}
+
+fn say_users(known: &UsersFile, place: &Path) {
+    crate::say::hub(&format!("{} users in {}", known.len(), place.display()));
+}
+
+fn say_certificate(tls: &ServerTls, place: &Path) {
+    crate::say::hub(&format!("certificate {} with SHA-256 fingerprint {}", place.display(), tls.fingerprint()));
+}
+
+/// SIGHUP: users and certificate may be others now. With a file that is wrong it goes on with what it had.
+fn read_again(hub: &Hub, files: &Files, tls: Option<&ServerTls>) {
+    match &files.users {
+        None => crate::say::hub("there is no users file to read again; start the hub with --users FILE"),
+        Some(place) => match UsersFile::load(place) {
+            Ok(known) => {
+                hub.set_users(known.users());
+                say_users(&known, place);
+            }
+            Err(why) => crate::say::hub(&format!("{why}; the users stay as they were")),
+        },
+    }
+    let (Some(tls), Some((place, _))) = (tls, &files.certificate) else { return };
+    match files.tls() {
+        Ok(Some(new)) => {
+            tls.replace(&new);
+            say_certificate(tls, place);
+        }
+        Ok(None) => {}
+        Err(why) => crate::say::hub(&format!("{why}; the certificate stays as it was")),
+    }
+}
