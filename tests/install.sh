@@ -10,6 +10,7 @@ redis-server redis-tools nginx-light curl iperf3
 openssh-client openssh-server postgresql
 python3 python3-pip libpython3.11-testsuite
 kamailio kamailio-outbound-modules kamailio-tls-modules sip-tester
+chromium-headless-shell unbound
 netcat-openbsd openssl tmux hyperfine
 coturn nftables
 util-linux procps iproute2

@@ -6,6 +6,7 @@
 //! Nothing here sleeps for luck: every wait is for a condition and has a deadline. Failures panic with the output of all
 //! programs of the world.
 
+pub mod browser;
 pub mod certificate;
 mod coturn;
 mod kamailio;
