@@ -6,6 +6,7 @@ pub mod auth;
 mod dialog;
 pub mod hub;
 pub mod label;
+pub mod locate;
 pub mod message;
 mod random;
 mod registration;

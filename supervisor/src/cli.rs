@@ -55,6 +55,9 @@ pub struct Run {
     /// The SHA-256 of the only certificate that is taken from a registrar
     #[arg(long, value_name = "HEX", conflicts_with = "tls_ca")]
     pub tls_fingerprint: Option<String>,
+    /// The DNS server that knows where the registrar is, instead of this machine's
+    #[arg(long, value_name = "IP:PORT")]
+    pub dns: Option<SocketAddr>,
     /// The policy of the program, a TOML file
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,

@@ -1,38 +1,65 @@
 //! Where a registrar is, and how it is spoken to: `sip:HOST[:PORT][;transport=udp|tcp|tls]` or `sips:HOST[:PORT]`.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::str::FromStr;
 
-use sipcore::agent::{Registrar, Transport};
+use sipcore::agent::Registrar;
+use sipcore::locate::Locator;
 use sipcore::message::{Scheme, Uri};
 use sipcore::tls::{ClientTls, Trust};
 
-/// Finds a registrar; `trust` is for one that is spoken to by TLS.
-pub fn resolve(uri: &str, trust: &Trust) -> Result<(Registrar, Option<ClientTls>), String> {
-    let wrong = |why: &str| format!("the registrar {uri} cannot be used: {why}");
-    let parsed = Uri::from_str(uri).map_err(|e| wrong(&e.to_string()))?;
-    let named = parsed.transport().map(|t| t.to_ascii_lowercase());
-    let transport = match (parsed.scheme(), named.as_deref()) {
-        (Scheme::Sips, None | Some("tls" | "tcp")) | (Scheme::Sip, Some("tls")) => Transport::Tls,
-        (Scheme::Sip, None | Some("udp")) => Transport::Udp,
-        (Scheme::Sip, Some("tcp")) => Transport::Tcp,
-        (Scheme::Sips, Some("udp")) => return Err(wrong("sips: is never sent over UDP")),
-        (_, Some(other)) => return Err(wrong(&format!("transport {other} is not supported (udp, tcp and tls are)"))),
-        (_, None) => return Err(wrong("it is neither a sip: nor a sips: URI")),
-    };
-    let bare = parsed.host().trim_start_matches('[').trim_end_matches(']');
-    let port = parsed.port_or_default();
-    let addr = match IpAddr::from_str(bare) {
-        Ok(ip) => SocketAddr::new(ip, port),
-        Err(_) => (bare, port)
-            .to_socket_addrs()
-            .map_err(|e| wrong(&format!("the name {bare} cannot be resolved: {e}")))?
-            .next()
-            .ok_or_else(|| wrong("its name has no address"))?,
-    };
-    let tls = match transport {
-        Transport::Tls => Some(ClientTls::new(bare, trust).map_err(|e| wrong(&e.to_string()))?),
-        _ => None,
-    };
-    Ok((Registrar { addr, transport }, tls))
+/// The registrar of a run, as the user named it.
+pub struct Home {
+    uri: Uri,
+    dns: Option<SocketAddr>,
+    /// For those of its servers that are spoken to by TLS.
+    pub tls: Option<ClientTls>,
+}
+
+/// Where its servers are.
+pub struct Found {
+    pub first: Registrar,
+    /// To be tried when the first fails.
+    pub others: Vec<Registrar>,
+    /// To find them again, when they were found by a name.
+    pub locate: Option<(Locator, Uri)>,
+}
+
+impl Home {
+    /// Reads the URI. `trust` is for TLS; `dns` is asked instead of this machine's name servers.
+    pub fn new(given: &str, trust: &Trust, dns: Option<SocketAddr>) -> Result<Home, String> {
+        let wrong = |why: &str| format!("the registrar {given} cannot be used: {why}");
+        let uri = Uri::from_str(given).map_err(|e| wrong(&e.to_string()))?;
+        let named = uri.transport().map(|t| t.to_ascii_lowercase());
+        let may_be_tls = match (uri.scheme(), named.as_deref()) {
+            (Scheme::Sips, Some("udp")) => return Err(wrong("sips: is never sent over UDP")),
+            (Scheme::Sips, None | Some("tls" | "tcp")) | (Scheme::Sip, Some("tls")) => true,
+            (Scheme::Sip, Some("udp" | "tcp")) => false,
+            // A domain may say that it wants TLS.
+            (Scheme::Sip, None) => uri.host_ip().is_none() && uri.port().is_none(),
+            (Scheme::Sip | Scheme::Sips, Some(other)) => {
+                return Err(wrong(&format!("transport {other} is not supported (udp, tcp and tls are)")));
+            }
+            _ => return Err(wrong("it is neither a sip: nor a sips: URI")),
+        };
+        let needed = uri.scheme() == Scheme::Sips || named.as_deref() == Some("tls");
+        let tls = match may_be_tls.then(|| ClientTls::new(uri.host(), trust)).transpose() {
+            Err(e) if needed => return Err(wrong(&e.to_string())),
+            made => made.ok().flatten(),
+        };
+        Ok(Home { uri, dns, tls })
+    }
+
+    /// Finds its servers (RFC 3263).
+    pub async fn locate(&self) -> Result<Found, String> {
+        let wrong = |why: String| format!("the registrar {} cannot be found: {why}", self.uri);
+        if let Some(first) = Locator::literal(&self.uri).map_err(|e| wrong(e.to_string()))? {
+            return Ok(Found { first, others: Vec::new(), locate: None });
+        }
+        let locator = Locator::new(self.dns).map_err(wrong)?;
+        let found = locator.locate(&self.uri).await.map_err(|e| wrong(e.to_string()))?;
+        let mut servers = found.into_iter();
+        let first = servers.next().ok_or_else(|| wrong("it has no address".to_owned()))?;
+        Ok(Found { first, others: servers.collect(), locate: Some((locator, self.uri.clone())) })
+    }
 }

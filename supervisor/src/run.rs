@@ -137,7 +137,8 @@ fn load_policy(arguments: &cli::Run) -> Result<Policy, String> {
 fn identity(policy: &Policy, arguments: &cli::Run) -> Result<Identity, String> {
     let wanted = policy.identity();
     let trust = trust(&wanted.tls, arguments)?;
-    let registrar = wanted.registrar.as_deref().map(|uri| registrar::resolve(uri, &trust)).transpose()?;
+    let registrar = wanted.registrar.as_deref().map(|uri| registrar::Home::new(uri, &trust, arguments.dns));
+    let registrar = registrar.transpose()?;
     let given = wanted.aor.is_some();
     let aor = wanted.aor.clone().unwrap_or_else(|| {
         let program = arguments.command.first().map(PathBuf::from).unwrap_or_default();

@@ -11,16 +11,14 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 use sandbox::diag::Receiver;
 use sipcore::agent::{
-    Agent, AgentConfig, CallError, Credentials, Event, IncomingCall, Label, Offer, Proto, Registrar, SessionId, Setup,
-    Tap,
+    Agent, AgentConfig, CallError, Credentials, Event, IncomingCall, Label, Offer, Proto, SessionId, Setup, Tap,
 };
 use sipcore::message::Uri;
-use sipcore::tls::ClientTls;
 
 use crate::names::is_reachable;
 use crate::supervisor::{Supervisor, policy_proto};
 use crate::table::Expected;
-use crate::{datagram, doorbell, hub};
+use crate::{datagram, doorbell, hub, registrar};
 
 /// How many different things are explained to the user in one run: the program must not fill the memory with them.
 const SAID: usize = 1000;
@@ -36,7 +34,7 @@ pub struct Identity {
     /// True when the user gave it: only then is the run reachable.
     pub given: bool,
     /// None: the embedded hub.
-    pub registrar: Option<(Registrar, Option<ClientTls>)>,
+    pub registrar: Option<registrar::Home>,
     pub credentials: Option<Credentials>,
     pub expires: Option<Duration>,
     pub tap: Option<Tap>,
@@ -121,11 +119,20 @@ impl Sessions {
         if let Some(agent) = &*slot {
             return Ok(agent.clone());
         }
-        let (registrar, tls, credentials) = match &self.identity.registrar {
-            Some((r, tls)) => (*r, tls.clone(), self.identity.credentials.clone()),
+        let mut others = Vec::new();
+        let mut locate = None;
+        let mut tls = None;
+        let (registrar, credentials) = match &self.identity.registrar {
+            Some(home) => {
+                let found = home.locate().await?;
+                locate = found.locate;
+                others = found.others;
+                tls = home.tls.clone();
+                (found.first, self.identity.credentials.clone())
+            }
             None => {
                 let own = hub::ensure().await?;
-                (own.registrar, None, Some(Credentials::new(user_of(&self.identity.aor), own.secret)))
+                (own.registrar, Some(Credentials::new(user_of(&self.identity.aor), own.secret)))
             }
         };
         let aor = Uri::from_str(&self.identity.aor).map_err(|e| format!("identity {}: {e}", self.identity.aor))?;
@@ -137,6 +144,8 @@ impl Sessions {
             instance: instance(),
             expires: self.identity.expires.unwrap_or(EXPIRES),
             tap: self.identity.tap.clone(),
+            others,
+            locate,
             tls,
         };
         let (agent, events) = Agent::start(config).await.map_err(|e| e.to_string())?;

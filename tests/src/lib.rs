@@ -9,6 +9,7 @@
 pub mod browser;
 pub mod certificate;
 mod coturn;
+mod dns;
 mod kamailio;
 pub mod lab;
 mod process;
@@ -17,6 +18,7 @@ pub mod sip;
 mod world;
 
 pub use coturn::{Accounts, Coturn};
+pub use dns::Dns;
 pub use kamailio::{Algorithm, Kamailio};
 pub use process::{Done, Launch, PATIENCE, Process, descendants, until, within};
 pub use world::{World, free_port};

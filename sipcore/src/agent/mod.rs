@@ -5,6 +5,7 @@
 mod error;
 mod incoming;
 mod seat;
+mod servers;
 mod types;
 
 pub use crate::auth::Credentials;
@@ -17,12 +18,12 @@ pub use types::{AgentConfig, EndReason, IncomingOffer, Registrar, Session, Sessi
 
 use crate::message::Uri;
 use crate::transaction::Timing;
-use crate::transport::{Admission, Core, Driver, Flow, Listen, Secrets, Setup as Sockets};
+use crate::transport::{Admission, Core, Driver, Flow, Secrets, Setup as Sockets};
 use crate::user_agent::{Config, UserAgent, contact_uri};
 use seat::Seat;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -44,15 +45,21 @@ impl Agent {
     pub async fn start(config: AgentConfig) -> Result<(Agent, mpsc::UnboundedReceiver<Event>), StartError> {
         let (events, receiver) = mpsc::unbounded_channel();
         let Registrar { addr, transport } = config.registrar;
+        let registrars = [&[config.registrar][..], &config.others].concat();
+        let alone = config.others.is_empty() && config.locate.is_none();
         let sockets = Sockets {
-            listen: vec![Listen::plain(SocketAddr::new(config.local_ip, 0))],
-            next_hop: Some(addr),
+            listen: servers::local_points(config.local_ip, &registrars),
+            next_hop: Some(addr).filter(|_| alone),
             tap: config.tap,
             admission: ADMISSION,
             secrets: Secrets { client: config.tls, ..Secrets::default() },
         };
+        let locate = config.locate.clone();
+        let aor = config.aor.clone();
         let driver = Driver::start(sockets, |addresses| {
             let local = addresses.first().map_or(addr, |point| point.addr);
+            let locals = addresses.iter().map(|point| point.addr).collect();
+            let hops = servers::hops(&config.aor, addresses, &registrars);
             let agent = Config {
                 contact: contact_uri(&config.aor, local, transport).unwrap_or_else(|| config.aor.clone()),
                 aor: config.aor,
@@ -63,11 +70,16 @@ impl Agent {
                 refresh: (!transport.is_reliable()).then_some(DATAGRAM_REFRESH),
                 timing: Timing::default(),
             };
-            Seat::new(UserAgent::new(agent, local), events)
+            let mut agent = UserAgent::new(agent, local);
+            agent.set_hops(Instant::now(), locals, hops);
+            Seat::new(agent, events)
         })
         .await?;
         let core = Arc::downgrade(&driver.core);
         driver.core.with(|seat, _| seat.core = core);
+        if let Some((locator, uri)) = locate {
+            servers::follow(&driver.core, aor, locator, uri);
+        }
         Ok((Agent { driver: Arc::new(driver) }, receiver))
     }
 

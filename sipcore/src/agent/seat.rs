@@ -4,7 +4,7 @@ use super::{CallError, Event, IncomingCall, RegisterError, Session, SessionId};
 use crate::message::{Message, Uri};
 use crate::sdp::Offer;
 use crate::transport::{Core, Flow, Machine, Sign, Transmit};
-use crate::user_agent::{Notice, UserAgent};
+use crate::user_agent::{Hop, Notice, UserAgent};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -18,6 +18,8 @@ pub(crate) struct Seat {
     registering: Vec<oneshot::Sender<Result<(), RegisterError>>>,
     /// Told whenever something may have become idle.
     idle: Arc<Notify>,
+    /// Told when no server is left to try.
+    stranded: Arc<Notify>,
     closed: bool,
 }
 
@@ -30,6 +32,7 @@ impl Seat {
             calling: HashMap::new(),
             registering: Vec::new(),
             idle: Arc::default(),
+            stranded: Arc::default(),
             closed: false,
         }
     }
@@ -60,6 +63,18 @@ impl Seat {
         }
         self.calling.insert(id, tell);
         self.agent.invite(now, id, target, offer);
+    }
+
+    /// Told when no server is left to try.
+    pub fn wants_servers(&self) -> Arc<Notify> {
+        self.stranded.clone()
+    }
+
+    /// From now on these are the servers.
+    pub fn set_hops(&mut self, now: Instant, hops: Vec<Hop>) {
+        if !hops.is_empty() {
+            self.agent.set_servers(now, hops);
+        }
     }
 
     /// The one who called no longer waits.
@@ -94,7 +109,10 @@ impl Seat {
                 return;
             }
             Notice::Registered => return self.registered(Ok(())),
-            Notice::NotRegistered(error) => return self.registered(Err(error)),
+            Notice::NotRegistered(error) => {
+                self.stranded.notify_one();
+                return self.registered(Err(error));
+            }
             Notice::Incoming { id, from, offer } => {
                 Event::Incoming(IncomingCall::new(id, from, offer, self.core.clone()))
             }

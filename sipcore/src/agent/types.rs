@@ -2,6 +2,7 @@
 
 use crate::auth::Credentials;
 use crate::label::{Label, Proto};
+use crate::locate::Locator;
 use crate::message::Uri;
 use crate::sdp::Setup;
 use crate::tls::ClientTls;
@@ -37,6 +38,10 @@ pub struct AgentConfig {
     pub expires: Duration,
     /// Sees every message sent and received.
     pub tap: Option<Tap>,
+    /// Servers to be used instead when the registrar fails, best first (RFC 3263 4.3).
+    pub others: Vec<Registrar>,
+    /// The URI that all of them were found by, to be asked for again when all have failed.
+    pub locate: Option<(Locator, Uri)>,
     /// How a registrar is spoken to by TLS.
     pub tls: Option<ClientTls>,
 }

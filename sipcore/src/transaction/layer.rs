@@ -103,6 +103,11 @@ impl Layer {
         self.timers.next()
     }
 
+    /// Our addresses from now on; a flow names one of them.
+    pub fn set_locals(&mut self, locals: Vec<SocketAddr>) {
+        self.sent_by = locals;
+    }
+
     /// Sends bytes outside of any transaction (repeated 2xx and their ACK).
     pub fn transmit(&mut self, flow: Flow, payload: Bytes) {
         self.transmits.push_back(Transmit { flow, payload });

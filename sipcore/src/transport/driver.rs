@@ -201,7 +201,7 @@ impl<M: Machine> Core<M> {
         self.tasks.lock().abort_all();
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
         if !self.stopped.load(Ordering::Acquire) {

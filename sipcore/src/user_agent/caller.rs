@@ -52,6 +52,8 @@ impl UserAgent {
             limit: now + RING_LIMIT,
             alternatives: VecDeque::new(),
             redirects: 0,
+            sent_to: self.config.next_hop,
+            hops_tried: 0,
         };
         self.calls.insert(id, Call::new(None, Phase::Inviting(Box::new(inviting))));
         self.arm(id);
@@ -91,6 +93,7 @@ impl UserAgent {
             401 | 407 => self.on_invite_challenge(now, id, response),
             422 if self.on_interval_too_small(now, id, response) => {}
             300..=399 if self.on_redirected(now, id, response) => {}
+            503 if self.invite_elsewhere(now, id) => {}
             _ if self.try_alternative(now, id, status) => {}
             _ => self.on_rejected(id, status, response),
         }
@@ -111,7 +114,10 @@ impl UserAgent {
         self.fail(id, CallError::Rejected { target, status, reason, warning });
     }
 
-    pub(super) fn on_invite_silence(&mut self, id: SessionId, why: Option<&str>) {
+    pub(super) fn on_invite_silence(&mut self, now: Instant, id: SessionId, why: Option<&str>) {
+        if self.invite_elsewhere(now, id) {
+            return;
+        }
         let Some(target) = self.give_up(id) else { return };
         let hop = self.config.next_hop.remote;
         self.fail(
@@ -162,7 +168,27 @@ impl UserAgent {
         let client = self.send(now, attempt, Purpose::Invite(id));
         if let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get_mut(&id) {
             inviting.client = client;
+            inviting.sent_to = self.config.next_hop;
         }
+    }
+
+    /// Sends the INVITE to the next server (RFC 3263 4.3). `false`: there is none that has not been tried.
+    fn invite_elsewhere(&mut self, now: Instant, id: SessionId) -> bool {
+        let hops = self.hop_count();
+        let Some(inviting) = self.waited_for(id) else { return false };
+        let sent_to = inviting.sent_to;
+        inviting.hops_tried += 1;
+        if inviting.hops_tried >= hops || !self.fail_over(now, sent_to) {
+            return false;
+        }
+        let contact = self.contact();
+        if let Some(inviting) = self.waited_for(id) {
+            inviting.request.set(name::CONTACT, contact);
+            // The route was that of the server before.
+            inviting.request.remove(name::ROUTE);
+        }
+        self.invite_again(now, id);
+        true
     }
 
     /// The INVITE that the user still waits for.

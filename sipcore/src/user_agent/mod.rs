@@ -4,6 +4,7 @@
 mod called;
 mod caller;
 mod credentials;
+mod hops;
 mod in_dialog;
 mod keep_alive;
 mod refreshing;
@@ -24,6 +25,8 @@ use crate::transaction::{ClientId, Clock, Due, Event, Layer, ServerId, Timers, T
 use crate::transport::{Flow, Sign, Transmit, Transport};
 use bytes::Bytes;
 use credentials::Wallet;
+pub(crate) use hops::Hop;
+use hops::Hops;
 use keep_alive::{Act, KeepAlive};
 use service::Service;
 use std::collections::{HashMap, VecDeque};
@@ -147,6 +150,9 @@ struct Inviting {
     /// Where the call was redirected to and has not been tried yet, and how often that happened (RFC 3261 8.1.3.4).
     alternatives: VecDeque<Uri>,
     redirects: usize,
+    /// The server that has it, and how many have failed before.
+    sent_to: Flow,
+    hops_tried: usize,
 }
 
 struct Offered {
@@ -173,6 +179,7 @@ pub(crate) struct UserAgent {
     register_cseq: u32,
     /// The last REGISTER, without Via.
     register_request: Option<Message>,
+    register_client: Option<ClientId>,
     /// What comes with the binding.
     service: Service,
     /// The registrar, or a proxy before it, does not do RFC 5626.
@@ -187,6 +194,7 @@ pub(crate) struct UserAgent {
     acks: HashMap<ClientId, Vec<(String, Bytes)>>,
     timers: Timers<SessionId>,
     keep_alive: KeepAlive,
+    hops: Hops,
     /// Connections that are to be closed.
     closing: VecDeque<Flow>,
     tag_key: RandomState,
@@ -202,6 +210,7 @@ impl UserAgent {
             register_call_id: random::token(),
             register_cseq: 0,
             register_request: None,
+            register_client: None,
             service: Service::default(),
             without_outbound: false,
             wallet: Wallet::new(config.credentials.clone()),
@@ -212,6 +221,7 @@ impl UserAgent {
             acks: HashMap::new(),
             timers: Timers::default(),
             keep_alive: KeepAlive::new(config.next_hop.transport),
+            hops: Hops::default(),
             closing: VecDeque::new(),
             tag_key: RandomState::new(),
             notices: VecDeque::new(),
@@ -232,10 +242,8 @@ impl UserAgent {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.layer.poll_timeout(), self.timers.next(), self.registration.next(), self.keep_alive.next()]
-            .into_iter()
-            .flatten()
-            .min()
+        let own = [self.registration.next(), self.keep_alive.next(), self.hops.limit];
+        [self.layer.poll_timeout(), self.timers.next()].into_iter().chain(own).flatten().min()
     }
 
     /// No call is up and no request of ours waits for an answer.
@@ -259,6 +267,9 @@ impl UserAgent {
     }
 
     pub fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
+        if !self.is_from_hop(flow) {
+            return;
+        }
         self.layer.handle_message(now, flow, message);
         self.work(now);
     }
@@ -291,7 +302,12 @@ impl UserAgent {
             self.on_call_timer(now, id);
         }
         if self.registration.on_timer(now) {
+            self.begin_round();
             self.send_register(now);
+        }
+        if self.hops.limit.is_some_and(|at| at <= now) {
+            self.hops.limit = None;
+            self.on_register_too_slow(now);
         }
         match self.keep_alive.on_timer(now) {
             Act::Nothing => {}
@@ -341,7 +357,7 @@ impl UserAgent {
     fn on_no_response(&mut self, now: Instant, client: ClientId, why: Option<&str>) {
         match self.purposes.remove(&client) {
             Some(Purpose::Register) => self.on_register_silence(now, why),
-            Some(Purpose::Invite(id)) => self.on_invite_silence(id, why),
+            Some(Purpose::Invite(id)) => self.on_invite_silence(now, id, why),
             Some(Purpose::Bye(id)) => self.remove_call(id),
             Some(Purpose::Refresh(id)) => self.on_vanished(now, id),
             Some(Purpose::Courtesy) | None => {}

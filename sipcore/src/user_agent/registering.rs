@@ -37,8 +37,24 @@ impl UserAgent {
         if let Some(mut request) = self.write_register() {
             self.wallet.authorize(&mut request);
             self.register_request = Some(request.clone());
-            self.send(now, request, Purpose::Register);
+            self.send_registration(now, request);
         }
+    }
+
+    fn send_registration(&mut self, now: Instant, request: Message) {
+        self.watch_hop(now);
+        let client = self.send(now, request, Purpose::Register);
+        self.register_client = Some(client);
+    }
+
+    /// The server has been silent for long, and there are others.
+    pub(super) fn on_register_too_slow(&mut self, now: Instant) {
+        let Some(client) = self.register_client.take() else { return };
+        if self.purposes.remove(&client).is_none() {
+            return;
+        }
+        self.layer.abandon(client);
+        self.on_register_silence(now, None);
     }
 
     fn write_register(&mut self) -> Option<Message> {
@@ -67,6 +83,12 @@ impl UserAgent {
     }
 
     pub(super) fn on_register_response(&mut self, now: Instant, status: u16, response: &Message) {
+        self.hops.limit = None;
+        match status {
+            // It cannot now; another one may (RFC 3263 4.3).
+            503 if self.fail_over(now, self.config.next_hop) => return self.send_register(now),
+            _ => self.on_hop_works(),
+        }
         match status {
             200..=299 => self.on_registered(now, response),
             401 | 407 => self.on_register_challenge(now, response),
@@ -114,7 +136,7 @@ impl UserAgent {
                 self.register_cseq += 1;
                 request.set(name::CSEQ, format_args!("{} REGISTER", self.register_cseq));
                 self.register_request = Some(request.clone());
-                self.send(now, request, Purpose::Register);
+                self.send_registration(now, request);
                 return;
             }
             Err(CannotAnswer::NoCredentials(realm)) => RegisterError::NoCredentials { aor, registrar, realm },
@@ -125,6 +147,10 @@ impl UserAgent {
 
     pub(super) fn on_register_silence(&mut self, now: Instant, why: Option<&str>) {
         let (aor, registrar) = (self.config.aor.clone(), self.config.next_hop.remote);
+        self.hops.limit = None;
+        if self.fail_over(now, self.config.next_hop) {
+            return self.send_register(now);
+        }
         match why {
             Some(why) => {
                 let error = RegisterError::Unreachable { aor, registrar, why: why.to_string() };

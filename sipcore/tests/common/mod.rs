@@ -39,6 +39,8 @@ pub fn config(user: &str, hub: SocketAddr, transport: Transport) -> AgentConfig 
         instance: format!("urn:uuid:00000000-0000-4000-8000-{instance:012x}"),
         expires: Duration::from_secs(60),
         tap: None,
+        others: Vec::new(),
+        locate: None,
         tls: None,
     }
 }

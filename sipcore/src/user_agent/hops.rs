@@ -1,0 +1,103 @@
+//! The servers that an agent can do everything through, and the change to the next one when one fails (RFC 3263 4.3).
+
+use super::UserAgent;
+use super::keep_alive::KeepAlive;
+use super::service::Service;
+use crate::message::Uri;
+use crate::transport::{Flow, Transport};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// How long a server may be silent while there are others to try. The time-out of a transaction, 32 s, would be too long to wait for
+/// with another server at hand.
+const SILENCE: Duration = Duration::from_secs(4);
+
+/// One server, and how we are to be reached from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hop {
+    pub flow: Flow,
+    pub contact: Uri,
+}
+
+/// The servers, best first.
+#[derive(Debug, Default)]
+pub(super) struct Hops {
+    all: Vec<Hop>,
+    /// How many have failed since the last success.
+    failed: usize,
+    /// When the silence of the current one has lasted too long.
+    pub limit: Option<Instant>,
+}
+
+impl UserAgent {
+    /// The local addresses that flows name, and the servers.
+    pub fn set_hops(&mut self, now: Instant, locals: Vec<SocketAddr>, hops: Vec<Hop>) {
+        self.layer.set_locals(locals);
+        self.set_servers(now, hops);
+    }
+
+    /// From now on these are the servers. The one in use stays in use if it is among them.
+    pub fn set_servers(&mut self, now: Instant, hops: Vec<Hop>) {
+        let stays = hops.iter().any(|hop| hop.flow == self.config.next_hop);
+        let first = hops.first().cloned();
+        self.hops = Hops { all: hops, failed: 0, limit: None };
+        if let Some(first) = first.filter(|_| !stays) {
+            self.use_hop(first);
+            self.registration.on_doubt(now, 0.0);
+        }
+    }
+
+    /// A datagram from there may be meant for us: with several servers nobody else's are kept out by the socket.
+    pub(super) fn is_from_hop(&self, flow: Flow) -> bool {
+        let known = |hop: &Hop| hop.flow.remote == flow.remote;
+        flow.transport != Transport::Udp || self.hops.all.len() < 2 || self.hops.all.iter().any(known)
+    }
+
+    /// The server that a request was sent to has failed. `true`: there is another one to send it to.
+    pub(super) fn fail_over(&mut self, now: Instant, failed: Flow) -> bool {
+        if failed != self.config.next_hop {
+            return true;
+        }
+        self.hops.failed += 1;
+        if self.hops.failed >= self.hops.all.len() {
+            return false;
+        }
+        let at = self.hops.all.iter().position(|hop| hop.flow == failed).map_or(0, |at| at + 1);
+        let Some(next) = self.hops.all.get(at % self.hops.all.len()).cloned() else { return false };
+        tracing::info!(aor = %self.config.aor, failed = %failed.remote, next = %next.flow.remote, "next server");
+        self.use_hop(next);
+        // What stands at the server before does not stand at this one.
+        self.registration.on_doubt(now, 0.0);
+        true
+    }
+
+    /// How many servers there are.
+    pub(super) fn hop_count(&self) -> usize {
+        self.hops.all.len()
+    }
+
+    fn use_hop(&mut self, hop: Hop) {
+        self.keep_alive = KeepAlive::new(hop.flow.transport);
+        self.service = Service::default();
+        self.without_outbound = false;
+        self.config.next_hop = hop.flow;
+        self.config.contact = hop.contact;
+    }
+
+    /// A server has answered.
+    pub(super) fn on_hop_works(&mut self) {
+        self.hops.failed = 0;
+        self.hops.limit = None;
+    }
+
+    /// REGISTER was sent.
+    pub(super) fn watch_hop(&mut self, now: Instant) {
+        let others = self.hops.failed + 1 < self.hops.all.len();
+        self.hops.limit = others.then(|| now + SILENCE);
+    }
+
+    /// A new round of attempts: every server may be tried again.
+    pub(super) fn begin_round(&mut self) {
+        self.hops.failed = 0;
+    }
+}
