@@ -114,6 +114,10 @@ pub struct HubArguments {
     /// Requests that one address may send in a second; 0: any number
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub rate: u32,
+    /// Address to show what the hub is doing on, as a web page and as numbers for Prometheus (/metrics), to whoever can
+    /// connect there
+    #[arg(long, value_name = "IP:PORT")]
+    pub page: Option<SocketAddr>,
     /// Print a line for each SIP message
     #[arg(long)]
     pub ladder: bool,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sipcore::hub::{Hub, HubConfig, Transport};
 use sipcore::tls::ServerTls;
@@ -9,6 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::users::UsersFile;
 use crate::{certificate, cli, ladder, users};
+
+/// How long the end waits for answers that are under way.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Where everything is that SIGHUP reads again.
 struct Files {
@@ -46,8 +50,20 @@ fn domains(arguments: &cli::HubArguments) -> Vec<String> {
     }
 }
 
+/// Every connection is a file descriptor, and the usual soft limit is too low for a hub (getrlimit(2)).
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // With the old limit it serves fewer, and says so when accept() fails.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 /// A hub in the foreground, until SIGINT or SIGTERM.
 pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
+    raise_file_limit();
     let files = Files::of(&arguments)?;
     let known = files.users.as_deref().map(UsersFile::load).transpose()?;
     let all = [&arguments.listen, &arguments.listen_tls, &arguments.listen_ws, &arguments.listen_wss];
@@ -71,6 +87,7 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
         users: known.as_ref().map(UsersFile::users),
         rate: (arguments.rate > 0).then_some(arguments.rate),
         state: arguments.state,
+        page: arguments.page,
         ..HubConfig::default()
     });
     let hub = hub.await.map_err(|e| e.to_string())?;
@@ -94,6 +111,14 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
             crate::say::hub(&format!("listening on {address} ({words})"));
         }
     }
+    if let Some(page) = hub.page() {
+        crate::say::hub(&format!("page at http://{page}/, numbers at http://{page}/metrics"));
+        if !page.ip().is_loopback() {
+            crate::say::hub(
+                "warning: everybody who reaches the page's address sees who is registered and who calls whom",
+            );
+        }
+    }
     crate::say::hub("ready");
     let signal = |kind| signal(kind).map_err(|e| e.to_string());
     let mut term = signal(SignalKind::terminate())?;
@@ -106,7 +131,12 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
         }
     }
     let counters = hub.counters();
-    hub.shutdown().await;
+    tokio::select! {
+        () = hub.drain(DRAIN) => {}
+        // Whoever asks twice does not want to wait.
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+    }
     crate::say::hub(&format!("ended; {counters:?}"));
     Ok(())
 }

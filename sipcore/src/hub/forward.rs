@@ -34,6 +34,7 @@ impl HomeProxy {
             let answer = Message::response_to(&request, 420, "Bad Extension");
             return self.respond(now, server, answer.header(name::UNSUPPORTED, unknown.join(", ")));
         }
+        self.sessions.on_passed(&request);
         let before = request.clone();
         match request.decrement_max_forwards() {
             Ok(true) => self.fork(now, server, flow, before, request, targets, mark),

@@ -6,6 +6,7 @@ use super::journal::{Journal, Kept};
 use super::location::{Contact, Location};
 use super::outcome::Context;
 use super::rate::Rates;
+use super::watch::{Sessions, Tally};
 use super::{Activity, HubConfig, Users};
 use crate::message::{Message, Method, ResponseBuilder, Uri, name, validate};
 use crate::random;
@@ -15,7 +16,9 @@ use crate::user_agent::USER_AGENT;
 use std::collections::HashMap;
 use std::hash::RandomState;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Transactions of one side; above it new requests are answered 503.
 const MAX_TRANSACTIONS: usize = 50_000;
@@ -46,6 +49,10 @@ pub(crate) struct HomeProxy {
     /// Key of the seals by which we know our own routes again.
     pub(super) seal_key: [u8; 32],
     rates: Option<Rates>,
+    pub(super) sessions: Sessions,
+    pub(super) tally: Tally,
+    /// Nothing new is taken any more; told when all that was taken has been answered.
+    ending: Option<Arc<Notify>>,
     journal: Option<Journal>,
     /// Addresses of record whose bindings have changed.
     pub(super) changed: Vec<String>,
@@ -75,6 +82,9 @@ impl HomeProxy {
             key: RandomState::new(),
             seal_key: secret,
             rates: config.rate.map(|rate| Rates::new(rate.max(1), Duration::from_secs(1) / rate.max(1))),
+            sessions: Sessions::default(),
+            tally: Tally::default(),
+            ending: None,
             journal: None,
             changed: Vec::new(),
             contexts: HashMap::new(),
@@ -139,7 +149,23 @@ impl HomeProxy {
     }
 
     pub fn activity(&self) -> Activity {
-        Activity { bindings: self.location.len(), transactions: self.layer.len(), last: self.last }
+        Activity {
+            bindings: self.location.len(),
+            transactions: self.layer.len(),
+            shed: self.layer.shed(),
+            last: self.last,
+        }
+    }
+
+    /// Takes nothing new from now on. Told when all that was taken has been answered.
+    pub fn end(&mut self) -> Arc<Notify> {
+        self.ending.get_or_insert_default().clone()
+    }
+
+    /// 503 without any transaction.
+    fn turn_away(&mut self, flow: Flow, request: &Message, reason: &str) {
+        let answer = Message::response_to(request, 503, reason).header(name::RETRY_AFTER, 1);
+        self.layer.transmit(flow, answer.build().to_bytes());
     }
 
     /// The hub is responsible for the URI: one of its domains or addresses.
@@ -220,11 +246,18 @@ impl HomeProxy {
 impl Machine for HomeProxy {
     fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
         self.last = now;
+        if let Some(method) = message.method() {
+            self.tally.count(method);
+        }
         // What ends something is always taken: it makes room.
         let opens = !matches!(message.method(), None | Some(Method::Ack | Method::Bye | Method::Cancel));
         if opens && self.rates.as_mut().is_some_and(|rates| !rates.admit(now, flow.remote.ip())) {
-            let answer = Message::response_to(&message, 503, "Too Many Requests").header(name::RETRY_AFTER, 1);
-            return self.layer.transmit(flow, answer.build().to_bytes());
+            self.tally.too_many += 1;
+            return self.turn_away(flow, &message, "Too Many Requests");
+        }
+        if opens && self.ending.is_some() && message.to_tag().is_none() && !self.layer.knows(&message) {
+            self.tally.ending += 1;
+            return self.turn_away(flow, &message, "The Server Is Ending");
         }
         self.layer.handle_message(now, flow, message);
         self.work(now);
@@ -268,5 +301,10 @@ impl Machine for HomeProxy {
 
     fn deliver_events(&mut self, _now: Instant) {
         self.keep();
+        if let Some(told) = &self.ending
+            && !self.contexts.values().any(Context::is_open)
+        {
+            told.notify_one();
+        }
     }
 }

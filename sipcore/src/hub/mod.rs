@@ -9,11 +9,13 @@ pub(crate) mod home;
 mod journal;
 mod location;
 mod outcome;
+mod page;
 mod rate;
 mod registrar;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use crate::auth::{Algorithm, Stored, ha1};
 pub use crate::transport::{Counters, Direction, Tap, TapEvent, Transport};
@@ -23,11 +25,13 @@ use crate::transaction::Timing;
 use crate::transport::{Admission, Driver, Listen, Secrets, Setup, StartError};
 use home::HomeProxy;
 use journal::Journal;
+use page::Page;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
+use watch::Ladders;
 
 /// Who may register and call, by digest authentication (RFC 3261 22, RFC 8760).
 #[derive(Clone, Default)]
@@ -102,6 +106,8 @@ pub struct HubConfig {
     pub rate: Option<u32>,
     /// Where the bindings are kept, so that the next hub has them, however this one ends. `None`: nowhere.
     pub state: Option<PathBuf>,
+    /// Where the page with what the hub is doing is served, for whoever can connect there. `None`: nowhere.
+    pub page: Option<SocketAddr>,
 }
 
 impl Default for HubConfig {
@@ -124,6 +130,7 @@ impl Default for HubConfig {
             users: None,
             rate: None,
             state: None,
+            page: None,
         }
     }
 }
@@ -151,6 +158,15 @@ pub enum HubError {
     /// TLS is to be listened for, and there is no certificate.
     #[error("the hub cannot start: TLS needs a certificate and its key")]
     NoCertificate,
+    /// The page cannot be served there.
+    #[error("the hub cannot start: its page cannot be served on {addr}: {source}")]
+    Page {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The file for the bindings cannot be used.
     #[error("the hub cannot start: its state file {} cannot be used: {source}", .path.display())]
     State {
@@ -169,6 +185,8 @@ pub struct Activity {
     pub bindings: usize,
     /// Transactions that live, up to half a minute after their last message.
     pub transactions: usize,
+    /// Requests answered 503 because there were too many transactions.
+    pub shed: u64,
     /// When the last message came.
     pub last: Instant,
 }
@@ -176,6 +194,7 @@ pub struct Activity {
 /// A running hub. Dropping it closes its sockets.
 pub struct Hub {
     driver: Driver<HomeProxy>,
+    page: Option<Page>,
 }
 
 impl Hub {
@@ -197,10 +216,15 @@ impl Hub {
         if config.tls.is_none() && !(config.listen_tls.is_empty() && config.listen_wss.is_empty()) {
             return Err(HubError::NoCertificate);
         }
+        let ladders = Ladders::default();
+        let tap = match config.page {
+            Some(_) => Some(ladders.tap(config.tap.clone())),
+            None => config.tap.clone(),
+        };
         let sockets = Setup {
             listen,
             next_hop: None,
-            tap: config.tap.clone(),
+            tap,
             admission: Admission {
                 connections: config.max_connections,
                 per_source: config.max_connections_per_source,
@@ -223,7 +247,15 @@ impl Hub {
             }
             home
         };
-        Ok(Hub { driver: Driver::start(sockets, machine).await? })
+        let driver = Driver::start(sockets, machine).await?;
+        let page = match config.page {
+            Some(addr) => {
+                let failed = |source| HubError::Page { addr, source };
+                Some(Page::serve(addr, &driver.core, ladders).await.map_err(failed)?)
+            }
+            None => None,
+        };
+        Ok(Hub { driver, page })
     }
 
     /// Where it listens by UDP and TCP, in the order of the configuration.
@@ -235,6 +267,11 @@ impl Hub {
     pub fn addresses_of(&self, transport: Transport) -> Vec<SocketAddr> {
         let points = self.driver.core.points().into_iter();
         points.filter(|point| point.carries(transport)).map(|point| point.addr).collect()
+    }
+
+    /// Where its page is served.
+    pub fn page(&self) -> Option<SocketAddr> {
+        self.page.as_ref().map(|page| page.addr)
     }
 
     /// From now on these may use it, and nobody else. What is bound stays bound until it expires.
@@ -255,5 +292,12 @@ impl Hub {
     /// Stops at once; bindings that are kept nowhere are forgotten.
     pub async fn shutdown(self) {
         self.driver.finish().await;
+    }
+
+    /// Takes nothing new (503), waits for the answers to what is under way, at most `limit`, and stops.
+    pub async fn drain(self, limit: Duration) {
+        let quiet = self.driver.core.with(|home, _| home.end());
+        let _ = tokio::time::timeout(limit, quiet.notified()).await;
+        self.shutdown().await;
     }
 }

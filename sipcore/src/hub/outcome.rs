@@ -49,6 +49,11 @@ impl Context {
         }
     }
 
+    /// No final response has gone back yet.
+    pub fn is_open(&self) -> bool {
+        self.request.is_some()
+    }
+
     fn branch(&mut self, client: ClientId) -> Option<&mut Branch> {
         self.branches.iter_mut().find(|branch| branch.client == client)
     }
@@ -77,7 +82,9 @@ impl HomeProxy {
             }
             200..=299 => {
                 branch.done = true;
-                context.request = None;
+                if let Some(request) = context.request.take() {
+                    self.sessions.on_accepted(now, &request, &response);
+                }
                 self.layer.respond(now, server, &response);
                 self.set_ring_limit_off(id);
                 if invite {

@@ -43,6 +43,7 @@ pub(crate) struct Layer {
     pub(super) limit: usize,
     /// Our address per listening point, for Via.
     pub(super) sent_by: Vec<SocketAddr>,
+    pub(super) shed: u64,
     pub(super) clients: HashMap<ClientId, Client>,
     pub(super) windows: Windows,
     pub(super) servers: HashMap<ServerId, Server>,
@@ -60,6 +61,7 @@ impl Layer {
             timing,
             limit,
             sent_by,
+            shed: 0,
             clients: HashMap::new(),
             windows: Windows::default(),
             servers: HashMap::new(),

@@ -42,6 +42,17 @@ impl Layer {
         Some(wire)
     }
 
+    /// How many requests were answered 503, for want of room.
+    pub fn shed(&self) -> u64 {
+        self.shed
+    }
+
+    /// The request belongs to a transaction that lives.
+    pub fn knows(&self, request: &Message) -> bool {
+        let (Ok(via), Some(method)) = (request.via(), request.method()) else { return false };
+        self.keys.contains_key(&ServerKey::new(&via, method, request))
+    }
+
     /// The way on which the request came in and its responses go out.
     pub fn server_flow(&self, id: ServerId) -> Option<Flow> {
         self.servers.get(&id).map(|server| server.flow)
@@ -69,6 +80,7 @@ impl Layer {
         if self.servers.len() >= self.limit {
             let refusal =
                 Message::response_to(&message, 503, "Service Unavailable").header(name::RETRY_AFTER, 5).build();
+            self.shed += 1;
             self.transmit(back, refusal.to_bytes());
             return;
         }
