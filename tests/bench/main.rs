@@ -6,6 +6,7 @@
 
 mod calls;
 mod datagrams;
+mod hub;
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -108,6 +109,7 @@ fn main() {
     startup(&mut table);
     connects(&mut table);
     memory(&mut table);
+    hub::rows(&mut table);
 }
 
 /// Both sides of a pair: natively, or under sipbox with the names `peer` and none.

@@ -60,6 +60,20 @@ impl Kamailio {
         Kamailio { tls_port: Some(tls.port()), ..Kamailio::launch(world, "kamailio", &config, at, None) }
     }
 
+    /// One for loads, and its process: with `open` it asks for no passwords.
+    pub fn start_bench(world: &World, users: &[&str], open: bool) -> (SocketAddr, Process) {
+        let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut config = Kamailio::configured(Algorithm::Md5, users, &[at]);
+        if open {
+            let asks = "\tif (!pv_www_authenticate(";
+            assert!(config.contains("\troute(WHO_CALLS);\n") && config.contains(asks));
+            config = config.replace("\troute(WHO_CALLS);\n", "").replace(asks, "\tif (0 && !pv_www_authenticate(");
+            config = config.replace("\tif ($au != $tU) {", "\tif (0) {");
+        }
+        let kamailio = Kamailio::launch(world, "kamailio", &config, at, None);
+        (at, kamailio.process)
+    }
+
     /// Its port for TLS.
     pub fn tls_port(&self) -> u16 {
         self.tls_port.unwrap_or_else(|| panic!("this Kamailio speaks no TLS"))
@@ -93,7 +107,7 @@ impl Kamailio {
         let config = world.write(&format!("{name}.cfg"), config);
         let dir = world.make_dir(name, 0o755);
         let mut launch = world.native("kamailio").arg("-f").arg(config);
-        launch = launch.args(["-DD", "-E", "-m", "256", "-M", "16", "-Y"]).arg(&dir).arg("-w").arg(&dir);
+        launch = launch.args(["-DD", "-E", "-m", "2048", "-M", "16", "-Y"]).arg(&dir).arg("-w").arg(&dir);
         if let Some(namespace) = inside {
             launch = launch.inside(namespace);
         }

@@ -74,12 +74,27 @@ pub struct DigestServer {
     uses: BTreeMap<u64, Uses>,
     /// Nonces issued before this one are forgotten, so no longer accepted.
     forgotten: u64,
+    algorithms: Vec<Algorithm>,
 }
 
 impl DigestServer {
     /// `secret` is random and makes the nonces unforgeable; `proxy` asks with 407 instead of 401.
     pub fn new(realm: impl Into<String>, proxy: bool, secret: [u8; 32], now: Instant) -> DigestServer {
-        DigestServer { realm: realm.into(), proxy, secret, start: now, issued: 0, uses: BTreeMap::new(), forgotten: 0 }
+        DigestServer {
+            realm: realm.into(),
+            proxy,
+            secret,
+            start: now,
+            issued: 0,
+            uses: BTreeMap::new(),
+            forgotten: 0,
+            algorithms: vec![Algorithm::Sha256, Algorithm::Md5],
+        }
+    }
+
+    /// Challenges with these only, the strongest first: those for which every user has a hash.
+    pub fn with_algorithms(self, algorithms: Vec<Algorithm>) -> DigestServer {
+        DigestServer { algorithms, ..self }
     }
 
     /// The status that goes with a challenge: 401 or 407.
@@ -91,8 +106,8 @@ impl DigestServer {
     pub fn challenge(&mut self, stale: bool, now: Instant) -> Vec<(&'static str, String)> {
         let header = if self.proxy { name::PROXY_AUTHENTICATE } else { name::WWW_AUTHENTICATE };
         let nonce = self.nonce(now);
-        [Algorithm::Sha256, Algorithm::Md5]
-            .into_iter()
+        self.algorithms
+            .iter()
             .map(|algorithm| {
                 let mut value = format!(
                     "Digest {}, {}, algorithm={algorithm}, qop=\"auth\"",

@@ -24,12 +24,10 @@ pub(super) struct Guard {
 
 impl Guard {
     pub fn new(users: Users, now: Instant) -> Self {
-        Guard {
-            registrar: DigestServer::new(&users.realm, false, random::secret(), now),
-            proxy: DigestServer::new(&users.realm, true, random::secret(), now),
-            failures: Rates::new(FAILURES, FAILURE_PAUSE),
-            users,
-        }
+        let algorithms = users.algorithms();
+        let asking =
+            |proxy| DigestServer::new(&users.realm, proxy, random::secret(), now).with_algorithms(algorithms.clone());
+        Guard { registrar: asking(false), proxy: asking(true), failures: Rates::new(FAILURES, FAILURE_PAUSE), users }
     }
 
     /// The names that have an account.

@@ -20,8 +20,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Transactions of one side; above it new requests are answered 503.
-const MAX_TRANSACTIONS: usize = 50_000;
+/// Requests that wait for their answers, or whose answers are kept for repetitions; above it the oldest answers go, and when there are none new
+/// requests are answered 503.
+const MAX_TRANSACTIONS: usize = 100_000;
 /// Methods that the hub itself answers.
 const ALLOW: &str = "OPTIONS, REGISTER";
 /// Extensions that the registrar understands (RFC 3327, 5626, 5627).

@@ -58,6 +58,18 @@ impl Users {
         self
     }
 
+    /// The algorithms for which every user has a hash, the strongest first.
+    fn algorithms(&self) -> Vec<Algorithm> {
+        let has = |stored: &Stored, wanted: Algorithm| match stored {
+            Stored::Password(_) => true,
+            Stored::Hashes(hashes) => hashes.iter().any(|(algorithm, _)| *algorithm == wanted),
+        };
+        let all = [Algorithm::Sha256, Algorithm::Md5];
+        let common: Vec<Algorithm> =
+            all.into_iter().filter(|wanted| self.accounts.values().all(|stored| has(stored, *wanted))).collect();
+        if common.is_empty() { all.into() } else { common }
+    }
+
     fn stored(&self, user: &str) -> Option<Stored> {
         self.accounts.get(user).cloned().or_else(|| self.shared.clone().map(Stored::Password))
     }

@@ -49,13 +49,16 @@ pub(crate) struct Layer {
     pub(super) servers: HashMap<ServerId, Server>,
     pub(super) keys: HashMap<ServerKey, ServerId>,
     pub(super) last_server: u64,
+    /// Answered finally and kept for repetitions of the request, the oldest first.
+    pub(super) answered: VecDeque<ServerId>,
     pub(super) timers: Timers<Owner>,
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) events: VecDeque<Event>,
 }
 
 impl Layer {
-    /// `limit` bounds the transactions of each side; above it new requests are answered 503.
+    /// `limit` bounds the transactions of each side. Above it those that have been answered are forgotten, the oldest first; when none has been,
+    /// new requests are answered 503.
     pub fn new(timing: Timing, sent_by: Vec<SocketAddr>, limit: usize) -> Self {
         Layer {
             timing,
@@ -67,6 +70,7 @@ impl Layer {
             servers: HashMap::new(),
             keys: HashMap::new(),
             last_server: 0,
+            answered: VecDeque::new(),
             timers: Timers::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),

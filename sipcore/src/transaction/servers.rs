@@ -9,6 +9,9 @@ use crate::transport::{Flow, Transport};
 use bytes::Bytes;
 use std::time::Instant;
 
+/// Requests of ours that may live, for each that we may have received: a call is forked to several.
+const CLIENTS: usize = 4;
+
 pub(super) enum ServerMachine {
     Invite(InviteServer),
     Other(NonInviteServer),
@@ -37,6 +40,10 @@ impl Layer {
         let wire = response.to_bytes();
         server.response = Some(wire.clone());
         let flow = server.flow;
+        // A refused INVITE waits for its ACK, which must not go further.
+        if status >= 200 && (status < 300 || matches!(server.machine, ServerMachine::Other(_))) {
+            self.answered.push_back(id);
+        }
         self.transmit(flow, wire.clone());
         self.settle_server(id);
         Some(wire)
@@ -77,7 +84,8 @@ impl Layer {
             return;
         }
         let back = response_flow(flow, &mut message);
-        if self.servers.len() >= self.limit {
+        let is_full = self.servers.len() >= self.limit && !self.forget_answered();
+        if is_full || self.clients.len() >= CLIENTS * self.limit {
             let refusal =
                 Message::response_to(&message, 503, "Service Unavailable").header(name::RETRY_AFTER, 5).build();
             self.shed += 1;
@@ -94,6 +102,18 @@ impl Layer {
         self.keys.insert(key.clone(), id);
         self.servers.insert(id, Server { machine, key, flow: back, response: None, armed: None });
         self.events.push_back(Event::Request { id, flow, message });
+    }
+
+    /// Makes room for one more. `false`: everything still waits for its answer.
+    fn forget_answered(&mut self) -> bool {
+        while let Some(id) = self.answered.pop_front() {
+            if let Some(server) = self.servers.remove(&id) {
+                self.timers.update(Owner::Server(id), server.armed, None);
+                self.keys.remove(&server.key);
+                return true;
+            }
+        }
+        false
     }
 
     fn on_known_request(&mut self, now: Instant, id: ServerId, flow: Flow, method: &Method, message: Message) {
@@ -145,6 +165,9 @@ impl Layer {
             self.timers.update(Owner::Server(id), server.armed, None);
             if let Some(server) = self.servers.remove(&id) {
                 self.keys.remove(&server.key);
+            }
+            while self.answered.front().is_some_and(|first| !self.servers.contains_key(first)) {
+                self.answered.pop_front();
             }
         } else {
             let old = std::mem::replace(&mut server.armed, next);
