@@ -14,17 +14,20 @@ install:
 demo: build
 	@tests/demo.sh
 
-# Everything but the long runs; then the program pairs once more, over a real Kamailio with digest authentication.
+# Everything but the long runs; then the program pairs once more, over a real Kamailio with digest authentication, and
+# again over encrypted flows.
 test: build lint
 	tests/programs/build.sh
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	    set -ex; \
 	    cargo nextest run --workspace --release --no-fail-fast --test-threads 4; \
 	    SIPBOX_TEST_OVER=kamailio cargo nextest run --release -p tests --test programs --no-fail-fast --test-threads 4; \
+	    SIPBOX_TEST_FLOW=quic cargo nextest run --release -p tests --test programs --no-fail-fast --test-threads 4; \
 	else \
 	    set -ex; \
 	    cargo test --workspace --release --no-fail-fast; \
 	    SIPBOX_TEST_OVER=kamailio cargo test --release -p tests --test programs --no-fail-fast; \
+	    SIPBOX_TEST_FLOW=quic cargo test --release -p tests --test programs --no-fail-fast; \
 	fi
 
 lint: install

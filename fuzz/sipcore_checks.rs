@@ -137,14 +137,22 @@ pub fn uri(data: &[u8]) {
 pub fn sdp(data: &[u8]) {
     let origin = Origin { id: 1, version: 1 };
     let Ok(label) = "tcp/7000".parse::<Label>() else { return };
-    let ours = Offer { label, source: ([192, 0, 2, 1], 9).into(), virtual_source: ([198, 18, 0, 1], 9).into() };
+    let source = ([192, 0, 2, 1], 9).into();
+    let ours = Offer::direct(label, source, ([198, 18, 0, 1], 9).into());
     let _ = Answer::parse(data, &ours);
     let Ok(offer) = ReceivedOffer::parse(data) else { return };
     for flow in &offer.flows {
         for setup in [Setup::Active, Setup::Passive] {
-            let Ok(answer) = offer.answer(flow.index, ours.source, setup, origin) else { continue };
+            let Ok(answer) = offer.answer(flow.index, source, setup, origin) else { continue };
             assert!(ReceivedOffer::parse(&answer).is_ok(), "{}", answer.escape_ascii());
         }
+    }
+    if let Some(flow) = &offer.quic {
+        let both = Offer { quic: Some(flow.quic.clone()), ..ours };
+        let read = ReceivedOffer::parse(&both.to_sdp(origin)).map(|offer| offer.quic.map(|flow| flow.quic));
+        assert!(matches!(read, Ok(Some(_))), "{read:?}");
+        assert!(offer.answer_quic(&flow.quic, origin).is_ok());
+        let _ = Answer::parse(data, &both);
     }
 }
 

@@ -4,6 +4,7 @@ use crate::destination::{Destination, Ports, Proto, host_name};
 use crate::document::{Located, Section, Source, choose};
 use crate::error::{Error, Wrong};
 use crate::flags::Flags;
+use crate::ice::{self, Flow, Ice};
 use crate::names::Space;
 use crate::policy::{App, Credentials, Limits, Tls};
 use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead};
@@ -28,6 +29,8 @@ pub(crate) struct File {
     pub names: Vec<(String, String)>,
     pub space: Space,
     pub limits: Limits,
+    pub flow: Option<Flow>,
+    pub ice: Ice,
 }
 
 /// The policies that this sipbox reads.
@@ -70,6 +73,9 @@ pub(crate) fn read(name: &str, text: &str, flags: &Flags) -> Result<File, Error>
     }
     if let Some(section) = root.section("limits", "[limits]") {
         limits(section, &mut file);
+    }
+    if let Some(section) = root.section("ice", "[ice]") {
+        ice_servers(section, &mut file);
     }
     root.finish();
     source.finish().map(|()| file)
@@ -205,6 +211,7 @@ fn defaults(mut section: Section<'_, '_>, file: &mut File) {
     file.bind_default = bind.map(|Located { value: (value, text), span }| {
         (value, format!("{} [default] bind = \"{text}\"", section.source.place(&span)))
     });
+    file.flow = section.choice("flow", &Flow::WORDS).map(|flow| flow.value);
     section.finish();
 }
 
@@ -388,6 +395,27 @@ fn limits(mut section: Section<'_, '_>, file: &mut File) {
     }
     if let Some(number) = section.number("sessions", 1, 1 << 20, "sessions") {
         file.limits.sessions = number.value;
+    }
+    section.finish();
+}
+
+fn ice_servers(mut section: Section<'_, '_>, file: &mut File) {
+    let source = section.source;
+    let stun = section.texts("stun", "[\"stun.example.org:3478\"]");
+    let turn = section.texts("turn", "[\"turn:alice@relay.example.org:3478\"]");
+    let read = |list: Option<Located<Vec<Located<String>>>>, parse: fn(&str) -> Result<ice::IceServer, Wrong>| {
+        let Some(list) = list else { return Vec::new() };
+        if list.value.len() > ice::MOST_SERVERS {
+            let what = format!("{} servers are enough", ice::MOST_SERVERS);
+            source.mistake(list.span, Wrong::new(what).help("each one delays every first connect: leave some out"));
+            return Vec::new();
+        }
+        list.value.iter().filter_map(|one| source.check(&one.span, parse(&one.value))).collect()
+    };
+    file.ice.stun = read(stun, ice::stun);
+    file.ice.turn = read(turn, ice::turn);
+    if let Some(inner) = section.section("credentials", "credentials") {
+        file.ice.credentials = credentials(inner);
     }
     section.finish();
 }

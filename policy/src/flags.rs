@@ -1,7 +1,9 @@
 //! The part of a policy that stands on the command line.
 
 use crate::destination::Destination;
+use crate::document::choose;
 use crate::error::{Error, Wrong};
+use crate::ice::{self, Flow, Ice};
 use crate::rule::{ConnectRule, Lead};
 use crate::uri;
 
@@ -16,11 +18,20 @@ pub struct Flags {
     pub maps: Vec<String>,
     /// `--registrar URI`: the server to register with.
     pub registrar: Option<String>,
+    /// `--flow auto|direct|quic`: what carries the bytes.
+    pub flow: Option<String>,
+    /// `--stun HOST:PORT`, each: they replace those of a file.
+    pub stun: Vec<String>,
+    /// `--turn USER@HOST:PORT`, each: they replace those of a file.
+    pub turn: Vec<String>,
 }
 
 const AS_EXAMPLE: &str = "--as alice or --as sip:alice@example.org";
 const TO_EXAMPLE: &str = "--to echo or --to sip:alice@example.org";
 const MAP_EXAMPLE: &str = "--map game.example:30000=sip:alice@example.org";
+const FLOW_EXAMPLE: &str = "--flow quic";
+const STUN_EXAMPLE: &str = "--stun stun.example.org:3478";
+const TURN_EXAMPLE: &str = "--turn alice@relay.example.org:3478";
 const REGISTRAR_EXAMPLE: &str = "--registrar sip:sip.example.org";
 
 fn flag_error(flag: &'static str, given: &str, wrong: Wrong, example: &str) -> Error {
@@ -42,6 +53,34 @@ impl Flags {
     pub(crate) fn registrar(&self) -> Result<Option<String>, Error> {
         let Some(given) = &self.registrar else { return Ok(None) };
         uri::server(given).map(Some).map_err(|wrong| flag_error("--registrar", given, wrong, REGISTRAR_EXAMPLE))
+    }
+
+    pub(crate) fn flow(&self) -> Result<Option<Flow>, Error> {
+        let Some(given) = &self.flow else { return Ok(None) };
+        let flow = choose("flow", given, &Flow::WORDS);
+        flow.map(Some).map_err(|wrong| flag_error("--flow", given, wrong, FLOW_EXAMPLE))
+    }
+
+    /// The servers of the file, those of the command line in their place.
+    pub(crate) fn ice(&self, file: Ice) -> Result<Ice, Error> {
+        let mut ice = file;
+        for (flag, given, parse, into, example) in [
+            ("--stun", &self.stun, ice::stun as fn(&str) -> _, &mut ice.stun, STUN_EXAMPLE),
+            ("--turn", &self.turn, ice::turn, &mut ice.turn, TURN_EXAMPLE),
+        ] {
+            if given.is_empty() {
+                continue;
+            }
+            into.clear();
+            for one in given {
+                if into.len() == ice::MOST_SERVERS {
+                    let wrong = Wrong::new(format!("{} servers are enough", ice::MOST_SERVERS));
+                    return Err(flag_error(flag, one, wrong.help("leave some out"), example));
+                }
+                into.push(parse(one).map_err(|wrong| flag_error(flag, one, wrong, example))?);
+            }
+        }
+        Ok(ice)
     }
 
     /// The rules of `--map` and `--to`, in the order in which they are tried.

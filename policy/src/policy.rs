@@ -7,6 +7,7 @@ use crate::destination::Proto;
 use crate::error::Error;
 use crate::file::{self, File};
 use crate::flags::Flags;
+use crate::ice::{Flow, Ice};
 use crate::names::{NameAnswer, Names};
 use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead};
 
@@ -141,6 +142,8 @@ pub struct Policy {
     named: Vec<(String, String)>,
     names: Names,
     limits: Limits,
+    flow: Flow,
+    ice: Ice,
 }
 
 impl Policy {
@@ -206,6 +209,8 @@ impl Policy {
             named: file.names,
             names,
             limits: file.limits,
+            flow: flags.flow()?.or(file.flow).unwrap_or_default(),
+            ice: flags.ice(file.ice)?,
         })
     }
 
@@ -227,6 +232,16 @@ impl Policy {
     /// How much the application may use.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// What carries the bytes between the application and its peers.
+    pub fn flow(&self) -> Flow {
+        self.flow
+    }
+
+    /// The servers that help to find a path to peers.
+    pub fn ice(&self) -> &Ice {
+        &self.ice
     }
 
     /// What becomes of a connect() to `dest`. The virtual address of a name stands for the name; 0.0.0.0 and :: are the

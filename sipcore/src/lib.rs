@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod auth;
 mod dialog;
+pub mod flow;
 pub mod hub;
 pub mod label;
 pub mod locate;

@@ -1,7 +1,7 @@
 //! Agents and a hub in virtual time, over links that lose, double and reorder what is sent. Thousands of calls with every kind of race have
 //! to come to the same end at both sides and leave nothing behind.
 
-use crate::agent::{CallError, SessionId};
+use crate::agent::{CallError, Media, SessionId};
 use crate::hub::HubConfig;
 use crate::hub::home::HomeProxy;
 use crate::label::{Label, Proto};
@@ -211,7 +211,9 @@ impl World {
         } else if plan.is_some_and(|at| at <= now) {
             let (_, act) = self.plans.pop_first().unwrap();
             match act {
-                Act::Accept(node, id) => self.agent(node).accept(now, id, "10.9.9.9:7000".parse().unwrap()),
+                Act::Accept(node, id) => {
+                    self.agent(node).accept(now, id, Media::Direct("10.9.9.9:7000".parse().unwrap()))
+                }
                 Act::Reject(node, id) => self.agent(node).reject(now, id, 486, "Busy Here"),
                 Act::End(node, id) => self.agent(node).end(now, id),
             }
@@ -239,7 +241,7 @@ impl World {
     fn invite(&mut self, caller: usize) -> SessionId {
         let id = SessionId::next();
         let source = "10.0.0.1:40000".parse().unwrap();
-        let offer = Offer { label: Label { proto: Proto::Tcp, port: 7000 }, source, virtual_source: source };
+        let offer = Offer::direct(Label { proto: Proto::Tcp, port: 7000 }, source, source);
         let now = self.now;
         self.agent(caller).invite(now, id, &"sip:bob@sipbox.invalid".parse().unwrap(), offer);
         id

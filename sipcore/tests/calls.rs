@@ -4,6 +4,7 @@
 mod common;
 
 use common::{config, event, hub_on, incoming, media, offer, registered, soon, uri};
+use sipcore::agent::Media;
 use sipcore::agent::{Event, Transport};
 use std::net::IpAddr;
 
@@ -17,18 +18,21 @@ async fn call_and_hang_up(ip: &str, caller: Transport, called: Transport) {
     for by_caller in [true, false] {
         let take = async {
             let call = incoming(&mut at_bob).await;
-            let (id, from, offer) = (call.id, call.from.clone(), call.offer);
+            let (id, from, offer) = (call.id, call.from.clone(), call.offer.clone());
             call.accept(media(ip));
             (id, from, offer)
         };
         let target = uri("bob");
-        let (session, (id, from, offered)) = tokio::join!(soon("invite", alice.invite(&target, wanted)), take);
+        let (session, (id, from, offered)) = tokio::join!(soon("invite", alice.invite(&target, wanted.clone())), take);
         let session = session.unwrap();
-        assert_eq!(session.media, media(ip));
+        assert_eq!(session.media, Media::Direct(media(ip)));
         assert_eq!(session.remote_aor, uri("bob"));
         assert_eq!(from, uri("alice"));
         assert_eq!(offered.label, Some(wanted.label));
-        assert_eq!((offered.source, offered.virtual_source), (wanted.source, wanted.virtual_source));
+        assert_eq!(
+            (offered.direct.as_ref().map(|d| d.source), offered.virtual_source),
+            (wanted.direct.as_ref().map(|d| d.source), wanted.virtual_source)
+        );
         if by_caller {
             alice.bye(session.id);
             alice.bye(session.id);

@@ -120,8 +120,8 @@ async fn a_caller_that_is_no_sipbox() {
     assert_eq!(call.from.as_str(), "sip:phone@elsewhere.example");
     let source: SocketAddr = "127.0.0.1:4001".parse().unwrap();
     assert_eq!((call.offer.proto, call.offer.label), (Proto::Udp, None));
-    assert_eq!((call.offer.source, call.offer.virtual_source), (source, source));
-    assert_eq!(call.offer.setup, Setup::Active);
+    assert_eq!((call.offer.direct.as_ref().unwrap().source, call.offer.virtual_source), (source, source));
+    assert_eq!(call.offer.direct.as_ref().unwrap().setup, Setup::Active);
     let id = call.id;
     call.accept(media(LOCAL));
     let mut buffer = [0; 4096];

@@ -58,6 +58,17 @@ pub struct Run {
     /// The DNS server that knows where the registrar is, instead of this machine's
     #[arg(long, value_name = "IP:PORT")]
     pub dns: Option<SocketAddr>,
+    /// What carries the bytes: auto (directly on this machine, else encrypted), direct (only on this machine) or quic (always
+    /// encrypted)
+    #[arg(long, value_name = "auto|direct|quic")]
+    pub flow: Option<String>,
+    /// A STUN server, which tells this end's address as seen from outside; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub stun: Vec<String>,
+    /// A TURN server, which relays where there is no other way: USER@HOST:PORT[?transport=tcp]; may be repeated. The password
+    /// is read from SIPBOX_TURN_PASSWORD or as the policy says
+    #[arg(long, value_name = "USER@HOST:PORT")]
+    pub turn: Vec<String>,
     /// The policy of the program, a TOML file
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,

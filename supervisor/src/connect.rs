@@ -328,14 +328,14 @@ struct Connecting {
 }
 
 impl Connecting {
-    /// INVITE and answer, then the program's own socket to the peer's media address.
-    async fn establish(&self, supervisor: &Arc<Supervisor>) -> Result<(), Errno> {
+    /// INVITE and answer, then the program's own socket to the flow's address. What carries it, for the trace.
+    async fn establish(&self, supervisor: &Arc<Supervisor>) -> Result<&'static str, Errno> {
         let label = Label { proto: Proto::Tcp, port: self.ends.peer.port() };
         let opened = supervisor.sessions.open(&self.uri, label, self.bound.physical, self.ends.local).await;
         self.settle(supervisor, opened).await
     }
 
-    async fn settle(&self, supervisor: &Arc<Supervisor>, opened: Result<Flow, Failure>) -> Result<(), Errno> {
+    async fn settle(&self, supervisor: &Arc<Supervisor>, opened: Result<Flow, Failure>) -> Result<&'static str, Errno> {
         let flow = opened.map_err(|f| f.errno)?;
         self.check_wanted(supervisor, &flow)?;
         set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session));
@@ -348,10 +348,11 @@ impl Connecting {
                 }
             }
         };
-        connected.await.inspect_err(|_| {
+        let connected = connected.await.inspect_err(|_| {
             set_idle(supervisor, self.target.cookie);
             supervisor.sessions.close(flow.session);
-        })
+        });
+        connected.map(|()| flow.kind)
     }
 
     /// Ends the attempt: the socket's state, and whoever else waits.
@@ -380,22 +381,22 @@ impl Connecting {
             Held::Done(Err(())) => {
                 call.finish(Err(Errno::EINPROGRESS));
                 let result = work.await;
-                self.end(&supervisor, result);
+                self.end(&supervisor, result.map(drop));
             }
             Held::Done(Ok(result)) => {
-                self.end(&supervisor, result);
+                self.end(&supervisor, result.map(drop));
                 drop(work);
-                if result.is_ok() {
-                    call.flow(|| "direct flow".to_owned());
+                if let Ok(kind) = result {
+                    call.flow(|| kind.to_owned());
                 }
                 drop(self);
-                call.finish(result.map(|()| 0));
+                call.finish(result.map(|_| 0));
             }
             Held::Interrupted => {
                 // The handler runs; a restarted or repeated connect() joins the attempt.
                 call.interrupted();
                 let result = work.await;
-                self.end(&supervisor, result);
+                self.end(&supervisor, result.map(drop));
             }
             Held::Gone => {
                 drop(work);
@@ -439,13 +440,13 @@ impl Connecting {
         };
         // On loopback the kernel's handshake is over when connect() returns, and still it says EINPROGRESS.
         let result = match opened {
-            Ok(flow) => self.kernel_connect(&supervisor, flow),
+            Ok(flow) => {
+                call.flow(|| flow.kind.to_owned());
+                self.kernel_connect(&supervisor, flow)
+            }
             Err(f) => Err(f.errno),
         };
         self.end(&supervisor, result);
-        if result.is_ok() {
-            call.flow(|| "direct flow".to_owned());
-        }
         drop(self);
         call.finish(Err(result.err().unwrap_or(Errno::EINPROGRESS)));
     }

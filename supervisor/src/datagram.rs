@@ -106,7 +106,7 @@ async fn open_connected(supervisor: Arc<Supervisor>, source: SocketAddrV4) {
                 tracing::warn!(%error, %peer, "connect to the media address failed");
             }
             note_peer(&supervisor, cookie, peer, flow.media, Some(flow.session));
-            trace_flow(&supervisor, &peer, &uri);
+            trace_flow(&supervisor, &peer, &uri, flow.kind);
             let queue = supervisor.stub.waiting.lock().remove(&source).map(|w| w.queue).unwrap_or_default();
             for data in queue {
                 let _ = message::send(socket.as_fd(), &data, Destination::Connected, &[], libc::MSG_DONTWAIT);
@@ -123,9 +123,9 @@ async fn open_connected(supervisor: Arc<Supervisor>, source: SocketAddrV4) {
 }
 
 /// The trace of a session that no single call waited for.
-fn trace_flow(supervisor: &Supervisor, peer: &SocketAddr, uri: &str) {
+fn trace_flow(supervisor: &Supervisor, peer: &SocketAddr, uri: &str, kind: &str) {
     if supervisor.options.trace {
-        crate::say::say!("datagrams to {peer} go to {uri}, direct flow");
+        crate::say::say!("datagrams to {peer} go to {uri}, {kind}");
     }
 }
 
@@ -451,7 +451,7 @@ impl Opening {
         let opened = supervisor.sessions.open(&self.uri, label, self.source, local).await;
         match opened {
             Ok(flow) => {
-                trace_flow(&supervisor, &self.to, &self.uri);
+                trace_flow(&supervisor, &self.to, &self.uri, flow.kind);
                 let waiting = note_peer(&supervisor, self.cookie, self.to, flow.media, Some(flow.session));
                 if let Some(Peer::Pending(queue)) = waiting {
                     for data in queue {

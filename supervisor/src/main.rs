@@ -12,7 +12,9 @@ mod datagram;
 mod deaths;
 mod dns;
 mod doorbell;
+mod flow;
 mod hub;
+mod inbound;
 mod interfaces;
 mod ladder;
 mod message;
@@ -55,10 +57,10 @@ fn main() {
     std::process::exit(status);
 }
 
-/// Events go to stderr; SIPBOX_LOG chooses which (by default, warnings).
+/// Events go to stderr; SIPBOX_LOG chooses which (by default, warnings; what the STUN and TURN libraries call errors is part of every search).
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SIPBOX_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,stun_proto=off,turn_client_proto=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

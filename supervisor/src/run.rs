@@ -19,6 +19,7 @@ use sipcore::tls::Trust;
 
 use crate::datagram::Stub;
 use crate::deaths::Deaths;
+use crate::flow::Settings;
 use crate::interfaces::Interfaces;
 use crate::netlink::Netlink;
 use crate::nobody::Nobody;
@@ -34,6 +35,8 @@ const BAD_POLICY: i32 = 2;
 
 /// Where the password comes from when the policy does not say.
 const PASSWORD_VARIABLE: &str = "SIPBOX_PASSWORD";
+/// The same for TURN servers.
+const TURN_PASSWORD_VARIABLE: &str = "SIPBOX_TURN_PASSWORD";
 /// How long the end of a run waits for the answers to its last messages.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Threads that receive notifications.
@@ -61,6 +64,7 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     let program =
         command.next().ok_or((BAD_POLICY, "no program given: sipbox run [FLAGS] -- PROGRAM [ARGS]".to_owned()))?;
 
+    let flows = flows(&policy).map_err(|e| (BAD_POLICY, e))?;
     let internal = |e: &dyn std::fmt::Display| (FAILED, e.to_string());
     let filters = sandbox::filter::Filters::build().map_err(|e| internal(&e))?;
     let kept = sandbox::child::keep_back().map_err(|e| internal(&e))?;
@@ -81,7 +85,8 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
         .enable_all()
         .build()
         .map_err(|e| internal(&e))?;
-    let run = Run::start(policy, identity, Options { trace: arguments.trace }, &runtime).map_err(|e| (FAILED, e))?;
+    let run =
+        Run::start(policy, identity, flows, Options { trace: arguments.trace }, &runtime).map_err(|e| (FAILED, e))?;
     // Who has a name can be called from the first moment on, and hears of a wrong password before anything else.
     runtime.block_on(run.supervisor.sessions.ensure_registered());
     receive(&prepared.listener(), &run.supervisor).map_err(|e| internal(&e))?;
@@ -109,11 +114,12 @@ fn start_failed(program: &OsString, e: StartError) -> Failed {
 
 /// Variables with passwords in them: sipbox's own, not the program's.
 fn secrets(policy: &Policy) -> Vec<String> {
-    let named = match &policy.identity().credentials {
-        Some(policy::Credentials::Env(name)) => Some(name.clone()),
-        _ => None,
-    };
-    named.into_iter().chain([PASSWORD_VARIABLE.to_owned()]).collect()
+    let named = [&policy.identity().credentials, &policy.ice().credentials];
+    let named = named.into_iter().flatten().filter_map(|credentials| match credentials {
+        policy::Credentials::Env(name) => Some(name.clone()),
+        policy::Credentials::File(_) => None,
+    });
+    named.chain([PASSWORD_VARIABLE.to_owned(), TURN_PASSWORD_VARIABLE.to_owned()]).collect()
 }
 
 fn load_policy(arguments: &cli::Run) -> Result<Policy, String> {
@@ -122,6 +128,9 @@ fn load_policy(arguments: &cli::Run) -> Result<Policy, String> {
         to: arguments.to.clone(),
         maps: arguments.map.clone(),
         registrar: arguments.registrar.clone(),
+        flow: arguments.flow.clone(),
+        stun: arguments.stun.clone(),
+        turn: arguments.turn.clone(),
     };
     match &arguments.policy {
         Some(file) => {
@@ -147,14 +156,7 @@ fn identity(policy: &Policy, arguments: &cli::Run) -> Result<Identity, String> {
         format!("sip:{name}-{}@{}", std::process::id(), policy.domain())
     });
     let user = user_of(&aor).to_owned();
-    let password = match &wanted.credentials {
-        Some(policy::Credentials::Env(name)) => Some(
-            std::env::var(name)
-                .map_err(|_| format!("[identity] credentials name the variable {name}, which is not set"))?,
-        ),
-        Some(policy::Credentials::File(path)) => Some(secret(path)?),
-        None => std::env::var(PASSWORD_VARIABLE).ok(),
-    };
+    let password = password("[identity]", &wanted.credentials, PASSWORD_VARIABLE)?;
     Ok(Identity {
         aor,
         given,
@@ -176,6 +178,25 @@ fn trust(wanted: &policy::Tls, arguments: &cli::Run) -> Result<Trust, String> {
         ca: arguments.tls_ca.clone().or_else(|| wanted.ca.clone()),
         certificate: wanted.certificate.clone(),
     })
+}
+
+/// What the policy says about flows, and the password of the TURN servers.
+fn flows(policy: &Policy) -> Result<Settings, String> {
+    let ice = policy.ice().clone();
+    let password = password("[ice]", &ice.credentials, TURN_PASSWORD_VARIABLE)?;
+    Settings::new(policy.flow(), ice, password)
+}
+
+/// The password that a section of the policy names, else that of the variable `usual`.
+fn password(section: &str, named: &Option<policy::Credentials>, usual: &str) -> Result<Option<String>, String> {
+    match named {
+        Some(policy::Credentials::Env(name)) => {
+            let found = std::env::var(name);
+            found.map(Some).map_err(|_| format!("{section} credentials name the variable {name}, which is not set"))
+        }
+        Some(policy::Credentials::File(path)) => secret(path).map(Some),
+        None => Ok(std::env::var(usual).ok()),
+    }
 }
 
 /// A password file: only its owner may read it.
@@ -203,6 +224,7 @@ impl Run {
     fn start(
         policy: Policy,
         identity: Identity,
+        flows: Settings,
         options: Options,
         runtime: &tokio::runtime::Runtime,
     ) -> Result<Run, String> {
@@ -223,7 +245,7 @@ impl Run {
         let supervisor = Arc::new(Supervisor {
             options,
             table: Mutex::default(),
-            sessions: Sessions::new(identity, IpAddr::V4(physical), limit),
+            sessions: Sessions::new(identity, flows, IpAddr::V4(physical), limit),
             physical,
             own_v4,
             own_v6,

@@ -9,16 +9,14 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
-use sandbox::diag::Receiver;
 use sipcore::agent::{
-    Agent, AgentConfig, CallError, Credentials, Event, IncomingCall, Label, Offer, Proto, SessionId, Setup, Tap,
+    Agent, AgentConfig, CallError, Credentials, EndReason, Event, Label, Media, Offer, Proto, Session, SessionId, Tap,
 };
 use sipcore::message::Uri;
 
-use crate::names::is_reachable;
-use crate::supervisor::{Supervisor, policy_proto};
-use crate::table::Expected;
-use crate::{datagram, doorbell, hub, registrar};
+use crate::flow::{Links, Settings, Wanted};
+use crate::supervisor::Supervisor;
+use crate::{hub, inbound, registrar};
 
 /// How many different things are explained to the user in one run: the program must not fill the memory with them.
 const SAID: usize = 1000;
@@ -45,6 +43,8 @@ pub struct Flow {
     pub session: SessionId,
     /// Where the program's socket is to be connected.
     pub media: SocketAddrV4,
+    /// What carries the bytes, in words for the trace.
+    pub kind: &'static str,
 }
 
 /// Why there is no flow; the words have been said on stderr.
@@ -80,10 +80,12 @@ pub struct Sessions {
     opening: AtomicUsize,
     said: Mutex<HashSet<String>>,
     supervisor: OnceLock<Weak<Supervisor>>,
+    /// Encrypted flows.
+    pub links: Arc<Links>,
 }
 
 impl Sessions {
-    pub fn new(identity: Identity, physical: IpAddr, limit: usize) -> Sessions {
+    pub fn new(identity: Identity, flows: Settings, physical: IpAddr, limit: usize) -> Sessions {
         Sessions {
             identity,
             physical,
@@ -93,6 +95,7 @@ impl Sessions {
             opening: AtomicUsize::new(0),
             said: Mutex::default(),
             supervisor: OnceLock::new(),
+            links: Arc::new(Links::new(flows, physical)),
         }
     }
 
@@ -199,42 +202,117 @@ impl Sessions {
                 format!("[limits] sessions = {} is reached; raise it in the policy", self.limit),
             ));
         }
-        let target = Uri::from_str(uri).map_err(|e| fail(Errno::EINVAL, format!("not a URI: {e}")))?;
+        let target = Uri::from_str(uri);
+        let target = target.map_err(|e| fail(Errno::EINVAL, format!("not a URI: {e}")))?;
         let agent = self.agent().await.map_err(|why| fail(Errno::ENETUNREACH, why))?;
-        let proto = label.proto;
-        let offer = Offer { label, source: SocketAddr::V4(source), virtual_source: seen_as };
-        let mut outcome = agent.invite(&target, offer).await;
+        let wanted = Wanted { uri, target: &target, label, source, seen_as };
+        let flow = self.links.settings().flow;
+        // The user's own hub, and a registrar on the loopback, have only peers on this machine, as far as one can tell.
+        let here = agent.local_addr().is_some_and(|a| a.ip().is_loopback()) || self.links.is_near(uri);
+        let mut elsewhere = false;
+        if flow == policy::Flow::Direct || (flow == policy::Flow::Auto && here) {
+            let mut offer = Offer::direct(label, SocketAddr::V4(source), seen_as);
+            if let Some(direct) = &mut offer.direct {
+                direct.machine = Some(self.links.settings().machine());
+            }
+            match self.call(&agent, &target, offer).await {
+                Ok(Session { id, media: Media::Direct(media), .. }) => return self.direct(&agent, &wanted, id, media),
+                // It wants encryption, or is elsewhere.
+                Err(CallError::Rejected { status: 488, .. }) if flow == policy::Flow::Auto => elsewhere = true,
+                Ok(other) => {
+                    agent.bye(other.id);
+                    return Err(wanted.fail(Errno::ECONNREFUSED, "the peer took what was not offered".to_owned()));
+                }
+                Err(e) => return Err(self.failure(&wanted, &e)),
+            }
+        }
+        let supervisor = self.supervisor.get().and_then(Weak::upgrade).ok_or(Failure { errno: Errno::ENETUNREACH })?;
+        self.links.open(&supervisor, &agent, wanted, flow == policy::Flow::Auto && !elsewhere).await
+    }
+
+    /// One INVITE.
+    pub async fn call(&self, agent: &Agent, target: &Uri, offer: Offer) -> Result<Session, CallError> {
+        let outcome = agent.invite(target, offer.clone()).await;
         if matches!(outcome, Err(CallError::Unreachable { .. })) && self.identity.registrar.is_none() {
             // The hub of this user has ended since: start it again, and try once more.
             if hub::ensure().await.is_ok() {
-                outcome = agent.invite(&target, offer).await;
+                return agent.invite(target, offer).await;
             }
         }
-        let session = match outcome {
-            Ok(session) => session,
+        outcome
+    }
+
+    /// What a call that failed means to the program; the user is told.
+    pub fn failure(&self, wanted: &Wanted<'_>, e: &CallError) -> Failure {
+        match e {
             // The run is ending: nobody waits for this any more.
-            Err(CallError::Shutdown) => return Err(Failure { errno: Errno::ENETUNREACH }),
-            Err(e) => return Err(fail(meaning(&e), format!("{e}; {}", advice(&e, &target)))),
-        };
-        match session.media {
-            SocketAddr::V4(media) if is_exact(media, source, proto) => {
-                self.live.lock().insert(session.id);
-                Ok(Flow { session: session.id, media })
+            CallError::Shutdown => Failure { errno: Errno::ENETUNREACH },
+            e => wanted.fail(meaning(e), format!("{e}; {}", self.advice(e, wanted.target))),
+        }
+    }
+
+    /// What the user can do about it.
+    fn advice(&self, e: &CallError, target: &Uri) -> String {
+        match (e, self.links.settings().flow) {
+            (CallError::Rejected { status: 488, .. }, policy::Flow::Quic) => {
+                "this run wants an encrypted flow: let the peer allow it (--flow auto or quic)".to_owned()
+            }
+            (CallError::Rejected { status: 488, .. }, policy::Flow::Direct) => {
+                "--flow direct stays on this machine, in the clear: allow --flow auto or quic here".to_owned()
+            }
+            _ => advice(e, target),
+        }
+    }
+
+    /// A direct flow that the peer has taken.
+    pub fn direct(
+        &self,
+        agent: &Agent,
+        wanted: &Wanted<'_>,
+        session: SessionId,
+        media: SocketAddr,
+    ) -> Result<Flow, Failure> {
+        match media {
+            SocketAddr::V4(media) if is_exact(media, wanted.source, wanted.label.proto) => {
+                self.note(session);
+                Ok(Flow { session, media, kind: "direct flow" })
             }
             elsewhere => {
-                agent.bye(session.id);
+                agent.bye(session);
                 let why = format!(
                     "the peer's media address {elsewhere} is not a socket of this machine's loopback (or its program closed \
                      it just now); cleartext flows stay on this machine"
                 );
-                Err(fail(Errno::ECONNREFUSED, why))
+                Err(wanted.fail(Errno::ECONNREFUSED, why))
             }
         }
     }
 
+    /// Whether the SIP of this run stays on this machine.
+    pub async fn is_near(&self) -> bool {
+        let agent = self.agent.lock().await;
+        agent.as_ref().and_then(Agent::local_addr).is_some_and(|a| a.ip().is_loopback())
+    }
+
+    /// Counts a session.
+    pub fn note(&self, session: SessionId) {
+        self.live.lock().insert(session);
+    }
+
+    /// A session has ended, and nobody need be told.
+    pub fn forget(&self, session: SessionId) {
+        self.live.lock().remove(&session);
+    }
+
+    /// Whether there are as many sessions as the policy allows.
+    pub fn is_full(&self) -> bool {
+        self.live.lock().len() >= self.limit
+    }
+
     /// The socket of this session is gone: BYE.
     pub fn close(&self, session: SessionId) {
-        self.live.lock().remove(&session);
+        self.forget(session);
+        self.links.close(session);
         if let Ok(slot) = self.agent.try_lock() {
             if let Some(agent) = &*slot {
                 agent.bye(session);
@@ -251,6 +329,7 @@ impl Sessions {
 
     /// Ends all sessions and the registration.
     pub async fn shutdown(&self, limit: Duration) {
+        self.links.shutdown().await;
         let agent = self.agent.lock().await.take();
         if let Some(agent) = agent {
             agent.shutdown(limit).await;
@@ -259,7 +338,7 @@ impl Sessions {
 }
 
 /// In the block where runs have their sockets.
-fn is_of_runs(address: SocketAddrV4) -> bool {
+pub fn is_of_runs(address: SocketAddrV4) -> bool {
     let [first, second, ..] = address.ip().octets();
     first == 127 && second & 0xc0 == 64
 }
@@ -267,7 +346,7 @@ fn is_of_runs(address: SocketAddrV4) -> bool {
 /// Whether a media address may be used: it is in the block where runs have their sockets (127.64.0.0/10), and a socket on
 /// this machine is bound to just that address. Anything else, a service on 127.0.0.1 or on the wildcard address among it, is
 /// not a peer's end, whatever the peer says.
-fn is_exact(media: SocketAddrV4, from: SocketAddrV4, proto: Proto) -> bool {
+pub fn is_exact(media: SocketAddrV4, from: SocketAddrV4, proto: Proto) -> bool {
     is_of_runs(media) && sandbox::diag::is_bound(media, from, proto == Proto::Tcp).unwrap_or(false)
 }
 
@@ -340,10 +419,14 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
     while let Some(event) = events.recv().await {
         let Some(supervisor) = supervisor.upgrade() else { return };
         match event {
-            Event::Incoming(call) => incoming(&supervisor, call),
+            Event::Incoming(call) => inbound::incoming(&supervisor, call),
             Event::Ended { id, reason } => {
                 tracing::debug!(?id, ?reason, "session ended by the peer");
-                supervisor.sessions.live.lock().remove(&id);
+                supervisor.sessions.forget(id);
+                // A connection that lives needs no proxy on its way.
+                if reason != EndReason::PeerVanished {
+                    supervisor.sessions.links.ended(id);
+                }
                 supervisor.table.lock().forget_session(id);
             }
             Event::RegistrationLost { why } => {
@@ -363,76 +446,4 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
             }
         }
     }
-}
-
-/// An INVITE from a peer: finds the socket that its label means and answers at once.
-fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
-    let offer = &call.offer;
-    let proto = offer.proto;
-    let from = call.from.to_string();
-    if proto == Proto::Tcp && offer.setup == Setup::Holdconn {
-        return call.reject(488, "No Connection Is Wanted");
-    }
-    let source = match offer.source {
-        SocketAddr::V4(a) if a.ip().is_loopback() => a,
-        _ => return call.reject(488, "Cleartext Flows Stay on This Machine"),
-    };
-    if supervisor.sessions.live.lock().len() >= supervisor.sessions.limit {
-        return call.reject(480, "Too Many Sessions");
-    }
-    let port = offer.label.as_ref().map(|l| l.port);
-    let found = supervisor.table.lock().labelled(proto, port, |a| is_reachable(supervisor, proto, a));
-    let Some((cookie, bound)) = found else {
-        return call.reject(486, "Nothing Listens There");
-    };
-    if !supervisor.policy.accept_from(policy_proto(proto), bound.virtual_.port(), &from) {
-        crate::say::say!("{from} was refused by the policy on {proto}/{}", bound.virtual_.port());
-        return call.reject(403, "Not Allowed by Policy");
-    }
-    // What the program or the supervisor will connect or send to must be a peer's own socket.
-    let is_peer = match (proto, &offer.setup) {
-        (Proto::Tcp, Setup::Passive) => is_exact(source, bound.physical, proto),
-        (Proto::Tcp, _) => true,
-        // The caller's socket may be connected to its stub still: then nobody is found, but never a wildcard service.
-        (Proto::Udp, _) => {
-            let found = sandbox::diag::receiver(source, bound.physical, false);
-            is_of_runs(source) && found.is_ok_and(|r| r != Receiver::Wildcard)
-        }
-    };
-    if !is_peer {
-        return call.reject(488, "No Peer's Socket at That Address");
-    }
-    // The address is derived here from who calls: what the peer says of itself could be anybody's, 127.0.0.1 among them.
-    let (v4, v6) = supervisor.policy.virtual_addresses(&from);
-    let (is_v6, v6only) = {
-        let table = supervisor.table.lock();
-        table.get(cookie).map_or((false, false), |s| (s.v6, s.v6only))
-    };
-    let ip: IpAddr = if is_v6 && v6only { v6.into() } else { v4.into() };
-    let port = match offer.virtual_source.port() {
-        0 => source.port(),
-        p => p,
-    };
-    let peer = SocketAddr::new(ip, port);
-    let id = call.id;
-    supervisor.sessions.live.lock().insert(id);
-    match proto {
-        Proto::Tcp => {
-            let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };
-            if offer.setup == Setup::Passive {
-                tokio::spawn(doorbell::deliver(supervisor.clone(), SocketAddr::V4(source), bound, expected));
-                return call.accept(SocketAddr::V4(bound.physical));
-            }
-            let mut table = supervisor.table.lock();
-            // RFC 4145, section 4.1: an active end that does not say more has port 9.
-            const DISCARD: u16 = 9;
-            if source.port() == DISCARD || source.port() == 0 {
-                table.expect_any(*source.ip(), expected);
-            } else {
-                table.expect(source, expected);
-            }
-        }
-        Proto::Udp => datagram::admit(supervisor, cookie, source, peer, id),
-    }
-    call.accept(SocketAddr::V4(bound.physical));
 }

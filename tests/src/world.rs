@@ -181,7 +181,7 @@ impl World {
     pub fn run(&self, flags: &[&str], program: &str) -> Launch {
         let number = self.runs.load(Ordering::Relaxed) + 1;
         let name = Path::new(program).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        let run = self.sipbox(&["run"]).args(isolation()).tag(format!("{number:02}-run-{name}"));
+        let run = self.sipbox(&["run"]).args(everywhere(flags)).tag(format!("{number:02}-run-{name}"));
         let named = flags.iter().any(|f| matches!(*f, "--as" | "--to" | "--map"));
         if !named || flags.contains(&"--registrar") || std::env::var_os("SIPBOX_TEST_OVER").is_none() {
             return run.args(flags).arg("--").arg(self.resolve(program));
@@ -309,9 +309,12 @@ pub fn free_port() -> u16 {
     panic!("no free port between 10000 and 30000");
 }
 
-/// `--isolation VALUE` with SIPBOX_TEST_ISOLATION=VALUE: every `sipbox run` of the tests then uses it.
-fn isolation() -> Vec<OsString> {
-    std::env::var_os("SIPBOX_TEST_ISOLATION").map_or_else(Vec::new, |value| vec!["--isolation".into(), value])
+/// `--isolation VALUE` with SIPBOX_TEST_ISOLATION=VALUE, and `--flow VALUE` with SIPBOX_TEST_FLOW: every `sipbox run` of the tests then
+/// uses it, unless it says something else.
+fn everywhere(flags: &[&str]) -> Vec<OsString> {
+    let wanted = [("SIPBOX_TEST_ISOLATION", "--isolation"), ("SIPBOX_TEST_FLOW", "--flow")];
+    let wanted = wanted.into_iter().filter(|(_, flag)| !flags.contains(flag));
+    wanted.filter_map(|(name, flag)| Some([flag.into(), std::env::var_os(name)?])).flatten().collect()
 }
 
 fn workspace() -> &'static Path {

@@ -116,8 +116,10 @@ fn sockets_of(pid: u32) -> Vec<String> {
 fn the_programs_sockets_are_connected_to_each_other() {
     let world = World::new("direct");
     let port = free_port().to_string();
-    let server = serve(&world, "held", "hold", &["serve", &port]);
-    let mut client = world.run(&["--to", "held"], "hold").args(["3", "connected", ANYWHERE, &port]).talk().start();
+    let mut server = world.run(&["--flow", "auto", "--as", "held"], "hold").args(["serve", &port]).start();
+    server.wait_for("listening on");
+    let mut client =
+        world.run(&["--flow", "auto", "--to", "held"], "hold").args(["3", "connected", ANYWHERE, &port]).talk().start();
     client.wait_for("holding 0");
     client.say("now\n");
     client.wait_for("holding 3");

@@ -50,6 +50,10 @@ fn wrong_flags_are_explained() {
     let to = |text: &str| Flags { to: Some(text.into()), ..Flags::default() };
     let registrar = |text: &str| Flags { registrar: Some(text.into()), ..Flags::default() };
     let cases = [
+        (Flags { flow: Some("qiuc".into()), ..Flags::default() }, "--flow", "did you mean \"quic\"?"),
+        (Flags { stun: vec!["turn:a".into()], ..Flags::default() }, "--stun", "write stun:a"),
+        (Flags { turn: vec!["a:b@c".into()], ..Flags::default() }, "--turn", "SIPBOX_TURN_PASSWORD"),
+        (Flags { stun: vec!["a".into(); 9], ..Flags::default() }, "--stun", "8 servers are enough"),
         (maps(&["game.example:30000"]), "--map", "no `=`"),
         (maps(&["game.example=echo"]), "--map", "`game.example` has no port; write game.example:PORT"),
         (maps(&["game.example:x=echo"]), "--map", "`x` is not a port"),
@@ -86,6 +90,7 @@ fn examples_in_errors_are_right() {
             to: Some(to.into()),
             maps: vec![map.into()],
             registrar: Some("sip:sip.example.org".into()),
+            ..Flags::default()
         };
         Policy::from_flags(&flags).unwrap();
     }

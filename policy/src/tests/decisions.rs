@@ -251,3 +251,19 @@ fn who_may_call() {
     assert!(parse(carol).accept_from(Tcp, 1, "sip:carol@sipbox.invalid"));
     assert!(!parse(carol).accept_from(Tcp, 1, "sip:carol@example.org"));
 }
+
+#[test]
+fn the_flow_and_its_servers() {
+    let policy = parse(super::FULL);
+    assert_eq!(policy.flow(), crate::Flow::Auto);
+    let shown = |servers: &[crate::IceServer]| servers.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(shown(&policy.ice().stun), ["stun.example.org:3478", "192.0.2.1:3479"]);
+    assert_eq!(shown(&policy.ice().turn), ["192.0.2.1:3478 over TCP"]);
+    assert_eq!(policy.ice().credentials, Some(crate::Credentials::Env("BOB_TURN".into())));
+    let flags = Flags { flow: Some("quic".into()), stun: vec!["127.0.0.1:1".into()], ..Flags::default() };
+    let policy = Policy::parse_with_flags("policy.toml", super::FULL, &flags).unwrap();
+    assert_eq!(policy.flow(), crate::Flow::Quic);
+    assert_eq!(shown(&policy.ice().stun), ["127.0.0.1:1"]);
+    assert_eq!(shown(&policy.ice().turn), ["192.0.2.1:3478 over TCP"]);
+    assert_eq!(Policy::from_flags(&Flags::default()).unwrap().ice(), &crate::Ice::default());
+}

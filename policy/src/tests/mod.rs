@@ -26,7 +26,7 @@ expires = 600
 [default]
 connect = "deny"
 bind = "local"
-
+flow = "auto"
 [[connect]]
 to = "game.example:30000-30010"
 proto = "udp"
@@ -73,6 +73,11 @@ v6 = "2001:2::/48"
 [limits]
 sockets = 128
 sessions = 16
+
+[ice]
+stun = ["stun.example.org", "stun:192.0.2.1:3479"]
+turn = ["turn:bob@192.0.2.1?transport=tcp"]
+credentials = { env = "BOB_TURN" }
 "#;
 
 pub(super) fn parse(text: &str) -> Policy {

@@ -1,7 +1,7 @@
 //! What happens to an agent without its asking.
 
 use super::seat::Seat;
-use super::{EndReason, IncomingOffer, SessionId};
+use super::{EndReason, IncomingOffer, Media, Quic, SessionId};
 use crate::message::Uri;
 use crate::transport::Core;
 use std::fmt;
@@ -36,17 +36,27 @@ pub struct IncomingCall {
     /// Who calls, as an address of record.
     pub from: Uri,
     /// What is offered.
-    pub offer: IncomingOffer,
+    pub offer: Box<IncomingOffer>,
     core: Option<Weak<Core<Seat>>>,
 }
 
 impl IncomingCall {
-    pub(super) fn new(id: SessionId, from: Uri, offer: IncomingOffer, core: Weak<Core<Seat>>) -> Self {
+    pub(super) fn new(id: SessionId, from: Uri, offer: Box<IncomingOffer>, core: Weak<Core<Seat>>) -> Self {
         IncomingCall { id, from, offer, core: Some(core) }
     }
 
-    /// Takes the call; `media` is where the program listens or receives. If the caller has given up meanwhile, `Event::Ended` follows.
-    pub fn accept(mut self, media: SocketAddr) {
+    /// Takes the direct flow; `media` is where the program listens or receives. If the caller has given up meanwhile,
+    /// `Event::Ended` follows.
+    pub fn accept(self, media: SocketAddr) {
+        self.accept_flow(Media::Direct(media));
+    }
+
+    /// Takes the encrypted flow; `local` is this end of it, which opens the QUIC connection.
+    pub fn accept_quic(self, local: Quic) {
+        self.accept_flow(Media::Quic(local));
+    }
+
+    fn accept_flow(mut self, media: Media) {
         let id = self.id;
         if let Some(core) = self.take() {
             core.with(|seat, now| seat.agent.accept(now, id, media));

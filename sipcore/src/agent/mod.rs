@@ -10,11 +10,11 @@ mod types;
 
 pub use crate::auth::Credentials;
 pub use crate::label::{Label, Proto};
-pub use crate::sdp::{Offer, Setup};
+pub use crate::sdp::{Direct, Machine, Offer, Quic, Setup};
 pub use crate::transport::{Counters, Direction, StartError, Tap, TapEvent, Transport};
 pub use error::{CallError, RegisterError};
 pub use incoming::{Event, IncomingCall};
-pub use types::{AgentConfig, EndReason, IncomingOffer, Registrar, Session, SessionId};
+pub use types::{AgentConfig, EndReason, IncomingDirect, IncomingOffer, Media, Registrar, Session, SessionId};
 
 use crate::message::Uri;
 use crate::transaction::Timing;

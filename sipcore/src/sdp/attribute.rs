@@ -4,18 +4,25 @@ use std::net::SocketAddr;
 
 use sdp_types::Attribute;
 
-use super::SdpError;
+use super::quic::Fingerprint;
+use super::{Machine, SdpError};
 use crate::label::Label;
 
 /// The sipbox attribute of an m= line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sipbox {
+    /// The line is an offer of QUIC, or its acceptance.
+    pub quic: bool,
     /// What the calling program asked for.
     pub label: Option<Label>,
     /// Physical address of the socket that connects or sends.
     pub source: Option<SocketAddr>,
     /// Address under which the called program should see the caller.
     pub virtual_source: Option<SocketAddr>,
+    /// The machine that the source is on.
+    pub machine: Option<Machine>,
+    /// Of the certificate that this end shows.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 pub(super) fn named(name: &str, value: &str) -> Attribute {
@@ -24,16 +31,17 @@ pub(super) fn named(name: &str, value: &str) -> Attribute {
 
 impl Sipbox {
     pub(super) fn attribute(&self) -> Attribute {
-        let mut value = String::from("1");
-        if let Some(label) = self.label {
-            value.push_str(&format!(" label=\"{label}\""));
-        }
-        if let Some(source) = self.source {
-            value.push_str(&format!(" source=\"{source}\""));
-        }
-        if let Some(source) = self.virtual_source {
-            value.push_str(&format!(" virtual=\"{source}\""));
-        }
+        let mut value = String::from(if self.quic { "1 quic" } else { "1" });
+        let mut word = |name: &str, text: Option<String>| {
+            if let Some(text) = text {
+                value.push_str(&format!(" {name}=\"{text}\""));
+            }
+        };
+        word("label", self.label.map(|label| label.to_string()));
+        word("source", self.source.map(|source| source.to_string()));
+        word("virtual", self.virtual_source.map(|source| source.to_string()));
+        word("machine", self.machine.as_ref().map(|machine| machine.to_string()));
+        word("fp", self.fingerprint.map(|fingerprint| fingerprint.to_string()));
         named("sipbox", &value)
     }
 
@@ -49,6 +57,7 @@ impl Sipbox {
             let name_len = rest.find(['=', ' ']).unwrap_or(rest.len());
             let (name, after) = rest.split_at(name_len);
             let Some(quoted) = after.strip_prefix('=') else {
+                out.quic |= name == "quic";
                 rest = after;
                 continue;
             };
@@ -60,6 +69,8 @@ impl Sipbox {
                 "label" => out.label = Some(text.parse().map_err(|_| SdpError::Sipbox("label is not tcp/PORT"))?),
                 "source" => out.source = Some(address(text)?),
                 "virtual" => out.virtual_source = Some(address(text)?),
+                "machine" => out.machine = Some(text.parse()?),
+                "fp" => out.fingerprint = Some(text.parse()?),
                 _ => {}
             }
             rest = after;
@@ -78,7 +89,7 @@ mod tests {
 
     #[test]
     fn words_that_are_not_known_are_ignored() {
-        let text = "1 quic fp=\"sha-256 AB:CD\" label=\"udp/53\" virtual=\"[2001:db8::1]:9\" later";
+        let text = "1 new other=\"sha-256 AB:CD\" label=\"udp/53\" virtual=\"[2001:db8::1]:9\" later";
         let sipbox = Sipbox::parse(text).unwrap().unwrap();
         assert_eq!(sipbox.label, Some("udp/53".parse().unwrap()));
         assert_eq!(sipbox.virtual_source, Some("[2001:db8::1]:9".parse().unwrap()));

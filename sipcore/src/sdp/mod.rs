@@ -1,4 +1,5 @@
-//! Offer and answer (RFC 3264) of direct flows in SDP (RFC 8866): `TCP` with setup and connection (RFC 4145), and `udp`.
+//! Offer and answer (RFC 3264) of flows in SDP (RFC 8866): direct ones (`TCP` with setup and connection, RFC 4145, and `udp`) and
+//! encrypted ones over ICE (RFC 8839).
 //!
 //! ```text
 //! m=application 9 TCP octet-stream
@@ -6,12 +7,15 @@
 //! a=connection:new
 //! a=sipbox:1 label="tcp/7000" source="127.64.1.2:40112" virtual="198.18.3.4:40112"
 //! ```
+//! An encrypted flow is an m= line of its own ([`Quic`]); the answer accepts exactly one line.
+//!
 //! Pure functions from values to bytes and back. Lines and attributes that nobody here knows are ignored.
 
 mod answer;
 mod attribute;
-
+mod machine;
 mod offer;
+mod quic;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +26,9 @@ use sdp_types::{Media, Session};
 pub use crate::label::{Label, Proto};
 pub use answer::Answer;
 pub use attribute::Sipbox;
-pub use offer::{Flow, Offer, ReceivedOffer};
+pub use machine::Machine;
+pub use offer::{Direct, Flow, Offer, QuicFlow, ReceivedOffer};
+pub use quic::{Fingerprint, MAX_CANDIDATES, Quic};
 
 /// The longest session description read.
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -110,6 +116,15 @@ pub enum SdpError {
     /// The answer sets the port of the flow to 0.
     #[error("the flow was refused: port 0 in the answer")]
     Refused,
+    /// ice-ufrag or ice-pwd (named) is missing or not as RFC 8839 section 5.4 has it.
+    #[error("a={0} is missing or is not one")]
+    Ice(&'static str),
+    /// A fingerprint cannot be read, is missing, or the two differ.
+    #[error("the fingerprint cannot be trusted: {0}")]
+    Fingerprint(&'static str),
+    /// More than one m= line accepted.
+    #[error("more than one flow was accepted")]
+    TwoFlows,
     /// The flow is not one of this offer.
     #[error("the offer has no such flow")]
     NoSuchFlow,

@@ -5,11 +5,7 @@ use super::*;
 const ORIGIN: Origin = Origin { id: 7, version: 1 };
 
 fn offer(label: &str, source: &str, virtual_source: &str) -> Offer {
-    Offer {
-        label: label.parse().unwrap(),
-        source: source.parse().unwrap(),
-        virtual_source: virtual_source.parse().unwrap(),
-    }
+    Offer::direct(label.parse().unwrap(), source.parse().unwrap(), virtual_source.parse().unwrap())
 }
 
 fn text(sdp: &[u8]) -> String {
@@ -29,7 +25,7 @@ fn a_stream() {
     let received = ReceivedOffer::parse(&sdp).unwrap();
     let [flow] = received.flows.as_slice() else { panic!("{received:?}") };
     assert_eq!((flow.label(), flow.setup, flow.proto), (Some(offer.label), Setup::Active, Proto::Tcp));
-    assert_eq!(flow.sipbox.unwrap().virtual_source, Some(offer.virtual_source));
+    assert_eq!(flow.sipbox.as_ref().unwrap().virtual_source, Some(offer.virtual_source));
     let local = "127.64.9.9:7000".parse().unwrap();
     let answer = received.answer(0, local, ReceivedOffer::default_setup(flow), Origin { id: 9, version: 3 }).unwrap();
     assert_eq!(
@@ -37,7 +33,7 @@ fn a_stream() {
         "v=0\r\no=- 9 3 IN IP4 127.64.9.9\r\ns=-\r\nc=IN IP4 127.64.9.9\r\nt=0 0\r\n\
          m=application 7000 TCP octet-stream\r\na=setup:passive\r\na=connection:new\r\na=sipbox:1\r\n"
     );
-    assert_eq!(Answer::parse(&answer, &offer).unwrap(), Answer { proto: Proto::Tcp, media: local, sipbox: true });
+    assert_eq!(Answer::parse(&answer, &offer).unwrap(), Answer::Direct { media: local, sipbox: true });
 }
 
 #[test]
@@ -50,10 +46,10 @@ fn datagrams_over_ipv6() {
     );
     assert!(!text(&sdp).contains("setup"));
     let received = ReceivedOffer::parse(&sdp).unwrap();
-    assert_eq!(received.flows.first().unwrap().address, offer.source);
+    assert_eq!(received.flows.first().unwrap().address, offer.direct.as_ref().unwrap().source);
     let local = "[2001:db8::2]:53".parse().unwrap();
     let answer = received.answer(0, local, Setup::Passive, ORIGIN).unwrap();
-    assert_eq!(Answer::parse(&answer, &offer).unwrap().media, local);
+    assert_eq!(Answer::parse(&answer, &offer).unwrap(), Answer::Direct { media: local, sipbox: true });
 }
 
 /// Another peer's offer: several m= lines, unknown lines and attributes, media-level c=, no sipbox.
@@ -142,6 +138,126 @@ fn answers_that_do_not_fit() {
     let tcp = "m=application 7 TCP octet-stream\r\n";
     assert_eq!(parse(&format!("{tcp}a=setup:active\r\n")), Err(SdpError::Setup("active".into())));
     assert_eq!(parse(&format!("{tcp}{tcp}")), Err(SdpError::MediaCount { offered: 1, answered: 2 }));
-    let plain = parse(tcp).unwrap();
-    assert_eq!((plain.media, plain.sipbox), ("192.0.2.1:7".parse().unwrap(), false));
+    assert_eq!(parse(tcp), Ok(Answer::Direct { media: "192.0.2.1:7".parse().unwrap(), sipbox: false }));
+}
+
+fn quic(port: u16) -> Quic {
+    let address = format!("192.0.2.7:{port}").parse().unwrap();
+    let outside = format!("203.0.113.9:{port}").parse().unwrap();
+    Quic {
+        ufrag: "Yd3xAbCd".into(),
+        pwd: "9f2kq0XbW3hT5uZr7aQm1c".into(),
+        candidates: vec![
+            is::Candidate::host(address, "udp").unwrap(),
+            is::Candidate::server_reflexive(outside, address, "udp").unwrap(),
+        ],
+        fingerprint: Fingerprint([0x4a; 32]),
+    }
+}
+
+fn addresses(quic: &Quic) -> Vec<SocketAddr> {
+    quic.candidates.iter().map(is::Candidate::addr).collect()
+}
+
+#[test]
+fn an_encrypted_flow_beside_a_direct_one() {
+    let direct = offer("tcp/7000", "127.64.1.2:40112", "198.18.3.4:40112");
+    let offer = Offer { quic: Some(quic(40012)), ..direct };
+    let sdp = text(&offer.to_sdp(ORIGIN));
+    let line =
+        "m=application 40012 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 203.0.113.9\r\na=ice-ufrag:Yd3xAbCd\r\n";
+    assert!(sdp.contains("m=application 9 TCP octet-stream\r\n") && sdp.contains(line), "{sdp}");
+    assert!(sdp.contains(" 192.0.2.7 40012 typ host\r\n") && !sdp.contains(" ufrag "), "{sdp}");
+    assert_eq!(sdp.matches("sha-256 4A:4A").count(), 2);
+    let received = ReceivedOffer::parse(sdp.as_bytes()).unwrap();
+    let flow = received.quic.clone().unwrap();
+    assert_eq!((flow.index, flow.label, flow.virtual_source), (1, offer.label, offer.virtual_source));
+    assert_eq!(addresses(&flow.quic), addresses(&quic(40012)));
+    assert_eq!((flow.quic.fingerprint, received.flows.len()), (Fingerprint([0x4a; 32]), 1));
+
+    let answer = received.answer_quic(&quic(50000), ORIGIN).unwrap();
+    let shown = text(&answer);
+    assert!(shown.contains("m=application 0 TCP octet-stream\r\nm=application 50000 UDP/DTLS/SCTP"), "{shown}");
+    assert!(shown.contains("a=setup:active\r\n") && shown.contains("a=sipbox:1 quic fp=\"sha-256 4A:"), "{shown}");
+    let Answer::Quic(theirs) = Answer::parse(&answer, &offer).unwrap() else { panic!("{shown}") };
+    assert_eq!(addresses(&theirs), addresses(&quic(50000)));
+
+    let direct = received.answer(0, "127.64.9.9:7000".parse().unwrap(), Setup::Passive, ORIGIN).unwrap();
+    let media = "127.64.9.9:7000".parse().unwrap();
+    assert_eq!(Answer::parse(&direct, &offer).unwrap(), Answer::Direct { media, sipbox: true });
+}
+
+#[test]
+fn an_encrypted_flow_alone() {
+    let label = "udp/53".parse().unwrap();
+    let virtual_source = "198.18.3.4:9".parse().unwrap();
+    let offer = Offer { label, virtual_source, direct: None, quic: Some(quic(40012)) };
+    let sdp = offer.to_sdp(ORIGIN);
+    let received = ReceivedOffer::parse(&sdp).unwrap();
+    assert!(received.flows.is_empty());
+    assert_eq!(received.answer(0, virtual_source, Setup::Passive, ORIGIN), Err(SdpError::NoSuchFlow));
+    let answer = text(&received.answer_quic(&quic(5), ORIGIN).unwrap());
+    assert!(matches!(Answer::parse(answer.as_bytes(), &offer), Ok(Answer::Quic(_))));
+    let standard = answer.replace("a=sipbox", "a=other");
+    assert!(matches!(Answer::parse(standard.as_bytes(), &offer), Err(SdpError::Protocol(_))));
+    let passive = answer.replace("setup:active", "setup:passive");
+    assert_eq!(Answer::parse(passive.as_bytes(), &offer), Err(SdpError::Setup("passive".into())));
+}
+
+#[test]
+fn an_answer_takes_one_flow() {
+    let direct = offer("tcp/7000", "127.64.1.2:40112", "198.18.3.4:40112");
+    let offer = Offer { quic: Some(quic(40012)), ..direct };
+    let received = ReceivedOffer::parse(&offer.to_sdp(ORIGIN)).unwrap();
+    let answer = text(&received.answer_quic(&quic(50000), ORIGIN).unwrap());
+    let both = answer.replace("m=application 0 TCP", "m=application 7 TCP");
+    assert_eq!(Answer::parse(both.as_bytes(), &offer), Err(SdpError::TwoFlows));
+    let none = answer.replace("m=application 50000", "m=application 0");
+    assert_eq!(Answer::parse(none.as_bytes(), &offer), Err(SdpError::Refused));
+    // A downgrade: the direct flow is taken where it was not offered.
+    let only = Offer { direct: None, ..offer };
+    let downgraded =
+        "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=application 7 TCP octet-stream\r\n";
+    assert!(matches!(Answer::parse(downgraded.as_bytes(), &only), Err(SdpError::Protocol(_))));
+}
+
+#[test]
+fn fingerprints_are_compared() {
+    let label = "tcp/7".parse().unwrap();
+    let offer = Offer { label, virtual_source: "198.18.3.4:9".parse().unwrap(), direct: None, quic: Some(quic(40012)) };
+    let sdp = text(&offer.to_sdp(ORIGIN));
+    let direct = "m=application 9 TCP octet-stream\r\n";
+    let parse = |sdp: &str| ReceivedOffer::parse(format!("{sdp}{direct}").as_bytes());
+    let stripped: String = sdp.split_inclusive('\n').filter(|l| !l.starts_with("a=fingerprint")).collect();
+    assert!(parse(&stripped).unwrap().quic.is_some());
+    let changed = sdp.replace("a=fingerprint:sha-256 4A", "a=fingerprint:sha-256 4B");
+    assert!(matches!(parse(&changed), Err(SdpError::Fingerprint(_))));
+    let other = sdp.replace("fp=\"sha-256 4A", "fp=\"sha-256 5A");
+    assert!(matches!(parse(&other), Err(SdpError::Fingerprint(_))));
+    let missing: String = sdp.replace(" fp=\"", " pf=\"");
+    assert!(matches!(parse(&missing), Err(SdpError::Fingerprint(_))));
+    for bad in ["sha-1 4A:4A", "sha-256", "sha-256 4A:4A", &format!("sha-256 {}", "4A:".repeat(33))] {
+        assert!(bad.parse::<Fingerprint>().is_err(), "{bad}");
+    }
+    let round: Fingerprint = Fingerprint([0xf0; 32]).to_string().parse().unwrap();
+    assert_eq!(round, Fingerprint([0xf0; 32]));
+}
+
+#[test]
+fn ice_attributes_that_are_none() {
+    let label = "tcp/7".parse().unwrap();
+    let offer = Offer { label, virtual_source: "198.18.3.4:9".parse().unwrap(), direct: None, quic: Some(quic(40012)) };
+    let sdp = text(&offer.to_sdp(ORIGIN));
+    let parse = |sdp: &str| ReceivedOffer::parse(sdp.as_bytes());
+    assert_eq!(parse(&sdp.replace("a=ice-ufrag:Yd3xAbCd", "a=ice-ufrag:Y")), Err(SdpError::Ice("ice-ufrag")));
+    assert_eq!(parse(&sdp.replace("a=ice-pwd", "a=pwd")), Err(SdpError::Ice("ice-pwd")));
+    assert_eq!(parse(&sdp.replace("setup:actpass", "setup:active")), Err(SdpError::Setup("active".into())));
+    // Names, TCP and nonsense are passed over, and of a thousand candidates the first few are taken.
+    let line = "a=candidate:9 1 udp 5 192.0.2.8 7 typ host\r\n";
+    let more = "a=candidate:1 1 udp 5 host.local 7 typ host\r\na=candidate:2 1 tcp 5 192.0.2.1 7 typ host tcptype active\r\n\
+                a=candidate:3 1 udp 5 0.0.0.0 7 typ host\r\na=candidate:x\r\na=candidate:4 1 udp 5 192.0.2.1 0 typ host\r\n";
+    let found = parse(&format!("{sdp}{more}{line}")).unwrap().quic.unwrap().quic;
+    assert_eq!(found.candidates.len(), 3);
+    let found = parse(&format!("{sdp}{}", line.repeat(900))).unwrap().quic.unwrap().quic;
+    assert_eq!(found.candidates.len(), MAX_CANDIDATES);
 }

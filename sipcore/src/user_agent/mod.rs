@@ -71,7 +71,7 @@ pub(crate) enum Notice {
     Incoming {
         id: SessionId,
         from: Uri,
-        offer: IncomingOffer,
+        offer: Box<IncomingOffer>,
     },
     Ended {
         id: SessionId,

@@ -1,7 +1,7 @@
 //! What one user agent answers, message by message.
 
 use super::{Config, Notice, UserAgent, contact_uri};
-use crate::agent::{CallError, EndReason, SessionId};
+use crate::agent::{CallError, EndReason, Media, SessionId};
 use crate::label::{Label, Proto};
 use crate::message::{Message, Method, name};
 use crate::sdp::Offer;
@@ -105,7 +105,7 @@ impl Bench {
         let invite = self.invite();
         self.put(invite.clone());
         let id = self.offered().unwrap();
-        self.agent.accept(self.now, id, "10.0.0.2:7000".parse().unwrap());
+        self.agent.accept(self.now, id, Media::Direct("10.0.0.2:7000".parse().unwrap()));
         let ok = self.sent().pop().unwrap();
         assert_eq!(ok.status(), Some(200));
         (id, invite, ok)
@@ -249,7 +249,7 @@ fn hanging_up_before_the_ack_waits_for_it() {
 fn calling(bench: &mut Bench) -> (SessionId, Message) {
     let id = SessionId::next();
     let source = "10.0.0.2:40000".parse().unwrap();
-    let offer = Offer { label: Label { proto: Proto::Tcp, port: 7000 }, source, virtual_source: source };
+    let offer = Offer::direct(Label { proto: Proto::Tcp, port: 7000 }, source, source);
     bench.agent.invite(bench.now, id, &"sip:alice@sipbox.invalid".parse().unwrap(), offer);
     (id, bench.sent().pop().unwrap())
 }
@@ -463,7 +463,7 @@ fn established(bench: &mut Bench, headers: &[(&str, &str)]) -> (SessionId, Messa
     }
     bench.put(invite.clone());
     let id = bench.offered().unwrap();
-    bench.agent.accept(bench.now, id, "10.0.0.2:7000".parse().unwrap());
+    bench.agent.accept(bench.now, id, Media::Direct("10.0.0.2:7000".parse().unwrap()));
     let ok = bench.sent().pop().unwrap();
     let ack = bench.within("ACK", 1, &invite, &ok);
     bench.put(ack);

@@ -56,11 +56,8 @@ pub async fn registered(config: AgentConfig) -> (Agent, UnboundedReceiver<Event>
 }
 
 pub fn offer(port: u16, ip: IpAddr) -> Offer {
-    Offer {
-        label: Label { proto: Proto::Tcp, port },
-        source: SocketAddr::new(ip, 40112),
-        virtual_source: "198.18.3.4:40112".parse().unwrap(),
-    }
+    let label = Label { proto: Proto::Tcp, port };
+    Offer::direct(label, SocketAddr::new(ip, 40112), "198.18.3.4:40112".parse().unwrap())
 }
 
 pub fn media(ip: IpAddr) -> SocketAddr {

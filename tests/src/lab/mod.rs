@@ -6,10 +6,12 @@
 //!
 //! Nothing has a name outside the test's process: when that ends, however it ends, the kernel takes all of it away.
 
+mod capture;
 mod namespace;
 mod nat;
 mod probe;
 
+pub use capture::{Capture, holding};
 pub use namespace::Namespace;
 pub use nat::{Filtering, Kind, Mapping};
 pub use probe::Behaviour;

@@ -1,0 +1,441 @@
+//! A flow that stands, and the way there: sockets, servers, the other end's description, ICE, QUIC.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use is::CandidateKind;
+use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendDatagramError, SendStream, TokioRuntime, VarInt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::open::{self, Opening};
+use super::paths::{self, Chosen, Servers};
+use super::wire::{Drive, PEER, State, Wire};
+use super::{interfaces, tls};
+use crate::sdp::Quic;
+
+/// How long the two ends look for a path: what the checks take to fail (RFC 8445 section 14.3), and a little.
+const PATH_WITHIN: Duration = Duration::from_secs(15);
+/// How long the QUIC handshake may take on a path that works.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// How long the other end's supervisor may take for a stream: its program's listener may have a full queue.
+const OPEN_WITHIN: Duration = Duration::from_secs(20);
+/// The largest payload of a datagram of a program (UDP over IPv4).
+const LARGEST_DATAGRAM: usize = 65_507;
+
+/// Which end of the session this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It sent the offer: it opens streams.
+    Offerer,
+    /// It sent the answer: it accepts streams.
+    Answerer,
+}
+
+/// What this end has to find a path with.
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    /// Shown to the other end.
+    pub certificate: Arc<super::Certificate>,
+    /// Who helps.
+    pub servers: Servers,
+    /// Addresses to be told besides those of the interfaces: of the loopback, where the other end may be on this machine.
+    pub also: Vec<IpAddr>,
+}
+
+/// Why there is no flow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// No socket could be bound.
+    #[error("no UDP socket can be bound: {0}")]
+    NoSocket(String),
+    /// No pair of addresses works.
+    #[error("no path to the other end: none of {local} own and {remote} of its addresses reach each other")]
+    NoPath {
+        /// Candidates of this end.
+        local: usize,
+        /// Candidates of the other end.
+        remote: usize,
+    },
+    /// The other end does not show the certificate that it announced, or speaks something else.
+    #[error("the other end cannot be trusted, or does not answer: {0}")]
+    Handshake(String),
+    /// The cryptography cannot be set up.
+    #[error("encryption cannot be set up: {0}")]
+    Crypto(String),
+    /// It stood, and is gone.
+    #[error("the flow is lost: {0}")]
+    Lost(String),
+}
+
+/// Why a stream was not opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The other end refused, with a SIP status: 403, 486, 503.
+    #[error("refused with {0}")]
+    Refused(u16),
+    /// The flow ended meanwhile.
+    #[error(transparent)]
+    Lost(LinkError),
+}
+
+/// This end's sockets and what was learned of them; ready to be told to the other end.
+pub struct Gathered {
+    ground: Ground,
+    certificate: Arc<super::Certificate>,
+    description: Quic,
+}
+
+impl Gathered {
+    /// Binds the sockets and asks the servers, at most 2.5 seconds. To be called in a tokio runtime.
+    pub async fn start(config: LinkConfig) -> Result<Gathered, LinkError> {
+        let mut addresses = interfaces::addresses();
+        addresses.extend(config.also.iter().copied());
+        let no_socket = |e: io::Error| LinkError::NoSocket(e.to_string());
+        let mut sockets = Vec::new();
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for ip in addresses {
+            match bind(ip) {
+                Ok(socket) => sockets.push(socket),
+                // An address that is tentative, or gone since.
+                Err(e) => last = e,
+            }
+        }
+        if sockets.is_empty() {
+            return Err(no_socket(last));
+        }
+        let servers = config.servers;
+        let relays = servers.turn.iter().map(|relay| relay.address).collect();
+        let (wire, drive) = Wire::new(sockets, relays, |bases| {
+            let from = |server: SocketAddr| {
+                let ip = interfaces::towards(server)?;
+                bases.iter().find(|base| base.ip() == ip).copied()
+            };
+            paths::Paths::new(std::time::Instant::now(), bases, &servers, from)
+        })
+        .map_err(no_socket)?;
+        let mut endpoint = EndpointConfig::default();
+        // What is QUIC is told by its first byte.
+        endpoint.grease_quic_bit(false);
+        let socket: Arc<dyn quinn::AsyncUdpSocket> = wire.clone();
+        let endpoint =
+            Endpoint::new_with_abstract_socket(endpoint, None, socket, Arc::new(TokioRuntime)).map_err(no_socket)?;
+        let ground = Ground { wire: wire.clone(), _drive: drive, endpoint };
+        wire.with(|paths, now| paths.handle_timeout(now));
+        let mut state = wire.state();
+        // The sender lives as long as the wire.
+        let _ = state.wait_for(|state| state.gathered).await;
+        let description = wire.with(|paths, _| paths.description(config.certificate.fingerprint));
+        Ok(Gathered { ground, certificate: config.certificate, description })
+    }
+
+    /// For the offer or the answer.
+    pub fn description(&self) -> &Quic {
+        &self.description
+    }
+
+    /// Finds a path to the other end and sets up the encrypted connection.
+    pub async fn connect(self, remote: &Quic, role: Role) -> Result<Link, LinkError> {
+        let Gathered { ground, certificate, description } = self;
+        let (wire, endpoint) = (&ground.wire, &ground.endpoint);
+        let counts = (description.candidates.len(), remote.candidates.len());
+        // Before anything can come in: it is known whom to expect.
+        let client = match role {
+            Role::Offerer => {
+                endpoint
+                    .set_server_config(Some(tls::server(&certificate, remote.fingerprint).map_err(LinkError::Crypto)?));
+                None
+            }
+            Role::Answerer => Some(tls::client(&certificate, remote.fingerprint).map_err(LinkError::Crypto)?),
+        };
+        wire.with(|paths, now| paths.start(now, remote, role == Role::Offerer));
+        let mut state = wire.state();
+        let found = timeout(PATH_WITHIN, state.wait_for(|state| state.chosen.is_some() || state.lost)).await;
+        let found = found.ok().and_then(|state| state.ok().map(|state| *state));
+        if found.and_then(|state| state.chosen).is_none() {
+            return Err(LinkError::NoPath { local: counts.0, remote: counts.1 });
+        }
+        let connecting = async {
+            match client {
+                Some(client) => {
+                    let connecting = endpoint.connect_with(client, PEER, "sipbox");
+                    connecting.map_err(|e| e.to_string())?.await.map_err(|e| e.to_string())
+                }
+                None => loop {
+                    let incoming = endpoint.accept().await.ok_or("it was closed")?;
+                    match incoming.await {
+                        Ok(connection) => break Ok(connection),
+                        // Somebody else's, or one with the wrong certificate: the right one may still come.
+                        Err(error) => tracing::debug!(%error, "a connection was refused"),
+                    }
+                },
+            }
+        };
+        let connection = timeout(HANDSHAKE_WITHIN, connecting).await;
+        let connection =
+            connection.unwrap_or_else(|_: tokio::time::error::Elapsed| Err("no answer in time".to_owned()));
+        let connection = connection.map_err(LinkError::Handshake)?;
+        endpoint.set_server_config(None);
+        Ok(Link { connection, ground })
+    }
+}
+
+fn bind(ip: IpAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = std::net::UdpSocket::bind((ip, 0))?;
+    socket.set_nonblocking(true)?;
+    // Bursts of a fast path; what the host allows (net.core.rmem_max).
+    for option in [true, false] {
+        let _ = match option {
+            true => nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBuf, &SOCKET_BUFFER),
+            false => nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::SndBuf, &SOCKET_BUFFER),
+        };
+    }
+    Ok(socket)
+}
+
+/// Bytes that wait in a socket.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// The path in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Kind of this end's address: host, reflexive or relayed.
+    pub local_kind: &'static str,
+    /// This end's address.
+    pub local: SocketAddr,
+    /// Kind of the other end's address.
+    pub remote_kind: &'static str,
+    /// The other end's address.
+    pub remote: SocketAddr,
+}
+
+impl Path {
+    fn of(chosen: &Chosen) -> Path {
+        let kind = |kind| match kind {
+            CandidateKind::Host => "host",
+            CandidateKind::Relayed => "relayed",
+            CandidateKind::PeerReflexive | CandidateKind::ServerReflexive => "reflexive",
+        };
+        Path {
+            local_kind: kind(chosen.local_kind),
+            local: chosen.local,
+            remote_kind: kind(chosen.remote_kind),
+            remote: chosen.remote,
+        }
+    }
+
+    /// In one word: `direct`, `reflexive` or `relayed`.
+    pub fn word(&self) -> &'static str {
+        match (self.local_kind, self.remote_kind) {
+            ("relayed", _) | (_, "relayed") => "relayed",
+            ("host", "host") => "direct",
+            _ => "reflexive",
+        }
+    }
+}
+
+/// Sockets, timers and the QUIC endpoint; given back when it is dropped.
+struct Ground {
+    wire: Arc<Wire>,
+    _drive: Drive,
+    endpoint: Endpoint,
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        self.endpoint.close(0u32.into(), b"");
+        self.wire.close();
+    }
+}
+
+/// A QUIC connection on a path that ICE keeps.
+pub struct Link {
+    connection: Connection,
+    ground: Ground,
+}
+
+/// One stream of a link.
+pub struct Stream {
+    /// Towards the other end.
+    pub send: SendStream,
+    /// From the other end.
+    pub receive: RecvStream,
+}
+
+impl Stream {
+    /// Its number: marks the datagrams that belong to it.
+    pub fn id(&self) -> u64 {
+        VarInt::from(self.send.id()).into_inner()
+    }
+}
+
+impl Link {
+    /// Opens a stream, and waits until the other end has taken it.
+    pub async fn open(&self, opening: Opening) -> Result<Stream, OpenError> {
+        let opened = async {
+            let (mut send, mut receive) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
+            send.write_chunk(opening.to_bytes()).await.map_err(|e| lost(&e))?;
+            let mut status = [0; 2];
+            receive.read_exact(&mut status).await.map_err(|e| lost(&e))?;
+            Ok((u16::from_be_bytes(status), Stream { send, receive }))
+        };
+        let opened = timeout(OPEN_WITHIN, opened).await.unwrap_or_else(|_| Err(lost(&"no answer to a stream")));
+        match opened.map_err(OpenError::Lost)? {
+            (200, stream) => Ok(stream),
+            (status, _) => Err(OpenError::Refused(status)),
+        }
+    }
+
+    /// The next stream that the other end opens.
+    pub async fn accept(&self) -> Result<Incoming, LinkError> {
+        let (send, receive) = self.connection.accept_bi().await.map_err(|e| lost(&e))?;
+        Ok(Incoming { stream: Stream { send, receive } })
+    }
+
+    /// Sends a datagram of a flow. What finds no room is lost, as on the way; one too large for a packet waits for its turn.
+    pub async fn send_datagram(&self, flow: u64, payload: &[u8]) -> Result<(), LinkError> {
+        let mut data = BytesMut::with_capacity(payload.len() + 8);
+        open::put_varint(&mut data, flow);
+        data.extend_from_slice(payload);
+        let data = data.freeze();
+        match self.connection.send_datagram(data.clone()) {
+            Ok(()) => Ok(()),
+            Err(SendDatagramError::TooLarge) => {
+                let mut stream = self.connection.open_uni().await.map_err(|e| lost(&e))?;
+                stream.write_chunk(data).await.map_err(|e| lost(&e))?;
+                // Nobody closes it before.
+                let _ = stream.finish();
+                Ok(())
+            }
+            Err(e) => Err(lost(&e)),
+        }
+    }
+
+    /// The next datagram, with the flow that it belongs to.
+    pub async fn datagram(&self) -> Result<(u64, Bytes), LinkError> {
+        loop {
+            let mut data = self.connection.read_datagram().await.map_err(|e| lost(&e))?;
+            if let Some(flow) = open::get_varint(&mut data) {
+                return Ok((flow, data));
+            }
+        }
+    }
+
+    /// The next datagram that was too large for a packet.
+    pub async fn large_datagram(&self) -> Result<(u64, Bytes), LinkError> {
+        loop {
+            let mut stream = self.connection.accept_uni().await.map_err(|e| lost(&e))?;
+            let Ok(Ok(data)) = timeout(OPEN_WITHIN, stream.read_to_end(LARGEST_DATAGRAM + 8)).await else { continue };
+            let mut data = Bytes::from(data);
+            if let Some(flow) = open::get_varint(&mut data) {
+                return Ok((flow, data));
+            }
+        }
+    }
+
+    /// The path in use.
+    pub fn path(&self) -> Option<Path> {
+        self.ground.wire.state().borrow().chosen.as_ref().map(Path::of)
+    }
+
+    /// The path in use, and then each other one that takes its place.
+    pub fn paths(&self) -> Paths {
+        let mut state = self.ground.wire.state();
+        state.mark_changed();
+        Paths { state, last: None }
+    }
+
+    /// Round trip of the path, as QUIC sees it.
+    pub fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+
+    /// Waits until the connection has ended; why.
+    pub async fn closed(&self) -> LinkError {
+        lost(&self.connection.closed().await)
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.connection.close_reason().is_some()
+    }
+
+    /// Ends the connection. What was not delivered is lost.
+    pub fn close(&self) {
+        self.connection.close(0u32.into(), b"");
+    }
+
+    /// Waits until the other end has been told of the end.
+    pub async fn wait_idle(&self) {
+        self.ground.endpoint.wait_idle().await;
+    }
+}
+
+fn lost(why: &dyn std::fmt::Display) -> LinkError {
+    LinkError::Lost(why.to_string())
+}
+
+/// The paths of a link, one after the other.
+pub struct Paths {
+    state: watch::Receiver<State>,
+    last: Option<Path>,
+}
+
+impl Paths {
+    /// The next one; `None` at the end of the link.
+    pub async fn next(&mut self) -> Option<Path> {
+        loop {
+            self.state.changed().await.ok()?;
+            let path = self.state.borrow_and_update().chosen.as_ref().map(Path::of);
+            if path.is_some() && path != self.last {
+                self.last = path;
+                return path;
+            }
+        }
+    }
+}
+
+/// A stream that the other end has opened.
+pub struct Incoming {
+    stream: Stream,
+}
+
+impl Incoming {
+    /// What it is for. `None`: it does not say so in time, or not in our words; the stream is to be dropped.
+    pub async fn opening(&mut self) -> Option<Opening> {
+        let read = async {
+            let mut start = [0; open::SHORTEST];
+            self.stream.receive.read_exact(&mut start).await.ok()?;
+            let mut all = start.to_vec();
+            all.resize(Opening::length(&start)?, 0);
+            self.stream.receive.read_exact(all.get_mut(open::SHORTEST..)?).await.ok()?;
+            Opening::parse(&all)
+        };
+        timeout(OPEN_WITHIN, read).await.ok().flatten()
+    }
+
+    /// Its number: marks the datagrams that belong to it.
+    pub fn id(&self) -> u64 {
+        self.stream.id()
+    }
+
+    /// Takes it.
+    pub async fn take(mut self) -> Result<Stream, LinkError> {
+        self.stream.send.write_all(&200u16.to_be_bytes()).await.map_err(|e| lost(&e))?;
+        Ok(self.stream)
+    }
+
+    /// Refuses it, with a SIP status.
+    pub async fn refuse(mut self, status: u16) {
+        let _ = self.stream.receive.stop(super::RESET.into());
+        if self.stream.send.write_all(&status.to_be_bytes()).await.is_ok() {
+            // Nobody closes it before.
+            let _ = self.stream.send.finish();
+        }
+    }
+}

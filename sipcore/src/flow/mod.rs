@@ -1,0 +1,30 @@
+//! Encrypted flows between two sipboxes: ICE (RFC 8445) finds a pair of addresses, QUIC (RFC 9000) runs on it, pinned to the
+//! fingerprints of the session descriptions.
+//!
+//! A [`Link`] is what one SIP session carries: any number of streams (one for each TCP socket of a program) and datagram flows (one
+//! for each pair of UDP sockets). The way to one: [`Gathered::start`] binds sockets and asks the servers, its description goes into
+//! the offer or answer, [`Gathered::connect`] does the rest.
+//!
+//! `paths` (candidates, checks, relays) and `open` (what is said at the start of a stream) are pure; `wire` and `link` do I/O.
+
+mod interfaces;
+mod link;
+mod open;
+mod paths;
+mod probe;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod wire;
+
+pub use crate::sdp::{Fingerprint, Quic};
+pub use link::{Gathered, Incoming, Link, LinkConfig, LinkError, OpenError, Path, Paths, Role, Stream};
+pub use open::Opening;
+pub use paths::{Relay, Servers};
+pub use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+pub use tls::{Certificate, CertificateError};
+
+/// The protocol on top of QUIC (ALPN, RFC 7301).
+pub const ALPN: &[u8] = b"sipbox/1";
+/// Error code of RESET_STREAM and STOP_SENDING that stands for a TCP reset.
+pub const RESET: u32 = 1;

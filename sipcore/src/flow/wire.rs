@@ -1,0 +1,321 @@
+//! The sockets of one flow, as one socket for QUIC. STUN and TURN are taken out of what comes in (RFC 9443); what goes out takes the
+//! route that ICE has chosen. To QUIC the other end has one address for good: a change of route is not its business.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use quinn::udp::{RecvMeta, Transmit as Outgoing, UdpSocketState};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, watch};
+
+use super::paths::{Chosen, Paths, Route, Transmit, Verdict};
+
+/// The other end's address, for QUIC (TEST-NET-1, RFC 5737: it is nobody's).
+pub(super) const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 1));
+
+struct Socket {
+    io: UdpSocket,
+    state: UdpSocketState,
+    base: SocketAddr,
+}
+
+/// How far the search for a path is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub gathered: bool,
+    pub chosen: Option<Chosen>,
+    pub lost: bool,
+}
+
+/// The sockets and the machine behind them.
+pub(super) struct Wire {
+    sockets: Vec<Socket>,
+    paths: Mutex<Paths>,
+    /// Servers whose datagrams are theirs, whatever their first byte.
+    relays: Vec<SocketAddr>,
+    /// The route, for who sends.
+    route: Mutex<Option<Route>>,
+    state: watch::Sender<State>,
+    /// The timers have changed.
+    changed: Notify,
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("route", &*self.route.lock()).finish_non_exhaustive()
+    }
+}
+
+impl Wire {
+    /// Takes bound sockets in non-blocking mode; `make` makes the machine of their addresses.
+    pub fn new(
+        sockets: Vec<std::net::UdpSocket>,
+        relays: Vec<SocketAddr>,
+        make: impl FnOnce(&[SocketAddr]) -> Paths,
+    ) -> io::Result<(Arc<Wire>, Drive)> {
+        let take = |socket: std::net::UdpSocket| {
+            let base = socket.local_addr()?;
+            let state = UdpSocketState::new((&socket).into())?;
+            Ok(Socket { io: UdpSocket::from_std(socket)?, state, base })
+        };
+        let sockets: Vec<Socket> = sockets.into_iter().map(take).collect::<io::Result<_>>()?;
+        let bases: Vec<SocketAddr> = sockets.iter().map(|socket| socket.base).collect();
+        let wire = Arc::new(Wire {
+            sockets,
+            paths: Mutex::new(make(&bases)),
+            relays,
+            route: Mutex::new(None),
+            state: watch::Sender::new(State::default()),
+            changed: Notify::new(),
+        });
+        let drive = Drive(tokio::spawn(drive(wire.clone())));
+        Ok((wire, drive))
+    }
+
+    /// Does something with the machine, and then what it asks for.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Paths, Instant) -> T) -> T {
+        let out = self.act(act);
+        self.changed.notify_one();
+        out
+    }
+
+    fn act<T>(&self, act: impl FnOnce(&mut Paths, Instant) -> T) -> T {
+        let now = Instant::now();
+        let (out, transmits) = {
+            let mut paths = self.paths.lock();
+            let out = act(&mut paths, now);
+            let state =
+                State { gathered: paths.is_gathered(now), chosen: paths.chosen().copied(), lost: paths.is_lost() };
+            *self.route.lock() = state.chosen.map(|chosen| chosen.route);
+            self.state.send_if_modified(|old| {
+                let changed = *old != state;
+                *old = state;
+                changed
+            });
+            let mut transmits = Vec::new();
+            while let Some(transmit) = paths.poll_transmit() {
+                transmits.push(transmit);
+            }
+            (out, transmits)
+        };
+        for transmit in &transmits {
+            self.send(transmit);
+        }
+        out
+    }
+
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    fn socket(&self, base: SocketAddr) -> Option<&Socket> {
+        self.sockets.iter().find(|socket| socket.base == base)
+    }
+
+    /// What cannot be sent is lost, as on the way: whoever asked asks again.
+    fn send(&self, transmit: &Transmit) {
+        let Some(socket) = self.socket(transmit.base) else { return };
+        if let Err(error) = socket.io.try_send_to(&transmit.data, transmit.to) {
+            tracing::trace!(%error, to = %transmit.to, "a datagram of the search for a path was not sent");
+        }
+    }
+
+    /// Takes what is not QUIC out of received datagrams.
+    fn sort_out(&self, socket: &Socket, buffer: &mut [u8], meta: &mut RecvMeta) {
+        let stride = meta.stride.max(1);
+        let from_relay = self.relays.contains(&meta.addr);
+        let is_quic = |segment: &[u8]| segment.first().is_some_and(|byte| *byte > 3) && !from_relay;
+        let from = meta.addr;
+        meta.addr = PEER;
+        meta.dst_ip = None;
+        if buffer[..meta.len].chunks(stride).all(is_quic) {
+            return;
+        }
+        let (mut kept, mut widest) = (0, 0);
+        let mut at = 0;
+        while at < meta.len {
+            let end = (at + stride).min(meta.len);
+            let segment = &buffer[at..end];
+            let verdict = match is_quic(segment) {
+                true => Verdict::Payload,
+                false => self.with(|paths, now| paths.handle(now, socket.base, from, segment)),
+            };
+            let length = match &verdict {
+                Verdict::Taken => 0,
+                Verdict::Payload => end - at,
+                Verdict::Unwrapped(data) => data.len(),
+            };
+            match verdict {
+                Verdict::Taken => {}
+                Verdict::Payload => buffer.copy_within(at..end, kept),
+                // Never longer than what it was wrapped in.
+                Verdict::Unwrapped(data) => buffer[kept..kept + length].copy_from_slice(&data),
+            }
+            kept += length;
+            widest = widest.max(length);
+            at = end;
+        }
+        meta.len = kept;
+        meta.stride = widest.max(1);
+    }
+
+    fn send_relayed(&self, relay: usize, to: SocketAddr, outgoing: &Outgoing<'_>) {
+        let segment = outgoing.segment_size.unwrap_or(outgoing.contents.len()).max(1);
+        let now = Instant::now();
+        for data in outgoing.contents.chunks(segment) {
+            let wrapped = self.paths.lock().wrap(now, relay, to, data);
+            if let Some(transmit) = wrapped {
+                self.send(&transmit);
+            }
+        }
+    }
+
+    /// The end: relays are given back.
+    pub fn close(&self) {
+        self.with(|paths, now| paths.close(now));
+    }
+
+    /// The socket that the route leads through.
+    fn sending(&self) -> Option<&Socket> {
+        match (*self.route.lock())? {
+            Route::Direct { base, .. } | Route::Relayed { base, .. } => self.socket(base),
+        }
+    }
+}
+
+/// Keeps the machine's time. Ends when it is aborted.
+async fn drive(wire: Arc<Wire>) {
+    loop {
+        let next = wire.paths.lock().poll_timeout(Instant::now());
+        let due = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => wire.act(|paths, now| paths.handle_timeout(now)),
+            () = wire.changed.notified() => {}
+        }
+    }
+}
+
+/// Ends the timers of a wire with the one who holds this.
+pub(super) struct Drive(tokio::task::JoinHandle<()>);
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl AsyncUdpSocket for Wire {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Writable { wire: self, waiting: None })
+    }
+
+    fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
+        let route = *self.route.lock();
+        match route {
+            // There is no way yet, or not any more: lost on the way.
+            None => Ok(()),
+            Some(Route::Relayed { relay, to, .. }) => {
+                self.send_relayed(relay, to, outgoing);
+                Ok(())
+            }
+            Some(Route::Direct { base, to }) => {
+                let Some(socket) = self.socket(base) else { return Ok(()) };
+                let outgoing = Outgoing { destination: to, src_ip: None, ..outgoing.clone() };
+                socket.io.try_io(Interest::WRITABLE, || socket.state.send((&socket.io).into(), &outgoing))
+            }
+        }
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        for socket in &self.sockets {
+            while let Poll::Ready(ready) = socket.io.poll_recv_ready(cx) {
+                if ready.is_err() {
+                    break;
+                }
+                let received =
+                    socket.io.try_io(Interest::READABLE, || socket.state.recv((&socket.io).into(), bufs, meta));
+                match received {
+                    Ok(count) => {
+                        for (buffer, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(count) {
+                            self.sort_out(socket, buffer, meta);
+                        }
+                        return Poll::Ready(Ok(count));
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    // An ICMP message about an earlier datagram (ECONNREFUSED), or an interface that is gone: the others go on.
+                    Err(error) => {
+                        tracing::trace!(%error, base = %socket.base, "receive");
+                        break;
+                    }
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::from(([0, 0, 0, 0], 1)))
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.sockets.iter().map(|socket| socket.state.max_gso_segments()).min().unwrap_or(1)
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.sockets.iter().map(|socket| socket.state.gro_segments()).max().unwrap_or(1)
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.sockets.iter().any(|socket| socket.state.may_fragment())
+    }
+}
+
+/// Waits until the socket that the route leads through takes more.
+struct Writable {
+    wire: Arc<Wire>,
+    waiting: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
+}
+
+impl fmt::Debug for Writable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writable").finish_non_exhaustive()
+    }
+}
+
+impl UdpPoller for Writable {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wire = self.wire.clone();
+        let waiting = self.waiting.get_or_insert_with(|| {
+            Box::pin(async move {
+                match wire.sending() {
+                    Some(socket) => socket.io.writable().await,
+                    None => Ok(()),
+                }
+            })
+        });
+        let result = waiting.as_mut().poll(cx);
+        if result.is_ready() {
+            self.waiting = None;
+        }
+        result
+    }
+}

@@ -1,0 +1,176 @@
+//! The m= line of an encrypted flow: ICE (RFC 8839), the certificate's fingerprint (RFC 8122), and QUIC for a sipbox.
+//!
+//! ```text
+//! m=application 40012 UDP/DTLS/SCTP webrtc-datachannel
+//! a=ice-ufrag:Yd3x
+//! a=ice-pwd:9f2kq0XbW3hT5uZr7aQm1c
+//! a=candidate:1 1 udp 2130706431 192.0.2.7 40012 typ host
+//! a=fingerprint:sha-256 4A:AD:...
+//! a=setup:actpass
+//! a=sctp-port:5000
+//! a=sipbox:1 quic label="tcp/7000" fp="sha-256 4A:AD:..."
+//! ```
+//! The fingerprint stands twice, since media servers strip `a=fingerprint` from what they do not know: both are compared.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use is::{Candidate, CandidateKind, Protocol};
+use sdp_types::{Media, Session};
+
+use super::attribute::{Sipbox, named};
+use super::{SdpError, Setup, address, attribute, line, shown};
+
+/// Candidates that are read of one peer and written to it; ICE pairs each with each of the other end's.
+pub const MAX_CANDIDATES: usize = 32;
+/// Lengths of ice-ufrag and ice-pwd (RFC 8839 section 5.4).
+const UFRAG: std::ops::RangeInclusive<usize> = 4..=256;
+const PWD: std::ops::RangeInclusive<usize> = 22..=256;
+
+/// SHA-256 of a certificate's DER form: `sha-256 4A:AD:...` (RFC 8122 section 5).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha-256 ")?;
+        for (i, byte) in self.0.iter().enumerate() {
+            let colon = if i == 0 { "" } else { ":" };
+            write!(f, "{colon}{byte:02X}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = SdpError;
+
+    fn from_str(text: &str) -> Result<Self, SdpError> {
+        const WRONG: SdpError = SdpError::Fingerprint("it is not sha-256 and 32 hexadecimal bytes");
+        let (hash, bytes) = text.trim().split_once(' ').ok_or(WRONG)?;
+        if !hash.eq_ignore_ascii_case("sha-256") {
+            return Err(WRONG);
+        }
+        let mut out = [0; 32];
+        let mut read = bytes.trim().split(':');
+        for byte in &mut out {
+            let pair = read.next().filter(|pair| pair.len() == 2).ok_or(WRONG)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| WRONG)?;
+        }
+        if read.next().is_some() { Err(WRONG) } else { Ok(Fingerprint(out)) }
+    }
+}
+
+/// One end of an encrypted flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quic {
+    /// ice-ufrag
+    pub ufrag: String,
+    /// ice-pwd
+    pub pwd: String,
+    /// Where this end may be reached; UDP, component 1.
+    pub candidates: Vec<Candidate>,
+    /// Of the certificate that this end shows.
+    pub fingerprint: Fingerprint,
+}
+
+impl Quic {
+    /// The default destination (RFC 8839 section 4.2.1.1): what works for most comes first.
+    fn default_address(&self) -> SocketAddr {
+        let of = |kind| self.candidates.iter().find(|c| c.kind() == kind).map(Candidate::addr);
+        let found = of(CandidateKind::Relayed).or(of(CandidateKind::ServerReflexive)).or(of(CandidateKind::Host));
+        // RFC 8839 section 4.2.5: no candidate yet, port 9 on the unspecified address. A port of 0 would refuse the line.
+        found.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 9)))
+    }
+
+    pub(super) fn ip(&self) -> std::net::IpAddr {
+        self.default_address().ip()
+    }
+
+    /// The m= line; `sipbox` says the rest.
+    pub(super) fn media(&self, setup: Setup, sipbox: Sipbox) -> Media {
+        let default = self.default_address();
+        let mut media = line("application", default.port(), "UDP/DTLS/SCTP", "webrtc-datachannel");
+        media.connections.push(sdp_types::Connection::from_ip_addr(default.ip()));
+        media.attributes.push(named("ice-ufrag", &self.ufrag));
+        media.attributes.push(named("ice-pwd", &self.pwd));
+        for candidate in self.candidates.iter().take(MAX_CANDIDATES) {
+            let text = candidate.to_sdp_string();
+            let text = text.split(" ufrag ").next().unwrap_or_default();
+            media.attributes.push(named("candidate", text.trim_start_matches("candidate:")));
+        }
+        media.attributes.push(named("fingerprint", &self.fingerprint.to_string()));
+        media.attributes.push(named("setup", setup.as_str()));
+        media.attributes.push(named("sctp-port", "5000"));
+        media.attributes.push(Sipbox { quic: true, fingerprint: Some(self.fingerprint), ..sipbox }.attribute());
+        media
+    }
+
+    /// Reads an m= line. `None`: it is another kind of flow, or its peer is no sipbox.
+    pub(super) fn parse(session: &Session, media: &Media) -> Result<Option<(Quic, Setup, Sipbox)>, SdpError> {
+        if !is_ice(media) {
+            return Ok(None);
+        }
+        let sipbox = media.get_first_attribute_value("sipbox").flatten();
+        let Some(sipbox) = sipbox.map_or(Ok(None), Sipbox::parse)?.filter(|sipbox| sipbox.quic) else {
+            return Ok(None);
+        };
+        let fingerprint = sipbox.fingerprint.ok_or(SdpError::Fingerprint("a=sipbox has no fp"))?;
+        if let Some(other) = attribute(session, media, "fingerprint")
+            && other.parse::<Fingerprint>()? != fingerprint
+        {
+            return Err(SdpError::Fingerprint(
+                "a=fingerprint and a=sipbox differ: somebody on the way has changed one",
+            ));
+        }
+        let word = |name, lengths: std::ops::RangeInclusive<usize>| {
+            let ice_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
+            let value = attribute(session, media, name).map(str::trim).unwrap_or_default();
+            let fits = lengths.contains(&value.len()) && value.chars().all(ice_char);
+            if fits { Ok(value.to_owned()) } else { Err(SdpError::Ice(name)) }
+        };
+        let (ufrag, pwd) = (word("ice-ufrag", UFRAG)?, word("ice-pwd", PWD)?);
+        // Media servers strip a=setup too: what stands in its place is what this side of the exchange says anyway.
+        let setup = attribute(session, media, "setup").map(Setup::parse).transpose()?;
+        let setup = setup.unwrap_or(Setup::Actpass);
+        // What cannot be read (a name, another transport) is passed over.
+        let candidates = media
+            .attributes
+            .iter()
+            .filter(|a| a.attribute == "candidate")
+            .filter_map(|a| Candidate::from_sdp_string(&format!("candidate:{}", a.value.as_deref()?)).ok())
+            .filter(|c| c.proto() == Protocol::Udp && c.addr().port() != 0 && !is_nowhere(c.addr()))
+            .take(MAX_CANDIDATES)
+            .collect();
+        Ok(Some((Quic { ufrag, pwd, candidates, fingerprint }, setup, sipbox)))
+    }
+}
+
+fn is_nowhere(address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    ip.is_unspecified() || ip.is_multicast() || matches!(ip, std::net::IpAddr::V4(v4) if v4.is_broadcast())
+}
+
+/// An m= line of a data channel (RFC 8841), whoever its peer is.
+pub(super) fn is_ice(media: &Media) -> bool {
+    media.media.eq_ignore_ascii_case("application")
+        && media.proto.eq_ignore_ascii_case("UDP/DTLS/SCTP")
+        && media.fmt.trim().eq_ignore_ascii_case("webrtc-datachannel")
+}
+
+/// The address of an m= line of a foreign peer, for who has no other word about it.
+pub(super) fn shown_address(session: &Session, media: &Media) -> SocketAddr {
+    address(session, media).map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |ip| SocketAddr::new(ip, media.port))
+}
+
+/// What an answer says that takes a flow which is not of a sipbox.
+pub(super) fn foreign(media: &Media) -> SdpError {
+    SdpError::Protocol(shown(&format!("a data channel ({}), which is not built yet", media.proto)))
+}

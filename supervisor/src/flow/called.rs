@@ -1,0 +1,117 @@
+//! The called side: a connection that a peer sets up, and the streams that it opens for its program's sockets.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox::sock;
+use sipcore::agent::{IncomingCall, Proto, Quic, SessionId};
+use sipcore::flow::{Incoming, Opening, Role};
+use tokio::net::TcpStream;
+
+use super::trunk::Trunk;
+use super::{caller, datagrams, pump, v4};
+use crate::inbound::{self, Endpoint};
+use crate::supervisor::Supervisor;
+use crate::table::Expected;
+
+/// How long the program's listener has to take a connection into its queue.
+const LISTENER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Takes the encrypted flow of a call: gathers, answers, connects, and serves what comes.
+pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, remote: Quic) {
+    let links = supervisor.sessions.links.clone();
+    let (id, from) = (call.id, call.from.to_string());
+    let near = supervisor.sessions.is_near().await;
+    let gathered = match links.gather(near).await {
+        Ok(gathered) => gathered,
+        Err(why) => {
+            crate::say::say!("a call of {from} is refused: {why}");
+            supervisor.sessions.forget(id);
+            return call.reject(480, "No Path Can Be Offered");
+        }
+    };
+    call.accept_quic(gathered.description().clone());
+    let link = match gathered.connect(&remote, Role::Answerer).await {
+        Ok(link) => link,
+        Err(why) => {
+            crate::say::say!("a session of {from} ends: {why}");
+            return supervisor.sessions.close(id);
+        }
+    };
+    let trunk = links.admit(link, id);
+    if supervisor.options.trace {
+        tokio::spawn(caller::say_path(Arc::downgrade(&trunk), from.clone()));
+    }
+    while let Ok(incoming) = trunk.link.accept().await {
+        tokio::spawn(serve(supervisor.clone(), trunk.clone(), incoming, from.clone()));
+    }
+    links.trunks.lock().remove(&id);
+    supervisor.sessions.close(id);
+}
+
+/// One stream: for which socket is it, may it be, and then its bytes or datagrams.
+async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Incoming, from: String) {
+    let Some(opening) = incoming.opening().await else { return };
+    let links = supervisor.sessions.links.clone();
+    if supervisor.sessions.is_full() {
+        return incoming.refuse(503).await;
+    }
+    let Opening { label, virtual_source } = opening;
+    let found = inbound::find(&supervisor, &from, label.proto, Some(label.port), virtual_source.port());
+    let endpoint = match found {
+        Ok(endpoint) => endpoint,
+        Err((status, _)) => return incoming.refuse(status).await,
+    };
+    let (id, ended) = links.begin();
+    supervisor.sessions.note(id);
+    let (held, busy) = (trunk.hold(), links.busy());
+    match label.proto {
+        Proto::Tcp => {
+            match tokio::time::timeout(LISTENER_WITHIN, to_listener(&supervisor, endpoint, id)).await {
+                Ok(Ok(socket)) => {
+                    if let Ok(stream) = incoming.take().await {
+                        // The peer is told when the program closes: by its own FIN or RST.
+                        drop(ended);
+                        pump::pump(socket, stream, links.ending.subscribe()).await;
+                    }
+                }
+                outcome => {
+                    tracing::debug!(?outcome, "a listener did not take a connection");
+                    supervisor.table.lock().forget_session(id);
+                    supervisor.sessions.close(id);
+                    incoming.refuse(486).await;
+                }
+            }
+            drop((held, busy));
+        }
+        Proto::Udp => {
+            let Ok((socket, address)) = datagrams::stand_in(&supervisor, endpoint.bound.physical) else {
+                supervisor.sessions.close(id);
+                return incoming.refuse(503).await;
+            };
+            crate::datagram::admit(&supervisor, endpoint.cookie, address, endpoint.peer, id);
+            trunk.attach(incoming.id(), socket.clone());
+            if let Ok(stream) = incoming.take().await {
+                drop(busy);
+                datagrams::carry(supervisor, id, held, stream, socket, ended).await;
+            }
+        }
+    }
+}
+
+/// Connects to the program's listener, which sees the peer's address.
+async fn to_listener(supervisor: &Supervisor, endpoint: Endpoint, id: SessionId) -> std::io::Result<TcpStream> {
+    let socket: OwnedFd = sock::tcp4()?;
+    sock::bind(socket.as_fd(), &SocketAddr::from((IpAddr::V4(supervisor.physical), 0)))?;
+    let source = v4(sock::local_addr(socket.as_fd())?)?;
+    let Endpoint { cookie, bound, peer } = endpoint;
+    // Before the connection: the program's accept() may be faster than what follows it.
+    let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };
+    supervisor.table.lock().expect(source, expected);
+    sock::connect_nowait(socket.as_fd(), &SocketAddr::V4(bound.physical))?;
+    sandbox::ready::connected(socket.as_fd()).await?;
+    sock::set_nonblocking(socket.as_fd())?;
+    TcpStream::from_std(socket.into())
+}

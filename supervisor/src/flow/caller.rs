@@ -1,0 +1,310 @@
+//! The calling side: a connection to a peer for the first of its sockets, a stream in it for each.
+
+use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use parking_lot::Mutex;
+use sipcore::agent::{Agent, CallError, Direct, Label, Media, Offer, Proto};
+use sipcore::flow::{Link, LinkError, OpenError, Opening, Role};
+use sipcore::message::Uri;
+
+use super::trunk::{Held, Trunk};
+use super::{Links, datagrams, gate, pump};
+use crate::sessions::{Failure, Flow};
+use crate::supervisor::Supervisor;
+
+/// Peers that are remembered at once.
+const PEERS: usize = 4096;
+
+/// A flow that a socket of the program asks for.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    pub uri: &'a str,
+    pub target: &'a Uri,
+    pub label: Label,
+    /// Physical address of the program's socket.
+    pub source: SocketAddrV4,
+    /// How the peer's program is to see it.
+    pub seen_as: SocketAddr,
+}
+
+impl Wanted<'_> {
+    /// Says why it is not to be had.
+    pub fn fail(&self, errno: Errno, why: String) -> Failure {
+        crate::say::say!("{} of {}: {why} ({errno:?} to the program)", self.label, self.uri);
+        Failure { errno }
+    }
+}
+
+/// Somebody who was called.
+#[derive(Default)]
+pub struct Peer {
+    /// Taken by who sets up a connection; the others wait for it.
+    trunk: tokio::sync::Mutex<Option<Arc<Trunk>>>,
+    /// When nobody could be reached, and what the program was told.
+    failed: Mutex<Option<(Instant, Errno)>>,
+}
+
+enum Established {
+    Encrypted(Arc<Trunk>),
+    /// The peer is on this machine after all.
+    Direct(Flow),
+}
+
+impl Links {
+    fn peer(&self, uri: &str) -> Arc<Peer> {
+        let mut peers = self.peers.lock();
+        if peers.len() >= PEERS {
+            // Those whom nobody is speaking with.
+            peers.retain(|_, peer| {
+                Arc::strong_count(peer) > 1 || peer.trunk.try_lock().is_ok_and(|slot| slot.is_some())
+            });
+        }
+        peers.entry(uri.to_owned()).or_default().clone()
+    }
+
+    /// Whether this peer was on this machine when it was last called.
+    pub fn is_near(&self, uri: &str) -> bool {
+        self.near.lock().contains(uri)
+    }
+
+    /// A flow in the connection to this peer, which is set up if there is none. With `direct`, a direct flow is offered beside it.
+    pub async fn open(
+        self: &Arc<Links>,
+        supervisor: &Arc<Supervisor>,
+        agent: &Agent,
+        wanted: Wanted<'_>,
+        direct: bool,
+    ) -> Result<Flow, Failure> {
+        let asked = Instant::now();
+        let peer = self.peer(wanted.uri);
+        let mut rebuilt = false;
+        loop {
+            let held = {
+                let mut slot = peer.trunk.lock().await;
+                match slot.as_ref().filter(|trunk| !trunk.link.is_closed()) {
+                    Some(trunk) => trunk.hold(),
+                    None => {
+                        // Who waited while another failed has failed too.
+                        if let Some((when, errno)) = *peer.failed.lock()
+                            && when >= asked
+                        {
+                            return Err(Failure { errno });
+                        }
+                        *slot = None;
+                        match self.establish(supervisor, agent, wanted, direct).await {
+                            Ok(Established::Encrypted(trunk)) => {
+                                tokio::spawn(keep(supervisor.clone(), peer.clone(), trunk.clone()));
+                                let held = trunk.hold();
+                                *slot = Some(trunk);
+                                held
+                            }
+                            Ok(Established::Direct(flow)) => {
+                                self.near.lock().insert(wanted.uri.to_owned());
+                                return Ok(flow);
+                            }
+                            Err((of_peer, failure)) => {
+                                if of_peer {
+                                    *peer.failed.lock() = Some((Instant::now(), failure.errno));
+                                }
+                                return Err(failure);
+                            }
+                        }
+                    }
+                }
+            };
+            match self.open_in(supervisor, held.trunk().clone(), held, wanted).await {
+                Ok(flow) => return Ok(flow),
+                Err(OpenError::Lost(why)) if !rebuilt => {
+                    tracing::debug!(%why, "a lost connection is set up again");
+                    rebuilt = true;
+                    if let Some(trunk) = &*peer.trunk.lock().await {
+                        trunk.link.close();
+                    }
+                }
+                Err(OpenError::Refused(status)) => {
+                    let (errno, why) = refusal(status);
+                    return Err(wanted.fail(errno, why));
+                }
+                Err(why) => return Err(wanted.fail(Errno::ENETUNREACH, why.to_string())),
+            }
+        }
+    }
+
+    /// INVITE, ICE, QUIC. What goes wrong has been said; `true` beside it: it would go wrong for every socket.
+    async fn establish(
+        self: &Arc<Links>,
+        supervisor: &Arc<Supervisor>,
+        agent: &Agent,
+        wanted: Wanted<'_>,
+        direct: bool,
+    ) -> Result<Established, (bool, Failure)> {
+        let sessions = &supervisor.sessions;
+        let near = agent.local_addr().is_some_and(|address| address.ip().is_loopback());
+        let gathered = self.gather(near).await;
+        let gathered = gathered.map_err(|why| (true, wanted.fail(Errno::ENETUNREACH, why)))?;
+        let offer = Offer {
+            label: wanted.label,
+            virtual_source: wanted.seen_as,
+            direct: direct
+                .then(|| Direct { source: SocketAddr::V4(wanted.source), machine: Some(self.settings.machine()) }),
+            quic: Some(gathered.description().clone()),
+        };
+        let session = match sessions.call(agent, wanted.target, offer).await {
+            Ok(session) => session,
+            Err(e) => {
+                let of_socket = matches!(&e, CallError::Rejected { status: 403 | 486, .. });
+                return Err((!of_socket, sessions.failure(&wanted, &e)));
+            }
+        };
+        let remote = match session.media {
+            Media::Direct(media) => {
+                let flow = sessions.direct(agent, &wanted, session.id, media);
+                return flow.map(Established::Direct).map_err(|failure| (false, failure));
+            }
+            Media::Quic(remote) => remote,
+        };
+        let hang_up = HangUp { agent, session: Some(session.id) };
+        match gathered.connect(&remote, Role::Offerer).await {
+            Ok(link) => {
+                hang_up.keep();
+                sessions.note(session.id);
+                let trunk = self.admit(link, session.id);
+                if supervisor.options.trace {
+                    tokio::spawn(say_path(Arc::downgrade(&trunk), wanted.uri.to_owned()));
+                }
+                Ok(Established::Encrypted(trunk))
+            }
+            Err(why) => {
+                let errno = match why {
+                    LinkError::NoPath { .. } => Errno::EHOSTUNREACH,
+                    LinkError::Handshake(_) => Errno::ECONNREFUSED,
+                    _ => Errno::ENETUNREACH,
+                };
+                let advice = match why {
+                    LinkError::NoPath { .. } => "; name a STUN and a TURN server (--stun, --turn) on both sides",
+                    _ => "",
+                };
+                Err((true, wanted.fail(errno, format!("{why}{advice}"))))
+            }
+        }
+    }
+
+    /// A connection that stands.
+    pub(super) fn admit(&self, link: Link, session: sipcore::agent::SessionId) -> Arc<Trunk> {
+        let trunk = Trunk::new(link, session);
+        self.trunks.lock().insert(session, Arc::downgrade(&trunk));
+        trunk
+    }
+
+    /// One more stream.
+    async fn open_in(
+        self: &Arc<Links>,
+        supervisor: &Arc<Supervisor>,
+        trunk: Arc<Trunk>,
+        held: Held,
+        wanted: Wanted<'_>,
+    ) -> Result<Flow, OpenError> {
+        let io = |e: std::io::Error| OpenError::Lost(LinkError::NoSocket(e.to_string()));
+        let stream = trunk.link.open(Opening { label: wanted.label, virtual_source: wanted.seen_as }).await?;
+        let (session, mut ended) = self.begin();
+        supervisor.sessions.note(session);
+        let media = match wanted.label.proto {
+            Proto::Tcp => {
+                let gate = self.gate.get_or_try_init(|| async { gate::Gate::open(supervisor) }).await.map_err(io)?;
+                let mut expected = gate.expect(wanted.source);
+                let (links, busy, address) = (self.clone(), self.busy(), gate.address);
+                tokio::spawn(async move {
+                    let socket = tokio::select! {
+                        socket = expected.connected() => socket,
+                        // The program closed it before.
+                        _ = &mut ended => None,
+                    };
+                    match socket {
+                        Some(socket) => pump::pump(socket, stream, links.ending.subscribe()).await,
+                        None => pump::withdraw(stream),
+                    }
+                    drop((held, busy));
+                });
+                address
+            }
+            Proto::Udp => {
+                let (socket, address) = datagrams::stand_in(supervisor, wanted.source).map_err(io)?;
+                trunk.attach(stream.id(), socket.clone());
+                tokio::spawn(datagrams::carry(supervisor.clone(), session, held, stream, socket, ended));
+                address
+            }
+        };
+        Ok(Flow { session, media, kind: "encrypted flow" })
+    }
+}
+
+/// Ends the session unless a connection comes of it, also when nobody waits for it any more.
+struct HangUp<'a> {
+    agent: &'a Agent,
+    session: Option<sipcore::agent::SessionId>,
+}
+
+impl HangUp<'_> {
+    fn keep(mut self) {
+        self.session = None;
+    }
+}
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session {
+            self.agent.bye(session);
+        }
+    }
+}
+
+/// What a refused stream means to the program, and to the user.
+fn refusal(status: u16) -> (Errno, String) {
+    match status {
+        486 => (
+            Errno::ECONNREFUSED,
+            "nothing listens there; let the peer's program listen on that port (on 0.0.0.0 or [::])".to_owned(),
+        ),
+        403 => (Errno::EACCES, "the peer's policy does not allow it".to_owned()),
+        503 => (Errno::ENETUNREACH, "the peer has too many sessions".to_owned()),
+        other => (Errno::ECONNREFUSED, format!("the peer refused with {other}")),
+    }
+}
+
+/// The trace of a connection: its path, and every change of it.
+pub(super) async fn say_path(trunk: Weak<Trunk>, peer: String) {
+    let Some(mut paths) = trunk.upgrade().map(|trunk| trunk.link.paths()) else { return };
+    drop(trunk);
+    while let Some(path) = paths.next().await {
+        let (word, local, remote) = (path.word(), path.local, path.remote);
+        crate::say::say!(
+            "encrypted flow with {peer}: {word}, {} {local} to {} {remote}",
+            path.local_kind,
+            path.remote_kind
+        );
+    }
+}
+
+/// Ends a connection that nobody uses, and clears up after one that has ended.
+async fn keep(supervisor: Arc<Supervisor>, peer: Arc<Peer>, trunk: Arc<Trunk>) {
+    loop {
+        tokio::select! {
+            why = trunk.link.closed() => {
+                tracing::debug!(%why, session = %trunk.session, "connection to a peer ended");
+                break;
+            }
+            () = trunk.idle() => {}
+        }
+        let mut slot = peer.trunk.lock().await;
+        if trunk.is_idle() {
+            *slot = None;
+            break;
+        }
+    }
+    trunk.link.close();
+    supervisor.sessions.links.trunks.lock().remove(&trunk.session);
+    supervisor.sessions.close(trunk.session);
+}

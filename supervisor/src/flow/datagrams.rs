@@ -1,0 +1,68 @@
+//! Between a UDP socket of the program and a datagram flow: a socket of the supervisor's stands for the peer.
+
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use sipcore::agent::SessionId;
+use sipcore::flow::Stream;
+use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
+
+use super::trunk::Held;
+use super::v4;
+use crate::supervisor::Supervisor;
+
+/// The largest datagram.
+const LARGEST: usize = 65_536;
+
+/// A socket that stands for a peer of the program's socket at `program`. Its address, too.
+pub fn stand_in(supervisor: &Supervisor, program: SocketAddrV4) -> std::io::Result<(Arc<UdpSocket>, SocketAddrV4)> {
+    let socket = std::net::UdpSocket::bind((supervisor.physical, 0))?;
+    socket.connect(program)?;
+    socket.set_nonblocking(true)?;
+    let address = v4(socket.local_addr()?)?;
+    Ok((Arc::new(UdpSocket::from_std(socket)?), address))
+}
+
+/// Carries datagrams until the program closes its socket (`ended`), or the peer the flow.
+pub async fn carry(
+    supervisor: Arc<Supervisor>,
+    id: SessionId,
+    held: Held,
+    mut stream: Stream,
+    socket: Arc<UdpSocket>,
+    mut ended: oneshot::Receiver<()>,
+) {
+    let links = supervisor.sessions.links.clone();
+    let busy = links.busy();
+    let number = stream.id();
+    let mut ending = links.ending.subscribe();
+    let mut buffer = vec![0; LARGEST];
+    let mut word = [0; 1];
+    loop {
+        let received = tokio::select! {
+            received = socket.recv(&mut buffer) => received,
+            _ = stream.receive.read(&mut word) => break,
+            _ = &mut ended => break,
+            _ = ending.wait_for(|ending| *ending) => break,
+        };
+        // An error is an ICMP message: the program's socket is elsewhere for the moment.
+        let Ok(length) = received else { continue };
+        if held.trunk().link.send_datagram(number, &buffer[..length]).await.is_err() {
+            break;
+        }
+    }
+    while let Ok(length) = socket.try_recv(&mut buffer) {
+        if held.trunk().link.send_datagram(number, &buffer[..length]).await.is_err() {
+            break;
+        }
+    }
+    held.trunk().detach(number);
+    links.close(id);
+    supervisor.sessions.forget(id);
+    supervisor.table.lock().forget_session(id);
+    // QUIC sends datagrams before the end of a stream: once that has arrived, they have been on their way.
+    let _ = stream.send.finish();
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(5), stream.send.stopped()).await;
+    drop((busy, held));
+}

@@ -1,0 +1,149 @@
+//! Encrypted flows of this run: one QUIC connection to a peer carries all sockets that speak with it. The program's own socket is
+//! joined to its stream here, at the gate; what it sends as datagrams passes a socket of the supervisor's.
+
+mod called;
+mod caller;
+mod datagrams;
+mod gate;
+mod pump;
+mod settings;
+mod trunk;
+
+pub use called::accept;
+pub use caller::Wanted;
+pub use settings::Settings;
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddrV4};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sipcore::agent::SessionId;
+use sipcore::flow::{Certificate, Gathered, LinkConfig};
+use tokio::sync::{oneshot, watch};
+
+use caller::Peer;
+use gate::Gate;
+use trunk::Trunk;
+
+/// How long the end of a run waits until peers have what the program wrote.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// The encrypted flows of one run.
+pub struct Links {
+    settings: Settings,
+    physical: IpAddr,
+    certificate: OnceLock<Arc<Certificate>>,
+    /// Who was called, by URI.
+    peers: Mutex<HashMap<String, Arc<Peer>>>,
+    /// Peers that turned out to be on this machine.
+    near: Mutex<HashSet<String>>,
+    /// Connections, by the SIP session that each one belongs to.
+    trunks: Mutex<HashMap<SessionId, Weak<Trunk>>>,
+    /// Flows of sockets: dropping the sender ends one.
+    flows: Mutex<HashMap<SessionId, oneshot::Sender<()>>>,
+    gate: tokio::sync::OnceCell<Arc<Gate>>,
+    /// What still carries bytes.
+    busy: watch::Sender<usize>,
+    /// The program has ended: nobody reads any more.
+    ending: watch::Sender<bool>,
+}
+
+impl Links {
+    pub fn new(settings: Settings, physical: IpAddr) -> Links {
+        Links {
+            settings,
+            physical,
+            certificate: OnceLock::new(),
+            peers: Mutex::default(),
+            near: Mutex::default(),
+            trunks: Mutex::default(),
+            flows: Mutex::default(),
+            gate: tokio::sync::OnceCell::new(),
+            busy: watch::Sender::new(0),
+            ending: watch::Sender::new(false),
+        }
+    }
+
+    /// What the policy says about flows.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Sockets and candidates for one more connection. `near`: the other end may be on this machine, where it has no other
+    /// address.
+    async fn gather(&self, near: bool) -> Result<Gathered, String> {
+        let certificate = match self.certificate.get() {
+            Some(made) => made.clone(),
+            None => {
+                let made = Arc::new(Certificate::new().map_err(|e| e.to_string())?);
+                self.certificate.get_or_init(|| made).clone()
+            }
+        };
+        let servers = self.settings.servers().await?;
+        let also = if near { vec![self.physical] } else { Vec::new() };
+        Gathered::start(LinkConfig { certificate, servers, also }).await.map_err(|e| e.to_string())
+    }
+
+    /// A new flow of a socket: its name, and what says that it is to end.
+    fn begin(&self) -> (SessionId, oneshot::Receiver<()>) {
+        let (end, ended) = oneshot::channel();
+        let id = SessionId::next();
+        self.flows.lock().insert(id, end);
+        (id, ended)
+    }
+
+    /// The socket of this flow is gone, or the session of this connection is to end.
+    pub fn close(&self, id: SessionId) {
+        self.flows.lock().remove(&id);
+    }
+
+    /// The peer ended a session: the connection in it ends too.
+    pub fn ended(&self, id: SessionId) {
+        if let Some(trunk) = self.trunks.lock().remove(&id).and_then(|trunk| trunk.upgrade()) {
+            trunk.link.close();
+        }
+    }
+
+    /// Counts what carries bytes, as long as it is held.
+    fn busy(self: &Arc<Links>) -> Busy {
+        self.busy.send_modify(|count| *count += 1);
+        Busy(self.clone())
+    }
+
+    /// The program has ended. Waits until its peers have what it wrote, at most half a minute, and ends all connections.
+    pub async fn shutdown(&self) {
+        self.ending.send_replace(true);
+        let mut busy = self.busy.subscribe();
+        let drained = tokio::time::timeout(DRAIN, busy.wait_for(|count| *count == 0)).await.is_ok();
+        if !drained {
+            crate::say::say!("a peer has not taken what the program wrote within {} s: it is lost", DRAIN.as_secs());
+        }
+        let trunks: Vec<_> = self.trunks.lock().values().filter_map(Weak::upgrade).collect();
+        for trunk in &trunks {
+            trunk.link.close();
+        }
+        for trunk in trunks {
+            // Whoever does not hear of it finds out by himself.
+            let _ = tokio::time::timeout(Duration::from_millis(200), trunk.link.wait_idle()).await;
+        }
+    }
+}
+
+/// Something carries bytes.
+struct Busy(Arc<Links>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.send_modify(|count| *count -= 1);
+    }
+}
+
+/// A socket of the run's own address, as [`SocketAddrV4`].
+fn v4(address: std::net::SocketAddr) -> std::io::Result<SocketAddrV4> {
+    match sandbox::sock::canonical(address) {
+        std::net::SocketAddr::V4(address) => Ok(address),
+        std::net::SocketAddr::V6(_) => Err(std::io::ErrorKind::AddrNotAvailable.into()),
+    }
+}

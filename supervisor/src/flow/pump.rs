@@ -1,0 +1,127 @@
+//! Between a TCP socket of the program and a QUIC stream: FIN is FIN, a reset is a reset, and who does not read holds up who writes.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::pin;
+
+use bytes::BytesMut;
+use sipcore::flow::{RESET, ReadError, RecvStream, SendStream, Stream, WriteError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::watch;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Broken::Program(e) => write!(f, "the program's end: {e}"),
+            Broken::Peer(why) => write!(f, "the peer's end: {why}"),
+            Broken::NoReader => f.write_str("nobody reads any more"),
+        }
+    }
+}
+
+/// Bytes read at once.
+const PIECE: usize = 128 * 1024;
+
+/// Why a direction ended before its end.
+#[derive(Debug)]
+enum Broken {
+    Program(io::Error),
+    Peer(String),
+    /// The run ends, and nobody reads.
+    NoReader,
+}
+
+/// Carries bytes until both directions have ended. `ending`: the program is gone, and what comes for it need not be awaited.
+pub async fn pump(mut socket: TcpStream, stream: Stream, ending: watch::Receiver<bool>) {
+    let _ = socket.set_nodelay(true);
+    let Stream { mut send, mut receive } = stream;
+    let outcome = {
+        let (reader, writer) = socket.split();
+        let mut up = pin!(upwards(reader, &mut send));
+        let mut down = pin!(downwards(writer, &mut receive, ending));
+        let (mut up_ended, mut down_ended) = (false, false);
+        loop {
+            let ended = tokio::select! {
+                ended = &mut up, if !up_ended => { up_ended = true; ended }
+                ended = &mut down, if !down_ended => { down_ended = true; ended }
+            };
+            match ended {
+                Err(Broken::NoReader) if !up_ended => {}
+                Err(why) => break Err(why),
+                Ok(()) if up_ended && down_ended => break Ok(()),
+                Ok(()) => {}
+            }
+        }
+    };
+    match outcome {
+        // What was written last is on its way: it is waited for, or the connection may end before.
+        Ok(()) => drop(send.stopped().await),
+        Err(why) => {
+            tracing::debug!(%why, "a stream was reset");
+            let _ = receive.stop(RESET.into());
+            if matches!(why, Broken::NoReader) {
+                let _ = send.stopped().await;
+            } else {
+                let _ = send.reset(RESET.into());
+                let _ = sandbox::sock::reset_on_close(socket.as_fd());
+            }
+        }
+    }
+}
+
+async fn upwards(mut from: ReadHalf<'_>, to: &mut SendStream) -> Result<(), Broken> {
+    let mut stopped = pin!(to.stopped());
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(PIECE);
+        let count = tokio::select! {
+            count = from.read_buf(&mut buffer) => count.map_err(Broken::Program)?,
+            // Nobody reads there any more, and the program need not write to find out.
+            why = &mut stopped => return Err(Broken::Peer(format!("{why:?}"))),
+        };
+        if count == 0 {
+            // It is reset only by what it has been told since.
+            let _ = to.finish();
+            break;
+        }
+        to.write_chunk(buffer.split().freeze()).await.map_err(|e: WriteError| Broken::Peer(e.to_string()))?;
+    }
+    // The end was told; a reset of the program's may still come, until the other direction has ended too.
+    tokio::select! {
+        why = &mut stopped => match why {
+            Ok(None) => Ok(()),
+            other => Err(Broken::Peer(format!("{other:?}"))),
+        },
+        ready = from.ready(Interest::ERROR) => Err(Broken::Program(match ready {
+            Ok(_) => io::ErrorKind::ConnectionReset.into(),
+            Err(e) => e,
+        })),
+    }
+}
+
+async fn downwards(
+    mut to: WriteHalf<'_>,
+    from: &mut RecvStream,
+    mut ending: watch::Receiver<bool>,
+) -> Result<(), Broken> {
+    loop {
+        let chunk = tokio::select! {
+            chunk = from.read_chunk(PIECE, true) => chunk,
+            // The sender lives as long as the run.
+            _ = ending.wait_for(|ending| *ending) => return Err(Broken::NoReader),
+        };
+        match chunk.map_err(|e: ReadError| Broken::Peer(e.to_string()))? {
+            Some(chunk) => to.write_all(&chunk.bytes).await.map_err(Broken::Program)?,
+            None => return to.shutdown().await.map_err(Broken::Program),
+        }
+    }
+}
+
+/// The program gave its socket up before anything was joined.
+pub fn withdraw(mut stream: Stream) {
+    let _ = stream.send.reset(RESET.into());
+    let _ = stream.receive.stop(RESET.into());
+}

@@ -1,0 +1,79 @@
+//! What the policy and the command line say about encrypted flows.
+
+use std::net::SocketAddr;
+
+use policy::{Flow, Ice, IceServer, IceTransport};
+use sipcore::flow::{Relay, Servers};
+
+/// Which flows there may be, and who helps with them.
+pub struct Settings {
+    pub flow: Flow,
+    ice: Ice,
+    password: Option<String>,
+    /// What only processes of this machine know.
+    machine: Vec<u8>,
+}
+
+impl Settings {
+    /// `password`: of the users of the TURN servers.
+    pub fn new(flow: Flow, ice: Ice, password: Option<String>) -> Result<Settings, String> {
+        for server in &ice.turn {
+            if server.transport == IceTransport::Tcp {
+                return Err(format!(
+                    "the TURN server {server} cannot be used: only UDP is built yet; leave out ?transport=tcp"
+                ));
+            }
+            if server.user.is_none() || password.is_none() {
+                return Err(format!(
+                    "the TURN server {server} wants a user and a password: write turn:USER@HOST, and give the password in \
+                     SIPBOX_TURN_PASSWORD or as [ice] credentials"
+                ));
+            }
+        }
+        Ok(Settings { flow, ice, password, machine: machine() })
+    }
+
+    /// Proof for those on this machine that this run is there too.
+    pub fn machine(&self) -> sipcore::agent::Machine {
+        sipcore::agent::Machine::new(&self.machine)
+    }
+
+    /// Whether the other end is on this machine.
+    pub fn is_here(&self, machine: &sipcore::agent::Machine) -> bool {
+        machine.is_of(&self.machine)
+    }
+
+    /// The servers, by address.
+    pub async fn servers(&self) -> Result<Servers, String> {
+        let mut servers = Servers::default();
+        for server in &self.ice.stun {
+            servers.stun.extend(resolve("STUN", server).await);
+        }
+        for server in &self.ice.turn {
+            let (Some(user), Some(password)) = (&server.user, &self.password) else { continue };
+            let relay = |address| Relay { address, user: user.clone(), password: password.clone() };
+            servers.turn.extend(resolve("TURN", server).await.map(relay));
+        }
+        Ok(servers)
+    }
+}
+
+/// The first address of a server; one that has none is said, and left out.
+async fn resolve(kind: &str, server: &IceServer) -> Option<SocketAddr> {
+    let found = tokio::net::lookup_host((server.host.as_str(), server.port)).await;
+    match found.map(|mut addresses| addresses.next()) {
+        Ok(Some(address)) => Some(address),
+        Ok(None) => None,
+        Err(error) => {
+            crate::say::say!("the {kind} server {server} has no address: {error}; it is left out");
+            None
+        }
+    }
+}
+
+/// The boot of the kernel and the network namespace: loopback addresses mean the same where both are the same.
+fn machine() -> Vec<u8> {
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    [boot, network.into_os_string().into_encoded_bytes()].concat()
+}

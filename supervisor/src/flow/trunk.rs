@@ -1,0 +1,116 @@
+//! One encrypted connection, and what it carries now.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use sipcore::agent::SessionId;
+use sipcore::flow::{Link, LinkError};
+use tokio::net::UdpSocket;
+
+/// A connection that carries nothing is ended after this long.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// A connection to a peer.
+pub struct Trunk {
+    pub link: Link,
+    pub session: SessionId,
+    used: Mutex<(usize, Instant)>,
+    /// The supervisor's ends of datagram flows, by the number on the wire.
+    datagrams: Mutex<HashMap<u64, Arc<UdpSocket>>>,
+    lost: AtomicUsize,
+}
+
+impl Trunk {
+    pub fn new(link: Link, session: SessionId) -> Arc<Trunk> {
+        let trunk = Arc::new(Trunk {
+            link,
+            session,
+            used: Mutex::new((0, Instant::now())),
+            datagrams: Mutex::default(),
+            lost: AtomicUsize::new(0),
+        });
+        tokio::spawn(small(trunk.clone()));
+        tokio::spawn(large(trunk.clone()));
+        trunk
+    }
+
+    /// Somebody uses it, as long as what is returned is held.
+    pub fn hold(self: &Arc<Trunk>) -> Held {
+        self.used.lock().0 += 1;
+        Held(self.clone())
+    }
+
+    /// Waits until nobody has used it for a while.
+    pub async fn idle(&self) {
+        loop {
+            let left = match *self.used.lock() {
+                (0, since) => IDLE.saturating_sub(since.elapsed()),
+                _ => IDLE,
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    /// Whether nobody uses it now.
+    pub fn is_idle(&self) -> bool {
+        let (users, since) = *self.used.lock();
+        users == 0 && since.elapsed() >= IDLE
+    }
+
+    /// Datagrams of this number go to this socket.
+    pub fn attach(&self, number: u64, socket: Arc<UdpSocket>) {
+        self.datagrams.lock().insert(number, socket);
+    }
+
+    pub fn detach(&self, number: u64) {
+        self.datagrams.lock().remove(&number);
+    }
+
+    /// What finds no room is lost, as it is in the kernel.
+    fn deliver(&self, number: u64, data: &[u8]) {
+        let Some(socket) = self.datagrams.lock().get(&number).cloned() else { return };
+        if socket.try_send(data).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn small(trunk: Arc<Trunk>) {
+    while let Ok((number, data)) = trunk.link.datagram().await {
+        trunk.deliver(number, &data);
+    }
+}
+
+async fn large(trunk: Arc<Trunk>) {
+    let why = loop {
+        match trunk.link.large_datagram().await {
+            Ok((number, data)) => trunk.deliver(number, &data),
+            Err(LinkError::Lost(why)) => break why,
+            Err(other) => break other.to_string(),
+        }
+    };
+    tracing::debug!(session = %trunk.session, why, lost = trunk.lost.load(Ordering::Relaxed), "connection ended");
+}
+
+/// Keeps a connection from being idle.
+pub struct Held(Arc<Trunk>);
+
+impl Held {
+    pub fn trunk(&self) -> &Arc<Trunk> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut used = self.0.used.lock();
+        used.0 -= 1;
+        used.1 = Instant::now();
+    }
+}

@@ -1,0 +1,159 @@
+//! Calls of peers: which socket is meant, may it be, and over which of the offered flows.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+
+use sandbox::diag::Receiver;
+use sipcore::agent::{IncomingCall, IncomingDirect, Proto, Quic, Setup};
+
+use crate::names::is_reachable;
+use crate::sessions::{is_exact, is_of_runs};
+use crate::supervisor::{Supervisor, policy_proto};
+use crate::table::{Bound, Cookie, Expected};
+use crate::{datagram, doorbell, flow};
+
+/// A socket of the program that a peer means.
+#[derive(Clone, Copy)]
+pub struct Endpoint {
+    pub cookie: Cookie,
+    pub bound: Bound,
+    /// The peer's address, as the program is to see it.
+    pub peer: SocketAddr,
+}
+
+/// Finds the socket that `from` means, if the policy lets him. `seen_port`: the port of his own socket. The error is the SIP status
+/// that is owed, and its reason.
+pub fn find(
+    supervisor: &Supervisor,
+    from: &str,
+    proto: Proto,
+    port: Option<u16>,
+    seen_port: u16,
+) -> Result<Endpoint, (u16, &'static str)> {
+    let found = supervisor.table.lock().labelled(proto, port, |a| is_reachable(supervisor, proto, a));
+    let Some((cookie, bound)) = found else {
+        return Err((486, "Nothing Listens There"));
+    };
+    if !supervisor.policy.accept_from(policy_proto(proto), bound.virtual_.port(), from) {
+        crate::say::say!("{from} was refused by the policy on {proto}/{}", bound.virtual_.port());
+        return Err((403, "Not Allowed by Policy"));
+    }
+    // The address is derived here from who calls: what the peer says of itself could be anybody's, 127.0.0.1 among them.
+    let (v4, v6) = supervisor.policy.virtual_addresses(from);
+    let (is_v6, v6only) = {
+        let table = supervisor.table.lock();
+        table.get(cookie).map_or((false, false), |s| (s.v6, s.v6only))
+    };
+    let ip: IpAddr = if is_v6 && v6only { v6.into() } else { v4.into() };
+    Ok(Endpoint { cookie, bound, peer: SocketAddr::new(ip, seen_port) })
+}
+
+/// The flow that is taken.
+enum Chosen {
+    Direct(SocketAddrV4, Setup),
+    Encrypted(Quic),
+}
+
+/// An INVITE from a peer: finds the socket that its label means and answers.
+pub fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
+    let chosen = match choose(supervisor, &call) {
+        Ok(chosen) => chosen,
+        Err(why) => return call.reject(488, why),
+    };
+    if supervisor.sessions.is_full() {
+        return call.reject(480, "Too Many Sessions");
+    }
+    let offer = &call.offer;
+    let seen_port = match (offer.virtual_source.port(), &chosen) {
+        (0, Chosen::Direct(source, _)) => source.port(),
+        (port, _) => port,
+    };
+    let port = offer.label.as_ref().map(|l| l.port);
+    let endpoint = match find(supervisor, &call.from.to_string(), offer.proto, port, seen_port) {
+        Ok(endpoint) => endpoint,
+        Err((status, reason)) => return call.reject(status, reason),
+    };
+    match chosen {
+        Chosen::Direct(source, setup) => accept_direct(supervisor, call, endpoint, source, setup),
+        Chosen::Encrypted(remote) => {
+            supervisor.sessions.note(call.id);
+            tokio::spawn(flow::accept(supervisor.clone(), call, remote));
+        }
+    }
+}
+
+/// The direct flow where both ends are on this machine and the policy takes it, else the encrypted one. The error is said to the
+/// peer, and to the user if something less than the policy wants was offered.
+fn choose(supervisor: &Supervisor, call: &IncomingCall) -> Result<Chosen, &'static str> {
+    let offer = &call.offer;
+    let settings = supervisor.sessions.links.settings();
+    let here = |direct: &IncomingDirect| match (direct.source, &direct.machine) {
+        (SocketAddr::V4(source), None) if source.ip().is_loopback() => Some((source, direct.setup)),
+        (SocketAddr::V4(source), Some(machine)) if settings.is_here(machine) => Some((source, direct.setup)),
+        _ => None,
+    };
+    let direct = offer.direct.as_ref().filter(|_| settings.flow != policy::Flow::Quic).and_then(here);
+    if let Some((source, setup)) = direct {
+        if offer.proto == Proto::Tcp && setup == Setup::Holdconn {
+            return Err("No Connection Is Wanted");
+        }
+        return Ok(Chosen::Direct(source, setup));
+    }
+    match &offer.quic {
+        Some(remote) if settings.flow != policy::Flow::Direct => Ok(Chosen::Encrypted(remote.clone())),
+        Some(_) => Err("Encrypted Flows Are Switched Off"),
+        None if settings.flow == policy::Flow::Quic => {
+            let key = format!("cleartext:{}", call.from);
+            supervisor.sessions.say_once(&key, || {
+                format!("{} offered only a flow in the clear, which --flow quic (or [default] flow) refuses", call.from)
+            });
+            Err("Only Encrypted Flows Are Taken")
+        }
+        None => Err("Cleartext Flows Stay on This Machine"),
+    }
+}
+
+fn accept_direct(
+    supervisor: &Arc<Supervisor>,
+    call: IncomingCall,
+    endpoint: Endpoint,
+    source: SocketAddrV4,
+    setup: Setup,
+) {
+    let Endpoint { cookie, bound, peer } = endpoint;
+    let proto = call.offer.proto;
+    // What the program or the supervisor will connect or send to must be a peer's own socket.
+    let is_peer = match (proto, setup) {
+        (Proto::Tcp, Setup::Passive) => is_exact(source, bound.physical, proto),
+        (Proto::Tcp, _) => true,
+        // The caller's socket may be connected to its stub still: then nobody is found, but never a wildcard service.
+        (Proto::Udp, _) => {
+            let found = sandbox::diag::receiver(source, bound.physical, false);
+            is_of_runs(source) && found.is_ok_and(|r| r != Receiver::Wildcard)
+        }
+    };
+    if !is_peer {
+        return call.reject(488, "No Peer's Socket at That Address");
+    }
+    let id = call.id;
+    supervisor.sessions.note(id);
+    match proto {
+        Proto::Tcp => {
+            let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };
+            if setup == Setup::Passive {
+                tokio::spawn(doorbell::deliver(supervisor.clone(), SocketAddr::V4(source), bound, expected));
+                return call.accept(SocketAddr::V4(bound.physical));
+            }
+            let mut table = supervisor.table.lock();
+            // RFC 4145, section 4.1: an active end that does not say more has port 9.
+            const DISCARD: u16 = 9;
+            if source.port() == DISCARD || source.port() == 0 {
+                table.expect_any(*source.ip(), expected);
+            } else {
+                table.expect(source, expected);
+            }
+        }
+        Proto::Udp => datagram::admit(supervisor, cookie, source, peer, id),
+    }
+    call.accept(SocketAddr::V4(bound.physical));
+}
