@@ -18,4 +18,5 @@ mod simulation;
 pub mod tls;
 mod transaction;
 mod transport;
+pub mod turn;
 mod user_agent;

@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use sipcore::turn::Network;
 
 /// Lets an unmodified program's sockets be SIP sessions.
 #[derive(Debug, Parser)]
@@ -129,12 +131,31 @@ pub struct HubArguments {
     /// connect there
     #[arg(long, value_name = "IP:PORT")]
     pub page: Option<SocketAddr>,
+    /// Also be a STUN and TURN server on this address, UDP and TCP, and tell it to those who register; may be repeated. With two addresses of a
+    /// family it also tells how NATs behave (RFC 5780)
+    #[arg(long, value_name = "IP:PORT")]
+    pub turn: Vec<SocketAddr>,
+    /// Ports of the relays
+    #[arg(long, value_name = "FIRST-LAST", default_value = "49152-65535", value_parser = ports, requires = "turn")]
+    pub turn_ports: RangeInclusive<u16>,
+    /// Networks that may be relayed to although they are loopback, private or the like; may be repeated
+    #[arg(long, value_name = "NETWORK", requires = "turn")]
+    pub turn_allow: Vec<Network>,
     /// Print a line for each SIP message
     #[arg(long)]
     pub ladder: bool,
     /// The user's own hub, as `sipbox run` starts it
     #[arg(long, hide = true, conflicts_with = "listen")]
     pub auto: bool,
+}
+
+/// `FIRST-LAST`
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) if 0 < first && first <= last => Ok(first..=last),
+        _ => Err("write FIRST-LAST, such as 50000-50999".to_owned()),
+    }
 }
 
 /// What else than serving a hub can do.

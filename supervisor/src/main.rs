@@ -57,10 +57,12 @@ fn main() {
     std::process::exit(status);
 }
 
-/// Events go to stderr; SIPBOX_LOG chooses which (by default, warnings; what the STUN and TURN libraries call errors is part of every search).
+/// Events go to stderr; SIPBOX_LOG chooses which (by default, warnings; what the STUN and TURN libraries call errors is part of every search,
+/// and malformed datagrams are not worth a line each).
 fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SIPBOX_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,stun_proto=off,turn_client_proto=off"));
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SIPBOX_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("warn,stun_proto=off,turn_client_proto=off,stun_types=off,turn_types=off")
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

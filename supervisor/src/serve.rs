@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sipcore::hub::{Hub, HubConfig, Transport};
+use sipcore::hub::{Hub, HubConfig, RelayOffer, Transport};
 use sipcore::tls::ServerTls;
+use sipcore::turn::{Mint, TurnConfig, TurnServer};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::users::UsersFile;
+use crate::users::{REALM, UsersFile};
 use crate::{certificate, cli, ladder, users};
 
 /// How long the end waits for answers that are under way.
@@ -66,7 +67,7 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
     raise_file_limit();
     let files = Files::of(&arguments)?;
     let known = files.users.as_deref().map(UsersFile::load).transpose()?;
-    let all = [&arguments.listen, &arguments.listen_tls, &arguments.listen_ws, &arguments.listen_wss];
+    let all = [&arguments.listen, &arguments.listen_tls, &arguments.listen_ws, &arguments.listen_wss, &arguments.turn];
     let open = all.into_iter().flatten().find(|address| !address.ip().is_loopback());
     if let (None, Some(open)) = (&known, open) {
         return Err(format!(
@@ -75,7 +76,9 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
         ));
     }
     let tls = files.tls()?;
+    let turn = turn_server(&arguments).await?;
     let hub = Hub::start(HubConfig {
+        relay: turn.as_ref().map(|(_, offer)| offer.clone()),
         domains: domains(&arguments),
         listen: arguments.listen,
         listen_tls: arguments.listen_tls,
@@ -100,6 +103,9 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
     }
     if let (Some(tls), Some((certificate, _))) = (&tls, &files.certificate) {
         say_certificate(tls, certificate);
+    }
+    for address in turn.iter().flat_map(|(_, offer)| &offer.addresses) {
+        crate::say::hub(&format!("STUN and TURN on {address} (UDP, TCP)"));
     }
     for (transport, words) in [
         (Transport::Tls, "TLS"),
@@ -139,6 +145,25 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
     }
     crate::say::hub(&format!("ended; {counters:?}"));
     Ok(())
+}
+
+/// The STUN and TURN server beside the hub, and what those who register are told of it.
+async fn turn_server(arguments: &cli::HubArguments) -> Result<Option<(TurnServer, RelayOffer)>, String> {
+    if arguments.turn.is_empty() {
+        return Ok(None);
+    }
+    let config = TurnConfig {
+        listen: arguments.turn.clone(),
+        realm: REALM.to_owned(),
+        ports: arguments.turn_ports.clone(),
+        allow: arguments.turn_allow.clone(),
+        ..TurnConfig::default()
+    };
+    // The credentials of an earlier hub end with it: who registers again gets new ones.
+    let mint = Mint::fresh();
+    let server = TurnServer::start(config, mint.clone()).await.map_err(|e| e.to_string())?;
+    let offer = RelayOffer { addresses: server.addresses(), mint };
+    Ok(Some((server, offer)))
 }
 
 fn say_users(known: &UsersFile, place: &Path) {

@@ -7,7 +7,7 @@ use super::location::{Contact, Location};
 use super::outcome::Context;
 use super::rate::Rates;
 use super::watch::{Sessions, Tally};
-use super::{Activity, HubConfig, Users};
+use super::{Activity, HubConfig, RelayOffer, Users};
 use crate::message::{Message, Method, ResponseBuilder, Uri, name, validate};
 use crate::random;
 use crate::transaction::{ClientId, Event, Layer, ServerId, Timers, Timing};
@@ -49,6 +49,7 @@ pub(crate) struct HomeProxy {
     pub(super) key: RandomState,
     /// Key of the seals by which we know our own routes again.
     pub(super) seal_key: [u8; 32],
+    pub(super) relay: Option<RelayOffer>,
     rates: Option<Rates>,
     pub(super) sessions: Sessions,
     pub(super) tally: Tally,
@@ -82,6 +83,7 @@ impl HomeProxy {
             own: own.to_vec(),
             key: RandomState::new(),
             seal_key: secret,
+            relay: config.relay.clone(),
             rates: config.rate.map(|rate| Rates::new(rate.max(1), Duration::from_secs(1) / rate.max(1))),
             sessions: Sessions::default(),
             tally: Tally::default(),

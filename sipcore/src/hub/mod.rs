@@ -10,7 +10,7 @@ mod journal;
 mod location;
 mod outcome;
 mod page;
-mod rate;
+pub(crate) mod rate;
 mod registrar;
 mod routes;
 #[cfg(test)]
@@ -23,6 +23,7 @@ pub use crate::transport::{Counters, Direction, Tap, TapEvent, Transport};
 use crate::tls::ServerTls;
 use crate::transaction::Timing;
 use crate::transport::{Admission, Driver, Listen, Secrets, Setup, StartError};
+use crate::turn::Mint;
 use home::HomeProxy;
 use journal::Journal;
 use page::Page;
@@ -120,6 +121,17 @@ pub struct HubConfig {
     pub state: Option<PathBuf>,
     /// Where the page with what the hub is doing is served, for whoever can connect there. `None`: nowhere.
     pub page: Option<SocketAddr>,
+    /// The STUN and TURN server that those who register are told of, each with credentials of its own. `None`: there is none.
+    pub relay: Option<RelayOffer>,
+}
+
+/// A STUN and TURN server for the users of a hub.
+#[derive(Debug, Clone)]
+pub struct RelayOffer {
+    /// Where it is, UDP and TCP.
+    pub addresses: Vec<SocketAddr>,
+    /// Makes credentials that it takes.
+    pub mint: Mint,
 }
 
 impl Default for HubConfig {
@@ -143,6 +155,7 @@ impl Default for HubConfig {
             rate: None,
             state: None,
             page: None,
+            relay: None,
         }
     }
 }

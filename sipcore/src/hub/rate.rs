@@ -9,7 +9,7 @@ const MAX_SOURCES: usize = 65_536;
 
 /// The buckets of all addresses. A bucket is what it was full plus the time that has passed, so one moment describes it.
 #[derive(Debug)]
-pub(super) struct Rates {
+pub(crate) struct Rates {
     burst: u32,
     interval: Duration,
     /// When the bucket of each source will be full.

@@ -1,12 +1,15 @@
 //! REGISTER (RFC 3261 10.3), with Path (RFC 3327), outbound (RFC 5626 6) and GRUUs (RFC 5627 5.1).
 
+use super::RelayOffer;
 use super::gruu;
 use super::home::{HomeProxy, SUPPORTED};
 use super::location::{Binding, Change, Contact, Lookup, Refusal, address_of, transport_of};
 use crate::message::{Message, NameAddr, ResponseBuilder, Uri, address, name};
 use crate::transaction::ServerId;
 use crate::transport::{Flow, Transport};
-use std::time::{Duration, Instant};
+use crate::turn::Credentials;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Proxies that a contact may be behind, and the length of the URI of each in bytes.
 const MAX_PATH: usize = 8;
@@ -57,6 +60,7 @@ impl HomeProxy {
             changes.push(self.change(now, flow, request, &contact, &way)?);
         }
         let outbound = changes.iter().any(|change| change.contact.reg_id.is_some());
+        let registers = changes.iter().any(|change| change.expires_at.is_some());
         if star || !changes.is_empty() {
             let done = self.location.update(&record, call_id, cseq.number, star, changes);
             done.map_err(|refusal| match refusal {
@@ -70,6 +74,11 @@ impl HomeProxy {
         let mut answer = self.list(now, request, &record, &to);
         for proxy in request.headers_named(name::PATH) {
             answer = answer.copy(proxy);
+        }
+        if registers {
+            for server in self.relay.iter().flat_map(|relay| links(relay, &user)) {
+                answer = answer.header(name::LINK, server);
+            }
         }
         Ok(if outbound { answer.header(name::REQUIRE, "outbound") } else { answer })
     }
@@ -168,6 +177,24 @@ impl HomeProxy {
             false => Flow { transport, local: self.local_for(transport, addr.ip(), source.local), remote: addr },
         }
     }
+}
+
+/// STUN and TURN servers with credentials for the user, in the form that RFC 9725 4.6 has for HTTP (`Link`, RFC 8288, with the relation `ice-server`): SIP has
+/// none of its own. Without `?transport=`: UDP and TCP.
+fn links(relay: &RelayOffer, user: &str) -> Vec<String> {
+    let Credentials { username, password } = relay.mint.issue(user, SystemTime::now());
+    let username: String = username.chars().filter(|c| !c.is_control()).flat_map(quoted).collect();
+    let link = |address: &SocketAddr| {
+        format!(
+            "<turn:{address}>;rel=\"ice-server\";username=\"{username}\";credential=\"{password}\";credential-type=\"password\""
+        )
+    };
+    relay.addresses.iter().map(link).collect()
+}
+
+/// A character as it stands between quotes (RFC 3261 25.1).
+fn quoted(c: char) -> impl Iterator<Item = char> {
+    matches!(c, '"' | '\\').then_some('\\').into_iter().chain([c])
 }
 
 /// The proxies between a contact and us, as its REGISTER tells.

@@ -16,6 +16,7 @@ pub const DATE: &str = "Date";
 pub const EVENT: &str = "Event";
 pub const EXPIRES: &str = "Expires";
 pub const FROM: &str = "From";
+pub const LINK: &str = "Link";
 pub const MAX_FORWARDS: &str = "Max-Forwards";
 pub const MIN_EXPIRES: &str = "Min-Expires";
 pub const MIN_SE: &str = "Min-SE";
