@@ -121,6 +121,12 @@ fn notify() -> Result<Vec<libc::sock_filter>, FilterError> {
     // How much of a datagram a checksum covers: UDP-Lite is UDP here.
     let coverage = [int_is(1, libc::IPPROTO_UDPLITE)];
     filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &coverage)?;
+    // Whoever is signalled may be in a call that the supervisor holds. (Not so SIGURG, which Go sends all the time, and to
+    // threads that compute.)
+    for (name, argument) in [("tgkill", 2), ("tkill", 1)] {
+        let matters = ScmpArgCompare::new(argument, ScmpCompareOp::NotEqual, libc::SIGURG as u64);
+        filter.add_rule_conditional_exact(ScmpAction::Notify, call(name)?, &[matters])?;
+    }
     for name in ["socket", "sendto", "recvfrom"] {
         filter.set_syscall_priority(call(name)?, 255)?;
     }

@@ -18,3 +18,4 @@ pub mod signals;
 pub mod sock;
 pub mod unix;
 pub mod unix_diag;
+pub mod watch;

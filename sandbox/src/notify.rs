@@ -231,10 +231,16 @@ impl Reply {
         }
     }
 
-    /// The call ends as a native one that a signal interrupts: handler, then restart or EINTR. Only for a thread with
-    /// a pending, unblocked signal; see [`crate::signals`].
+    /// The call ends as a native one that a signal interrupts: handler, then restart or EINTR. Only for a thread that
+    /// [`crate::watch`] has named.
     pub fn interrupted(mut self) {
         self.send(0, -ERESTARTSYS);
+    }
+
+    /// The kernel makes the call after all (SECCOMP_USER_NOTIF_FLAG_CONTINUE): only where nothing was decided, for it looks at
+    /// memory and descriptors anew.
+    pub fn proceed(mut self) {
+        self.respond(0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32);
     }
 
     /// Installs a duplicate of `fd` in the program and returns its number to it, in one step
@@ -269,8 +275,12 @@ impl Reply {
     }
 
     fn send(&mut self, val: i64, error: i32) {
+        self.respond(val, error, 0);
+    }
+
+    fn respond(&mut self, val: i64, error: i32, flags: u32) {
         self.answered = true;
-        let mut response = libc::seccomp_notif_resp { id: self.id, val, error, flags: 0 };
+        let mut response = libc::seccomp_notif_resp { id: self.id, val, error, flags };
         // SAFETY: the kernel reads one seccomp_notif_resp. ENOENT means that the caller died: nothing is owed then.
         unsafe { libc::ioctl(self.listener.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
     }

@@ -5,7 +5,10 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::Mode;
 
 use crate::message::{Destination, send};
@@ -18,6 +21,56 @@ pub enum Action {
     Connect,
     /// sendmsg(2) with data, control data and flags.
     Send(Vec<u8>, Vec<u8>, i32),
+}
+
+/// Ends a call of [`act_until`] that waits.
+#[derive(Default)]
+pub struct Interrupter {
+    /// The thread that makes the call, while it does; else 0.
+    thread: AtomicI32,
+}
+
+/// Does nothing by default, so that one too many does no harm.
+const INTERRUPT: Signal = Signal::SIGURG;
+
+impl Interrupter {
+    /// The call ends with EINTR, if it waits at this moment: to be repeated until it has ended.
+    pub fn interrupt(&self) {
+        let thread = self.thread.load(Ordering::SeqCst);
+        if thread != 0 {
+            // SAFETY: three integers; a signal with a handler that does nothing, to a thread of this process or to nobody.
+            unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, INTERRUPT as libc::c_int) };
+        }
+    }
+}
+
+/// The handler, without SA_RESTART.
+fn listen_for_interrupts() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    extern "C" fn nothing(_: libc::c_int) {}
+    ONCE.call_once(|| {
+        let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler does nothing.
+        let _ = unsafe { sigaction(INTERRUPT, &action) };
+    });
+}
+
+/// As [`act`], but it can be interrupted: EINTR then.
+pub fn act_until(
+    interrupter: &Interrupter,
+    thread: u32,
+    socket: &OwnedFd,
+    name: &[u8],
+    action: &Action,
+) -> Result<usize, Errno> {
+    listen_for_interrupts();
+    let work = || {
+        interrupter.thread.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
+        let result = act_here(thread, socket, name, action);
+        interrupter.thread.store(0, Ordering::SeqCst);
+        result
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap_or(Err(Errno::EIO)))
 }
 
 /// Makes the call on `socket` as thread `thread` of the program would; blocks while the call blocks.

@@ -103,12 +103,12 @@ async fn accept_later(call: Call, target: Target, inet: bool, flags: i32) {
             None => ready.await,
         }
     };
-    match call.hold(taking).await {
+    match call.hold(target.cookie, taking).await {
         Held::Done(result) => {
             drop(target);
             deliver(call, result, flags);
         }
-        Held::Interrupted => call.interrupted(),
+        Held::Interrupted => call.interrupted(limit),
         Held::Gone => {}
     }
 }

@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use sandbox::memory::Memory;
 use sandbox::notify::{Notification, Waiting};
+use sandbox::watch::Ended;
 
 use crate::supervisor::Supervisor;
 use crate::table::Cookie;
@@ -50,15 +50,6 @@ pub enum Held<T> {
     /// The thread was killed: nobody waits for an answer.
     Gone,
 }
-
-/// Threads of the program that are being held now: the more, the less often each is looked at.
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-/// The first look for a signal comes after this long, later ones at growing distances up to the last value.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LAST_LOOK: Duration = Duration::from_millis(40);
-/// What each further held thread adds to the distance between two looks.
-const LOOK_PER_THREAD: Duration = Duration::from_millis(2);
 
 impl Call {
     pub fn new(n: Notification, supervisor: Arc<Supervisor>) -> Call {
@@ -123,10 +114,20 @@ impl Call {
         self.n.reply.result(result);
     }
 
-    /// Answers the call as one that a signal interrupts.
-    pub fn interrupted(self) {
+    /// Answers the call as one that a signal interrupts. With a time limit of the socket's (SO_RCVTIMEO, SO_SNDTIMEO) it is not
+    /// started again, whatever the handler (signal(7)).
+    pub fn interrupted(self, limit: Option<Duration>) {
+        if limit.is_some() {
+            return self.finish(Err(Errno::EINTR));
+        }
         self.print(|| "interrupted".to_owned());
         self.n.reply.interrupted();
+    }
+
+    /// A call that is trapped to be seen: the kernel makes it.
+    pub fn proceed(self) {
+        self.print(|| "made by the kernel".to_owned());
+        self.n.reply.proceed();
     }
 
     /// Answers with a new descriptor for `fd`. Where there can be none, `failed` has it back before the program is told.
@@ -138,14 +139,14 @@ impl Call {
         }
     }
 
-    /// Waits for `operation` while the thread waits, and for its signals.
-    pub async fn hold<T>(&self, operation: impl Future<Output = T>) -> Held<T> {
-        self.watch().hold(operation).await
+    /// Waits for `operation`, about the socket with this cookie, while the thread waits, and for its signals.
+    pub async fn hold<T>(&self, socket: Cookie, operation: impl Future<Output = T>) -> Held<T> {
+        self.watch(socket).hold(operation).await
     }
 
     /// What [`Call::hold`] needs, for operations that change the call itself.
-    pub fn watch(&self) -> Watch {
-        Watch { thread: self.n.thread, waiting: self.n.reply.watch() }
+    pub fn watch(&self, socket: Cookie) -> Watch {
+        Watch { thread: self.n.thread, socket, waiting: self.n.reply.watch(), supervisor: self.supervisor.clone() }
     }
 
     /// The thread was killed: no answer is owed.
@@ -170,41 +171,24 @@ impl Call {
 /// Looks after a held thread.
 pub struct Watch {
     thread: u32,
+    socket: Cookie,
     waiting: Waiting,
+    supervisor: Arc<Supervisor>,
 }
 
 impl Watch {
     /// See [`Call::hold`].
-    pub async fn hold<T>(&self, operation: impl Future<Output = T>) -> Held<T> {
-        hold(self.thread, &self.waiting, operation).await
-    }
-}
-
-async fn hold<T>(thread: u32, reply: &Waiting, operation: impl Future<Output = T>) -> Held<T> {
-    struct Counted;
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            HELD.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-    HELD.fetch_add(1, Ordering::Relaxed);
-    let _counted = Counted;
-    tokio::pin!(operation);
-    let mut distance = FIRST_LOOK;
-    loop {
+    pub async fn hold<T>(self, operation: impl Future<Output = T>) -> Held<T> {
+        tokio::pin!(operation);
+        let mut holding = self.supervisor.watcher.hold(self.thread, self.socket, self.waiting);
         tokio::select! {
             biased;
-            done = &mut operation => return Held::Done(done),
-            () = tokio::time::sleep(distance) => {}
+            done = &mut operation => Held::Done(done),
+            ended = holding.ended() => match ended {
+                Ended::Interrupted => Held::Interrupted,
+                Ended::Gone => Held::Gone,
+            },
         }
-        if !reply.is_waiting() {
-            return Held::Gone;
-        }
-        if sandbox::signals::is_interrupted(thread) {
-            return Held::Interrupted;
-        }
-        let others = u32::try_from(HELD.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
-        distance = (distance * 2).min(LAST_LOOK + LOOK_PER_THREAD.saturating_mul(others));
     }
 }
 

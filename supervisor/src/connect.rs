@@ -1,5 +1,6 @@
 //! connect of every kind of socket, and the sessions of TCP ones.
 
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -145,7 +146,7 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
         }
         Way::Resolver => connect_near(call, target, ends, supervisor.resolver, nonblocking),
         // What was shut down, or closed a moment ago, would leave the address to a service on the wildcard address.
-        Way::Own(_, to) if !sandbox::diag::is_bound(to.physical, bound.physical, true).unwrap_or(false) => {
+        Way::Own(listener, to) if !is_alive(&supervisor, listener, &to, &bound) => {
             let nobody = supervisor.nobody.address(Proto::Tcp);
             connect_near(call, target, ends, nobody, nonblocking);
         }
@@ -174,6 +175,13 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
             }
         }
     }
+}
+
+/// Whether a listener of this run is really there.
+fn is_alive(supervisor: &Supervisor, listener: Cookie, to: &Bound, from: &Bound) -> bool {
+    let is_bound = || sandbox::diag::is_bound(to.physical, from.physical, true).unwrap_or(false);
+    supervisor.bury(listener, is_bound);
+    is_bound()
 }
 
 /// What the kernel says to a connect() of this socket, whatever became of it since the last one; None: it is as a fresh one.
@@ -225,11 +233,11 @@ async fn await_handshake(call: Call, target: Target, timed_out: Errno) {
             None => handshake.await,
         }
     };
-    let ended = call.hold(limited).await;
+    let ended = call.hold(target.cookie, limited).await;
     drop(target);
     match ended {
         Held::Done(result) => call.finish(result.map(|()| 0)),
-        Held::Interrupted => call.interrupted(),
+        Held::Interrupted => call.interrupted(limit),
         Held::Gone => {}
     }
 }
@@ -310,13 +318,40 @@ fn connect_near(call: Call, target: Target, ends: Ends, to: SocketAddrV4, nonblo
 }
 
 /// A thread that repeats its connect() joins the attempt under way.
-async fn wait_for(call: Call, _target: Target, attempt: Arc<Attempt>) {
-    match call.hold(attempt.finished()).await {
-        Held::Done(result) => call.finish(result.map(|()| 0)),
-        Held::Interrupted => call.interrupted(),
-        Held::Gone => attempt.set(Progress::Abandoned),
+async fn wait_for(call: Call, target: Target, attempt: Arc<Attempt>) {
+    let limit = send_timeout(&target);
+    let ended = call.hold(target.cookie, within(limit, attempt.finished(), Err(Errno::EALREADY))).await;
+    let supervisor = call.supervisor.clone();
+    match ended {
+        Held::Done(result) => {
+            // As the kernel's connect() does, this one takes the outcome off the socket.
+            let result = match result {
+                Err(Errno::EALREADY) => result,
+                _ => match connect_again(&supervisor, &target) {
+                    None | Some(Err(Errno::EISCONN)) => result,
+                    Some(taken) => taken,
+                },
+            };
+            drop(target);
+            call.finish(result.map(|()| 0));
+        }
+        Held::Interrupted => {
+            drop(target);
+            call.interrupted(limit);
+        }
+        Held::Gone => {}
     }
 }
+
+/// What `operation` gives within the time limit, if there is one; `late` after it.
+async fn within<T>(limit: Option<Duration>, operation: impl Future<Output = T>, late: T) -> T {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, operation).await.unwrap_or(late),
+        None => operation.await,
+    }
+}
+
+type Opened = Result<Flow, Failure>;
 
 /// A connect() that needs a session.
 struct Connecting {
@@ -328,14 +363,16 @@ struct Connecting {
 }
 
 impl Connecting {
-    /// INVITE and answer, then the program's own socket to the flow's address. What carries it, for the trace.
-    async fn establish(&self, supervisor: &Arc<Supervisor>) -> Result<&'static str, Errno> {
+    /// INVITE and answer.
+    fn opening(&self, supervisor: &Arc<Supervisor>) -> impl Future<Output = Opened> + Send + use<> {
         let label = Label { proto: Proto::Tcp, port: self.ends.peer.port() };
-        let opened = supervisor.sessions.open(&self.uri, label, self.bound.physical, self.ends.local).await;
-        self.settle(supervisor, opened).await
+        let (uri, source, local) = (self.uri.clone(), self.bound.physical, self.ends.local);
+        let supervisor = supervisor.clone();
+        async move { supervisor.sessions.open(&uri, label, source, local).await }
     }
 
-    async fn settle(&self, supervisor: &Arc<Supervisor>, opened: Result<Flow, Failure>) -> Result<&'static str, Errno> {
+    /// The program's own socket to the flow's address. What carries it, for the trace.
+    async fn settle(&self, supervisor: &Arc<Supervisor>, opened: Opened) -> Result<&'static str, Errno> {
         let flow = opened.map_err(|f| f.errno)?;
         self.check_wanted(supervisor, &flow)?;
         set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session));
@@ -368,24 +405,24 @@ impl Connecting {
 
     async fn blocking(self, mut call: Call) {
         let supervisor = call.supervisor.clone();
-        let mut work = Box::pin(self.establish(&supervisor));
+        let mut opening = Box::pin(self.opening(&supervisor));
         let limit = send_timeout(&self.target);
-        let limited = async {
-            match limit {
-                Some(limit) => tokio::time::timeout(limit, &mut work).await.map_err(|_| ()),
-                None => Ok((&mut work).await),
-            }
-        };
-        match call.hold(limited).await {
-            // The attempt goes on; a repeated connect() joins it.
-            Held::Done(Err(())) => {
-                call.finish(Err(Errno::EINPROGRESS));
-                let result = work.await;
-                self.end(&supervisor, result.map(drop));
-            }
-            Held::Done(Ok(result)) => {
-                self.end(&supervisor, result.map(drop));
+        let opened =
+            match call.hold(self.target.cookie, within(limit, async { Some((&mut opening).await) }, None)).await {
+                Held::Done(Some(opened)) => opened,
+                Held::Done(None) => return self.park(call, opening, |call| call.finish(Err(Errno::EINPROGRESS))).await,
+                // The handler runs; a restarted or repeated connect() joins the attempt.
+                Held::Interrupted => return self.park(call, opening, |call| call.interrupted(limit)).await,
+                Held::Gone => {
+                    drop(opening);
+                    return self.end(&supervisor, Err(Errno::ECONNABORTED));
+                }
+            };
+        let mut work = Box::pin(self.settle(&supervisor, opened));
+        match call.hold(self.target.cookie, &mut work).await {
+            Held::Done(result) => {
                 drop(work);
+                self.end(&supervisor, result.map(drop));
                 if let Ok(kind) = result {
                     call.flow(|| kind.to_owned());
                 }
@@ -393,8 +430,7 @@ impl Connecting {
                 call.finish(result.map(|_| 0));
             }
             Held::Interrupted => {
-                // The handler runs; a restarted or repeated connect() joins the attempt.
-                call.interrupted();
+                call.interrupted(limit);
                 let result = work.await;
                 self.end(&supervisor, result.map(drop));
             }
@@ -405,38 +441,33 @@ impl Connecting {
         }
     }
 
+    /// The thread waits no longer for the session, but the socket does: `answer` is what the thread gets.
+    async fn park(self, mut call: Call, opening: impl Future<Output = Opened>, answer: impl FnOnce(Call)) {
+        let supervisor = call.supervisor.clone();
+        // The relay's own socket will share the address of the parked one.
+        let shared = nix::sys::socket::setsockopt(&self.target.fd, nix::sys::socket::sockopt::ReuseAddr, &true);
+        let parked = shared.map_err(std::io::Error::from).map_err(Into::into);
+        match parked.and_then(|()| supervisor.lot.park(self.target.as_fd())) {
+            Ok(_) => {
+                call.flow(|| "parked, to be a relayed flow".to_owned());
+                let parked = self.into_parked();
+                answer(call);
+                crate::parking::wait(supervisor, parked, opening).await;
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "a connect could not be parked");
+                self.end(&supervisor, Err(Errno::ENETUNREACH));
+                drop(self);
+                call.finish(Err(Errno::ENETUNREACH));
+            }
+        }
+    }
+
     async fn without_blocking(self, mut call: Call) {
         let supervisor = call.supervisor.clone();
-        let label = Label { proto: Proto::Tcp, port: self.ends.peer.port() };
-        let uri = self.uri.clone();
-        let opening = {
-            let supervisor = supervisor.clone();
-            let (source, local) = (self.bound.physical, self.ends.local);
-            async move { supervisor.sessions.open(&uri, label, source, local).await }
-        };
-        let mut opening = Box::pin(opening);
-        let opened = tokio::select! {
-            biased;
-            opened = &mut opening => opened,
-            () = tokio::time::sleep(PARK_AFTER) => {
-                // The relay's own socket will share the address of the parked one.
-                let shared = nix::sys::socket::setsockopt(&self.target.fd, nix::sys::socket::sockopt::ReuseAddr, &true);
-                let parked = shared.map_err(std::io::Error::from).map_err(Into::into);
-                return match parked.and_then(|()| supervisor.lot.park(self.target.as_fd())) {
-                    Ok(_) => {
-                        call.flow(|| "parked, to be a relayed flow".to_owned());
-                        let parked = self.into_parked();
-                        call.finish(Err(Errno::EINPROGRESS));
-                        crate::parking::wait(supervisor, parked, opening).await;
-                    }
-                    Err(e) => {
-                        tracing::warn!(error = %e, "a connect could not be parked");
-                        self.end(&supervisor, Err(Errno::ENETUNREACH));
-                        drop(self);
-                        call.finish(Err(Errno::ENETUNREACH));
-                    }
-                };
-            }
+        let mut opening = Box::pin(self.opening(&supervisor));
+        let Ok(opened) = tokio::time::timeout(PARK_AFTER, &mut opening).await else {
+            return self.park(call, opening, |call| call.finish(Err(Errno::EINPROGRESS))).await;
         };
         // On loopback the kernel's handshake is over when connect() returns, and still it says EINPROGRESS.
         let result = match opened {

@@ -73,7 +73,7 @@ pub fn wait(
 ) {
     let runtime = call.supervisor.runtime.clone();
     runtime.spawn(async move {
-        let watch = call.watch();
+        let watch = call.watch(target.cookie);
         let ended = {
             let ready = async {
                 loop {
@@ -103,7 +103,7 @@ pub fn wait(
                 call.finish(Ok(n));
             }
             Held::Done(result) => finish_send(call, result, waiting.flags),
-            Held::Interrupted => call.interrupted(),
+            Held::Interrupted => call.interrupted(waiting.limit),
             Held::Gone => call.abandon(),
         }
     });

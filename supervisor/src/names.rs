@@ -227,6 +227,8 @@ fn bind_somewhere(
     let mut bound = supervisor.bind_physical(target, v6, holder.1.port());
     if bound == Err(Errno::EADDRINUSE) {
         // The holder may be gone, and the kernel's report of that on its way.
+        let is_bound = || sandbox::diag::is_bound(holder.1, holder.1, proto == Proto::Tcp).unwrap_or(false);
+        supervisor.bury(holder.0, is_bound);
         supervisor.deaths.catch_up(supervisor);
         match find() {
             None => return bind_somewhere(supervisor, target, proto, v6, v6only, wanted),

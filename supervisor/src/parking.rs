@@ -58,13 +58,13 @@ pub async fn wait(supervisor: Arc<Supervisor>, parked: Parked, opening: impl Fut
                 s.state = State::Idle;
                 s.error = Some(e);
             }
-            parked.attempt.set(Progress::Done(Err(e)));
             // It may wait for the repetition of a lost segment.
             let failing = move || supervisor.lot.fail(parked.source);
             if let Ok(Err(error)) = tokio::task::spawn_blocking(failing).await {
                 // Most often the program has closed the socket meanwhile.
                 tracing::debug!(%error, "a parked connect could not be failed");
             }
+            parked.attempt.set(Progress::Done(Err(e)));
         }
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use policy::{Flags, Policy};
 use sandbox::child::StartError;
 use sandbox::notify::Listener;
+use sandbox::watch::Watcher;
 use sipcore::agent::Credentials;
 use sipcore::tls::Trust;
 
@@ -257,6 +258,7 @@ impl Run {
             unix_bound: Mutex::default(),
             netlink: Netlink::new(Interfaces::new(own_v4, own_v6)),
             accepting: Mutex::default(),
+            watcher: Watcher::start().map_err(|e| format!("no thread can be started: {e}"))?,
             deaths: Deaths::default(),
             policy,
         });

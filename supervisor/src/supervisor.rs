@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -10,6 +11,7 @@ use parking_lot::Mutex;
 use policy::{ConnectDecision, Policy};
 use sandbox::notify::Notification;
 use sandbox::sock;
+use sandbox::watch::Watcher;
 use sipcore::agent::Proto;
 
 use crate::call::{Call, Target, errno};
@@ -52,6 +54,8 @@ pub struct Supervisor {
     pub netlink: Netlink,
     /// Tells which sockets are gone.
     pub deaths: Deaths,
+    /// Tells of signals for threads whose calls are held.
+    pub watcher: Watcher,
     /// One accept at a time: between the look at a listener's queue and the taking nobody else may take.
     pub accepting: Mutex<()>,
 }
@@ -94,6 +98,13 @@ impl Supervisor {
             libc::SYS_recvmmsg => receive::recvmmsg(call),
             libc::SYS_getsockopt => options::get(call),
             libc::SYS_setsockopt => options::set(call),
+            // Nothing is decided here: who is signalled may be held.
+            libc::SYS_tgkill | libc::SYS_tkill => {
+                let at = usize::from(call.n.call == libc::SYS_tgkill);
+                let (thread, signal) = (call.int(at), call.int(at + 1));
+                self.watcher.hint(thread as u32, signal);
+                call.proceed();
+            }
             _ => call.finish(Err(Errno::ENOSYS)),
         }
     }
@@ -303,6 +314,21 @@ impl Supervisor {
         }
         drop(table);
         self.destroyed(cookie);
+    }
+
+    /// Threads that were killed while their calls about this socket were held: the duplicates of it that are here go, at once.
+    /// `lives` says whether it is still there.
+    pub fn bury(&self, socket: Cookie, lives: impl Fn() -> bool) {
+        /// What drops the duplicates is a task of its own.
+        const PATIENCE: Duration = Duration::from_millis(20);
+        const STEP: Duration = Duration::from_micros(200);
+        if !self.watcher.end_dead(socket) {
+            return;
+        }
+        let started = Instant::now();
+        while lives() && started.elapsed() < PATIENCE {
+            std::thread::sleep(STEP);
+        }
     }
 
     /// The kernel destroyed this socket.

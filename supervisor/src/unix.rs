@@ -5,12 +5,15 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use sandbox::memory::Address;
-use sandbox::unix::{Action, act};
+use sandbox::unix::{Action, Interrupter, act, act_until};
 
-use crate::call::{Call, Target};
+use crate::call::{Call, Held, Target};
+use crate::send::send_timeout;
 
 /// The AF_UNIX sockets that this run bound.
 #[derive(Default)]
@@ -190,20 +193,43 @@ pub fn connect(call: Call, target: Target) {
     let datagram = sandbox::sock::socket_type(target.as_fd()).is_ok_and(|t| t == nix::libc::SOCK_DGRAM);
     match reach(&call, &name, datagram) {
         Ok(to) => {
-            // A full backlog blocks: not on a notification thread.
             let runtime = call.supervisor.runtime.clone();
-            runtime.spawn_blocking(move || {
-                let mut result = act(call.n.thread, &target.fd, &to.fixed, &Action::Connect);
-                if result.is_ok() && !is_own_peer(target.as_fd(), &to) {
-                    let _ = nix::sys::socket::shutdown(target.fd.as_raw_fd(), nix::sys::socket::Shutdown::Both);
-                    let _ = sandbox::sock::disconnect(target.as_fd());
-                    result = Err(Errno::EACCES);
-                }
-                drop((to, target));
-                call.finish(result.map(|n| n as i64));
-            });
+            runtime.spawn(connect_to(call, target, to));
         }
         Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// The kernel's connect() waits while the listener has no room: on a thread of its own, which is interrupted with the program's.
+async fn connect_to(call: Call, target: Target, to: Reach) {
+    /// Between two tries to interrupt the thread: it may not have come to its wait yet.
+    const AGAIN: Duration = Duration::from_millis(2);
+    let (limit, socket) = (send_timeout(&target), target.cookie);
+    let interrupter = Arc::new(Interrupter::default());
+    let (thread, own) = (call.n.thread, interrupter.clone());
+    let mut work = tokio::task::spawn_blocking(move || {
+        let mut result = act_until(&own, thread, &target.fd, &to.fixed, &Action::Connect);
+        if result.is_ok() && !is_own_peer(target.as_fd(), &to) {
+            let _ = nix::sys::socket::shutdown(target.fd.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+            let _ = sandbox::sock::disconnect(target.as_fd());
+            result = Err(Errno::EACCES);
+        }
+        result
+    });
+    let ended = call.hold(socket, &mut work).await;
+    let (result, gone) = match ended {
+        Held::Done(result) => (result, false),
+        Held::Interrupted | Held::Gone => loop {
+            interrupter.interrupt();
+            if let Ok(result) = tokio::time::timeout(AGAIN, &mut work).await {
+                break (result, matches!(ended, Held::Gone));
+            }
+        },
+    };
+    match result.unwrap_or(Err(Errno::EIO)) {
+        _ if gone => {}
+        Err(Errno::EINTR) => call.interrupted(limit),
+        result => call.finish(result.map(|n| n as i64)),
     }
 }
 

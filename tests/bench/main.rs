@@ -109,6 +109,7 @@ fn main() {
     startup(&mut table);
     connects(&mut table);
     memory(&mut table);
+    waiting(&mut table);
     hub::rows(&mut table);
 }
 
@@ -283,4 +284,37 @@ fn memory(table: &mut Table) {
 fn resident(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     number_after(&status, "VmRSS:")
+}
+
+/// What it costs to look after threads that wait.
+fn waiting(table: &mut Table) {
+    /// Of one measurement.
+    const TIME: Duration = Duration::from_secs(10);
+    for threads in ["1", "1000"] {
+        let name = format!("supervisor CPU, {threads} in accept()");
+        if !table.wants(&name) {
+            continue;
+        }
+        let world = World::new("bench-waiting");
+        let mut percent = Vec::new();
+        for _ in 0..ROUNDS {
+            let mut run = world.run(&[], "bench-waiting").arg(threads).talk().start();
+            run.wait_for("waiting");
+            // Until all of them do.
+            std::thread::sleep(Duration::from_secs(1));
+            let before = cpu_seconds(run.pid());
+            std::thread::sleep(TIME);
+            percent.push((cpu_seconds(run.pid()) - before) / TIME.as_secs_f64() * 100.0);
+            run.hang_up();
+            run.wait();
+        }
+        table.row(&name, "% core", &[], &percent, Goal::Below(2.0));
+    }
+}
+
+/// The CPU time of a process, of all its threads (/proc/PID/schedstat is of one only, and /proc/PID/stat counts ticks).
+fn cpu_seconds(pid: u32) -> f64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap_or_else(|e| panic!("/proc/{pid}/task: {e}"));
+    let nanos = threads.flatten().filter_map(|t| std::fs::read_to_string(t.path().join("schedstat")).ok());
+    nanos.filter_map(|s| s.split(' ').next()?.parse::<f64>().ok()).sum::<f64>() / 1e9
 }

@@ -3,6 +3,7 @@
  *   signals restart    ... go on when it was installed with SA_RESTART
  *   signals timeout    ... end with EAGAIN when SO_RCVTIMEO runs out
  *   signals sigint     waits in accept(); ends with status 5 on SIGINT
+ *   signals connect    connect() to 198.18.0.9, whose session takes long, is interrupted: the socket is on its way then
  *   signals die N      dies of signal N
  *   signals storm      a timer every millisecond while sockets are made, bound, connected and used */
 #include "t.h"
@@ -144,6 +145,53 @@ static void storm(void) {
     say("storm: %d connections under %d signals", rounds, (int)alarms);
 }
 
+static void still_connecting(int fd) {
+    struct pollfd p = {fd, POLLIN | POLLOUT, 0};
+    CHECK(poll(&p, 1, 100) == 0);
+    struct tcp_info info = {0};
+    socklen_t len = sizeof info;
+    MUST(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len));
+    CHECK(info.tcpi_state == 2 /* SYN_SENT */);
+}
+
+static void interrupted_connect(void) {
+    struct address at = loopback_v4(7000);
+    MUST(inet_pton(AF_INET, "198.18.0.9", &at.v4.sin_addr));
+    handle(SIGALRM, on_alarm, 0);
+    int fd = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+    every(200);
+    MUST_FAIL(connect(fd, &at.any, at.len), EINTR);
+    every(0);
+    still_connecting(fd);
+    /* A repeated call joins the one under way, and is interrupted like it. */
+    every(200);
+    MUST_FAIL(connect(fd, &at.any, at.len), EINTR);
+    every(0);
+    MUST(fcntl(fd, F_SETFL, O_NONBLOCK));
+    MUST_FAIL(connect(fd, &at.any, at.len), EALREADY);
+    still_connecting(fd);
+    MUST(close(fd));
+    /* With a time limit, whatever the handler. */
+    handle(SIGALRM, on_alarm, SA_RESTART);
+    fd = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+    struct timeval limit = {.tv_usec = 300000};
+    MUST(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit));
+    MUST_FAIL(connect(fd, &at.any, at.len), EINPROGRESS);
+    still_connecting(fd);
+    MUST_FAIL(connect(fd, &at.any, at.len), EALREADY);
+    every(100);
+    MUST_FAIL(connect(fd, &at.any, at.len), EINTR);
+    every(0);
+    /* Restarted until the end of it all. */
+    fd = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+    int before = alarms;
+    every(100);
+    MUST_FAIL(connect(fd, &at.any, at.len), ETIMEDOUT);
+    every(0);
+    CHECK(alarms > before + 5);
+    say("connect: interrupted, and on its way all the time");
+}
+
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
     if (!strcmp(mode, "eintr")) eintr();
@@ -151,6 +199,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(mode, "timeout")) timeout();
     else if (!strcmp(mode, "sigint")) sigint();
     else if (!strcmp(mode, "storm")) storm();
+    else if (!strcmp(mode, "connect")) interrupted_connect();
     else if (!strcmp(mode, "die") && argc == 3) {
         struct rlimit none = {0, 0};
         setrlimit(RLIMIT_CORE, &none);
@@ -158,7 +207,7 @@ int main(int argc, char **argv) {
         raise(atoi(argv[2]));
         fail("still alive after signal %s", argv[2]);
     } else {
-        fprintf(stderr, "usage: signals eintr|restart|timeout|sigint|storm | die N\n");
+        fprintf(stderr, "usage: signals eintr|restart|timeout|sigint|storm|connect | die N\n");
         return 2;
     }
     return 0;

@@ -508,6 +508,16 @@ fn calls_that_wait_and_signals() {
 }
 
 #[test]
+fn connects_that_wait_and_signals() {
+    let world = World::new("waiting-connects");
+    // A registrar that takes everything and answers nothing.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let registrar = format!("sip:{}", silent.local_addr().unwrap());
+    let flags = ["--registrar", &registrar, "--to", "sip:bob@example.org"];
+    world.run(&flags, "signals").arg("connect").finish_within(Duration::from_secs(90)).success().says("connect");
+}
+
+#[test]
 fn calls_that_end_in_the_middle() {
     let world = World::new("partial");
     for part in ["waitall", "nosignal", "timeout", "whole", "datagram", "reopened"] {

@@ -1,0 +1,375 @@
+//! Watches threads whose calls are held: one of them may have a signal to handle, stop with its process, or be killed, and the
+//! kernel tells nobody. /proc is asked, by one thread for all, at a rate that is bounded whatever their number; who is
+//! about to be signalled by another thread of the program is looked at soon ([`Watcher::hint`]).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::notify::Waiting;
+use crate::signals::{Status, is_stop, prod};
+
+/// Why a thread is to be held no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It has a signal to handle, or its process stops: its call is to be answered as one that a signal interrupts.
+    Interrupted,
+    /// It was killed: nobody waits for an answer.
+    Gone,
+}
+
+/// Rounds come this far apart at first, and when nothing is new at growing distances up to the last one.
+const FIRST_ROUND: Duration = Duration::from_millis(5);
+const LAST_ROUND: Duration = Duration::from_millis(40);
+/// Each look costs 10 to 20 us: this many a second are less than 1 % of a core.
+const LOOKS_PER_SECOND: u32 = 250;
+/// A signal for a process is seen this often by a thread before it is taken to be this one's: the thread that the kernel chose
+/// may be on its way to it. The initial thread is the kernel's first choice.
+const DOUBTS: u32 = 2;
+const DOUBTS_OF_OTHERS: u32 = 4;
+const AGAIN: Duration = Duration::from_millis(1);
+/// After a hint: the signal is sent only after the hint was taken.
+const HINTED: [Duration; 4] =
+    [Duration::from_micros(200), Duration::from_millis(1), Duration::from_millis(4), Duration::from_millis(16)];
+/// Without held threads for this long the watcher sleeps.
+const REST: Duration = Duration::from_secs(1);
+
+/// The watch over all held threads of one run.
+#[derive(Clone)]
+pub struct Watcher(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// By serial number.
+    held: BTreeMap<u64, Entry>,
+    by_thread: HashMap<u32, u64>,
+    /// By the socket that the call is about (SO_COOKIE).
+    by_socket: BTreeSet<(u64, u64)>,
+    /// Held threads of each process, once they have been looked at.
+    processes: BTreeMap<u32, Process>,
+    /// Held, but not looked at yet.
+    fresh: Vec<(Instant, u64)>,
+    /// To be looked at out of turn.
+    soon: Vec<(Instant, u64)>,
+    /// Threads, held or not, that were sent a signal to stop.
+    stopping: Vec<(Instant, u32)>,
+    serial: u64,
+    /// Where the turn stands, among processes and among threads.
+    turn: (u32, u64),
+    asleep: bool,
+    stirred: bool,
+}
+
+struct Entry {
+    thread: u32,
+    socket: u64,
+    process: Option<u32>,
+    waiting: Arc<Waiting>,
+    tell: oneshot::Sender<Ended>,
+    doubts: u32,
+}
+
+#[derive(Default)]
+struct Process {
+    members: u32,
+    /// Signals that were pending for the process at the last look.
+    shared: u64,
+    /// Its initial thread has ended, and maybe all others.
+    headless: bool,
+}
+
+/// A held thread, until this is dropped.
+pub struct Holding {
+    shared: Arc<Shared>,
+    id: u64,
+    told: oneshot::Receiver<Ended>,
+}
+
+impl Holding {
+    /// Waits for the end of the holding.
+    pub async fn ended(&mut self) -> Ended {
+        (&mut self.told).await.unwrap_or(Ended::Gone)
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.shared.state.lock().remove(self.id);
+    }
+}
+
+impl State {
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.held.remove(&id)?;
+        if self.by_thread.get(&entry.thread) == Some(&id) {
+            self.by_thread.remove(&entry.thread);
+        }
+        self.by_socket.remove(&(entry.socket, id));
+        if let Some(p) = entry.process
+            && let Some(process) = self.processes.get_mut(&p)
+        {
+            process.members -= 1;
+            if process.members == 0 {
+                self.processes.remove(&p);
+            }
+        }
+        Some(entry)
+    }
+
+    fn end(&mut self, id: u64, how: Ended) {
+        if let Some(entry) = self.remove(id) {
+            let _ = entry.tell.send(how);
+        }
+    }
+
+    fn interrupt_all(&mut self, process: u32) {
+        self.members_of(process).into_iter().for_each(|id| self.end(id, Ended::Interrupted));
+    }
+
+    fn members_of(&self, process: u32) -> Vec<u64> {
+        self.held.iter().filter(|(_, e)| e.process == Some(process)).map(|(id, _)| *id).collect()
+    }
+
+    /// The next processes and, apart from them, threads to look at: so many of each.
+    fn take_turns(&mut self, looks: usize) -> (Vec<u32>, Vec<u64>) {
+        let (from, thread) = self.turn;
+        let after = self.processes.range(from.saturating_add(1)..).chain(self.processes.range(..=from));
+        let processes: Vec<u32> = after.take(looks.div_ceil(2)).map(|(p, _)| *p).collect();
+        let left = looks.saturating_sub(processes.len()).max(1);
+        // Of a process with one held thread, its initial one, the look at the process is enough.
+        let wanted = |(_, e): &(&u64, &Entry)| e.process.is_some_and(|p| p != e.thread);
+        let after = self.held.range(thread.saturating_add(1)..).chain(self.held.range(..=thread));
+        let threads: Vec<u64> = after.filter(wanted).take(left).map(|(id, _)| *id).collect();
+        self.turn = (processes.last().copied().unwrap_or(from), threads.last().copied().unwrap_or(thread));
+        (processes, threads)
+    }
+}
+
+impl Watcher {
+    /// Starts the watcher's thread, which lives as long as this process.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start() -> io::Result<Watcher> {
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new() });
+        let own = shared.clone();
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            let mut round = FIRST_ROUND;
+            let mut last_held = Instant::now();
+            loop {
+                own.pass(&mut round, &mut last_held);
+            }
+        })?;
+        Ok(Watcher(shared))
+    }
+
+    /// Watches a thread whose call, about the socket with this cookie, is held from now on.
+    pub fn hold(&self, thread: u32, socket: u64, waiting: Waiting) -> Holding {
+        let (tell, told) = oneshot::channel();
+        let mut state = self.0.state.lock();
+        state.serial += 1;
+        let id = state.serial;
+        let entry = Entry { thread, socket, process: None, waiting: Arc::new(waiting), tell, doubts: 0 };
+        state.held.insert(id, entry);
+        state.by_thread.insert(thread, id);
+        state.by_socket.insert((socket, id));
+        state.fresh.push((Instant::now() + FIRST_ROUND, id));
+        state.stirred = true;
+        if std::mem::take(&mut state.asleep) {
+            self.0.wake.notify_one();
+        }
+        Holding { shared: self.0.clone(), id, told }
+    }
+
+    /// Ends what is held of threads that were killed in calls about this socket, for it seems to live as long as they do. True
+    /// when it was so of all that are held.
+    pub fn end_dead(&self, socket: u64) -> bool {
+        let mut state = self.0.state.lock();
+        let mut ended = false;
+        while let Some((_, id)) = state.by_socket.range((socket, 0)..=(socket, u64::MAX)).next().copied() {
+            if state.held.get(&id).is_some_and(|e| e.waiting.is_waiting()) {
+                return false;
+            }
+            state.end(id, Ended::Gone);
+            ended = true;
+        }
+        ended
+    }
+
+    /// A thread of the program is about to send `signal` to this one.
+    pub fn hint(&self, thread: u32, signal: i32) {
+        let mut state = self.0.state.lock();
+        let now = Instant::now();
+        let stops = is_stop(signal) && !state.held.is_empty();
+        if stops {
+            state.stopping.extend(HINTED.iter().map(|after| (now + *after, thread)));
+        }
+        let held = state.by_thread.get(&thread).copied();
+        if let Some(id) = held {
+            state.soon.extend(HINTED.iter().map(|after| (now + *after, id)));
+        }
+        if stops || held.is_some() {
+            self.0.wake.notify_one();
+        }
+    }
+}
+
+/// Takes out what is due.
+fn due<T>(list: &mut Vec<(Instant, T)>, now: Instant) -> Vec<T> {
+    list.extract_if(.., |(when, _)| *when <= now).map(|(_, what)| what).collect()
+}
+
+impl Shared {
+    /// Waits for the time of the next looks, and looks.
+    fn pass(&self, round: &mut Duration, last_held: &mut Instant) {
+        let mut state = self.state.lock();
+        let started = Instant::now();
+        if !state.held.is_empty() {
+            *last_held = started;
+        } else if last_held.elapsed() > REST {
+            state.fresh.clear();
+            state.soon.clear();
+            state.stopping.clear();
+            state.asleep = true;
+            while state.asleep {
+                self.wake.wait(&mut state);
+            }
+            *last_held = Instant::now();
+            return;
+        }
+        *round = if std::mem::take(&mut state.stirred) { FIRST_ROUND } else { (*round * 2).min(LAST_ROUND) };
+        let end = started + *round;
+        // Looks out of turn, until the round is over.
+        loop {
+            let now = Instant::now();
+            let stopping = due(&mut state.stopping, now);
+            let mut threads = due(&mut state.soon, now);
+            threads.extend(due(&mut state.fresh, now));
+            if threads.is_empty() && stopping.is_empty() {
+                if now >= end {
+                    break;
+                }
+                let next = state.soon.iter().chain(&state.fresh).map(|(when, _)| *when);
+                let next = next.chain(state.stopping.iter().map(|(when, _)| *when)).min().unwrap_or(end);
+                self.wake.wait_until(&mut state, next.min(end));
+                continue;
+            }
+            drop(state);
+            threads.sort_unstable();
+            threads.dedup();
+            threads.into_iter().for_each(|id| self.look(id));
+            for status in stopping.into_iter().filter_map(Status::of).filter(Status::is_stopped) {
+                self.state.lock().interrupt_all(status.process);
+            }
+            state = self.state.lock();
+        }
+        let looks = (u128::from(LOOKS_PER_SECOND) * round.as_micros() / 1_000_000).max(1) as usize;
+        let (processes, threads) = state.take_turns(looks);
+        drop(state);
+        processes.into_iter().for_each(|p| self.look_at_process(p));
+        threads.into_iter().for_each(|id| self.look(id));
+    }
+
+    /// Looks at one held thread.
+    fn look(&self, id: u64) {
+        let Some((thread, waiting)) = self.state.lock().held.get(&id).map(|e| (e.thread, e.waiting.clone())) else {
+            return;
+        };
+        let status = Status::of(thread);
+        // After the read: what it says is of the thread that waits, if that still does.
+        let (Some(status), true) = (status, waiting.is_waiting()) else {
+            return self.state.lock().end(id, Ended::Gone);
+        };
+        // Whether the process stops is seen by the looks at the process.
+        let alone = status.process == thread || status.shared_to_handle() == 0;
+        let leader = if alone { None } else { Status::of(status.process) };
+        self.judge(id, &status, leader);
+    }
+
+    /// Decides about one held thread by what was read of it and, where that matters and is another one, of the initial thread of
+    /// its process.
+    fn judge(&self, id: u64, status: &Status, leader: Option<Status>) {
+        let mut state = self.state.lock();
+        let Some(entry) = state.held.get_mut(&id) else { return };
+        let thread = entry.thread;
+        if entry.process.is_none() {
+            entry.process = Some(status.process);
+            state.processes.entry(status.process).or_default().members += 1;
+        }
+        let Some(entry) = state.held.get_mut(&id) else { return };
+        if status.own_to_handle() != 0 {
+            return state.end(id, Ended::Interrupted);
+        }
+        let shared = status.shared_to_handle();
+        if shared == 0 {
+            entry.doubts = 0;
+            return;
+        }
+        if status.threads > 1 {
+            entry.doubts += 1;
+            let second_choice = leader.is_some_and(|l| !l.has_ended() && shared & !l.blocked != 0);
+            let wanted = if second_choice { DOUBTS_OF_OTHERS } else { DOUBTS };
+            if entry.doubts < wanted {
+                return state.soon.push((Instant::now() + AGAIN, id));
+            }
+            // Where it cannot be made sure, the kernel's first choice is believed to have been told.
+            if !prod(thread, status) && second_choice {
+                return;
+            }
+            // One thread is enough: the others are not told as long as this one may be on its way.
+            for other in state.held.values_mut().filter(|e| e.process == Some(status.process)) {
+                other.doubts = 0;
+            }
+        }
+        state.end(id, Ended::Interrupted);
+    }
+
+    /// Looks at a process with held threads: by its initial thread, held or not.
+    fn look_at_process(&self, process: u32) {
+        let status = Status::of(process);
+        let headless = status.is_none_or(|s| s.has_ended());
+        let shared = status.map_or(0, |s| s.shared);
+        let before = {
+            let mut state = self.state.lock();
+            let Some(known) = state.processes.get_mut(&process) else { return };
+            let members = known.members;
+            std::mem::replace(known, Process { members, shared, headless })
+        };
+        if status.is_some_and(|s| s.is_stopped()) || (headless && has_stopped_thread(process)) {
+            // The first thread that stops tells all others of its process to.
+            return self.state.lock().interrupt_all(process);
+        }
+        let news = shared & !before.shared != 0 || (headless && !before.headless) || status.is_none();
+        let (leader, members) = {
+            let state = self.state.lock();
+            let leader = state.by_thread.get(&process).and_then(|id| Some((*id, state.held.get(id)?.waiting.clone())));
+            (leader, if news { state.members_of(process) } else { Vec::new() })
+        };
+        match (status, &leader) {
+            // The kernel's first choice.
+            (Some(status), Some((id, waiting))) if waiting.is_waiting() => self.judge(*id, &status, None),
+            (_, Some((id, _))) => self.state.lock().end(*id, Ended::Gone),
+            _ => {}
+        }
+        let leader = leader.map(|(id, _)| id);
+        members.into_iter().filter(|id| Some(*id) != leader).for_each(|id| self.look(id));
+    }
+}
+
+/// For a process whose initial thread has ended: has another one stopped?
+fn has_stopped_thread(process: u32) -> bool {
+    /// Stopping is a matter of all threads, so a few tell.
+    const FEW: usize = 64;
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return false };
+    let ids = threads.flatten().filter_map(|t| t.file_name().to_str().and_then(|n| n.parse().ok()));
+    ids.take(FEW).any(|id| Status::of(id).is_some_and(|s| s.is_stopped()))
+}
