@@ -14,8 +14,11 @@ install:
 demo: build
 	@tests/demo.sh
 
+# Tests of programs, which run in both ways of keeping them apart.
+APART = programs faults foreign shows kamailio interfaces attacks conformance cpython hub sipp flows
+
 # Everything but the long runs; then the program pairs once more, over a real Kamailio with digest authentication, and
-# again over encrypted flows.
+# again over encrypted flows; and every test of programs in a network of the program's own.
 test: build lint
 	tests/programs/build.sh
 	@if cargo nextest --version >/dev/null 2>&1; then \
@@ -23,11 +26,13 @@ test: build lint
 	    cargo nextest run --workspace --release --no-fail-fast --test-threads 4; \
 	    SIPBOX_TEST_OVER=kamailio cargo nextest run --release -p tests --test programs --no-fail-fast --test-threads 4; \
 	    SIPBOX_TEST_FLOW=quic cargo nextest run --release -p tests --test programs --no-fail-fast --test-threads 4; \
+	    SIPBOX_TEST_ISOLATION=netns cargo nextest run --release -p tests $(APART:%=--test %) --no-fail-fast --test-threads 4; \
 	else \
 	    set -ex; \
 	    cargo test --workspace --release --no-fail-fast; \
 	    SIPBOX_TEST_OVER=kamailio cargo test --release -p tests --test programs --no-fail-fast; \
 	    SIPBOX_TEST_FLOW=quic cargo test --release -p tests --test programs --no-fail-fast; \
+	    SIPBOX_TEST_ISOLATION=netns cargo test --release -p tests $(APART:%=--test %) --no-fail-fast; \
 	fi
 
 lint: install

@@ -332,6 +332,12 @@ impl Policy {
         }
     }
 
+    /// Whether there is any bind() that [`Policy::bind`] denies.
+    pub fn may_deny_bind(&self) -> bool {
+        matches!(self.bind_default.0, BindDefault::Deny)
+            || self.binds.iter().any(|rule| matches!(rule.action, BindAction::Deny))
+    }
+
     fn bind_rule(&self, proto: Proto, port: u16) -> Option<&BindRule> {
         self.binds.iter().find(|rule| rule.matches(proto, port))
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::filter::Filters;
+use crate::netns::Entrance;
 use crate::notify::Listener;
 
 /// A program that waits, filtered, for its `exec`.
@@ -76,18 +77,27 @@ extern "C" fn note_sigpipe() {
 static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
 
 /// Steps of the child that can fail before exec; the number travels over the status pipe.
-const STEPS: [&str; 6] =
-    ["PR_SET_NO_NEW_PRIVS", "hardening filter", "notify filter", "hand-over of the listener", "exec", "capset"];
+const STEPS: [&str; 7] = [
+    "PR_SET_NO_NEW_PRIVS",
+    "hardening filter",
+    "notify filter",
+    "hand-over of the listener",
+    "exec",
+    "capset",
+    "setns into the program's network",
+];
 
 /// Forks the program's process and installs the filters in it. Must be called while this process has one thread.
 ///
 /// `program` is looked up on PATH as execvp(3) does when it has no slash. The child keeps terminal, process group,
-/// environment, working directory and open files. Of the environment, the variables named in `hidden` are left out.
+/// environment, working directory and open files. Of the environment, the variables named in `hidden` are left out. With an
+/// `entrance` it runs in that network.
 pub fn prepare(
     program: OsString,
     arguments: Vec<OsString>,
     hidden: &[String],
     filters: &Filters,
+    entrance: Option<Entrance>,
 ) -> Result<Prepared, StartError> {
     let c =
         |s: OsString| CString::new(s.into_vec()).map_err(|e| StartError::Argument(OsString::from_vec(e.into_vec())));
@@ -117,7 +127,7 @@ pub fn prepare(
     match unsafe { nix::unistd::fork() }.map_err(system("fork"))? {
         ForkResult::Child => {
             let exec = Exec { file: &file, argv: &pointers, envp: &variables };
-            child(filters, &exec, status_w.as_raw_fd(), go_r.as_raw_fd())
+            child(filters, &exec, entrance, status_w.as_raw_fd(), go_r.as_raw_fd())
         }
         ForkResult::Parent { child: pid } => {
             drop((status_w, go_r));
@@ -208,7 +218,7 @@ struct Exec<'a> {
     envp: &'a [*const libc::c_char],
 }
 
-fn child(filters: &Filters, exec: &Exec<'_>, status: RawFd, go: RawFd) -> ! {
+fn child(filters: &Filters, exec: &Exec<'_>, entrance: Option<Entrance>, status: RawFd, go: RawFd) -> ! {
     let report = |step: i32, value: i32| {
         let mut word = [0u8; 8];
         word[..4].copy_from_slice(&step.to_ne_bytes());
@@ -229,10 +239,13 @@ fn child(filters: &Filters, exec: &Exec<'_>, status: RawFd, go: RawFd) -> ! {
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
             fail(0);
         }
+        if entrance.is_some_and(|e| !e.enter()) {
+            fail(6);
+        }
         if !give_up_capabilities() {
             fail(5);
         }
-        wall_in();
+        wall_in(entrance.is_some());
         for program in &filters.hardening {
             if load(program, 0) < 0 {
                 fail(1);
@@ -335,18 +348,20 @@ struct RulesetAttributes {
 /// A second wall, where the kernel has Landlock (landlock(7)): outside its domain the program can neither attach to a process
 /// nor write its /proc/PID/mem (of the hub, of the user's shell), nor signal it, nor connect to an abstract AF_UNIX name; and
 /// a TCP bind() or connect() of its own is refused by the kernel even if it got past the filter. What the supervisor does
-/// for it is done from outside the domain. Before its version 6 (Linux 6.12) there are no scopes, before version 4 (6.7) no
+/// for it is done from outside the domain; in a network of its own bind() is the program's. Before its version 6 (Linux 6.12) there are no scopes, before version 4 (6.7) no
 /// TCP, before version 2 (5.19) nothing.
 ///
 /// # Safety
 /// Async-signal-safe; restricts the calling thread for good. Needs PR_SET_NO_NEW_PRIVS.
-unsafe fn wall_in() {
-    const NET_BIND_AND_CONNECT_TCP: u64 = 0b11;
+unsafe fn wall_in(own_network: bool) {
+    const NET_BIND_TCP: u64 = 0b01;
+    const NET_CONNECT_TCP: u64 = 0b10;
     const SCOPE_ABSTRACT_UNIX_AND_SIGNAL: u64 = 0b11;
+    let net = if own_network { NET_CONNECT_TCP } else { NET_BIND_TCP | NET_CONNECT_TCP };
     // SAFETY: as promised by the caller.
     unsafe {
         match landlock_version() {
-            version @ 4.. => enter_domain(version, NET_BIND_AND_CONNECT_TCP, SCOPE_ABSTRACT_UNIX_AND_SIGNAL),
+            version @ 4.. => enter_domain(version, net, SCOPE_ABSTRACT_UNIX_AND_SIGNAL),
             version => enter_domain(version, 0, 0),
         }
     }

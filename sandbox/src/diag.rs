@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
+use parking_lot::Mutex;
 
 use crate::sock;
 
@@ -66,7 +67,15 @@ impl DestroyWatch {
     /// # Errors
     /// What socket(2) and bind(2) give: EPROTONOSUPPORT where the kernel has no sock_diag.
     pub fn new() -> io::Result<Self> {
-        let fd = diag_socket(SockFlag::SOCK_NONBLOCK)?;
+        Self::on(diag_socket(SockFlag::empty())?)
+    }
+
+    /// The same for the network namespace of `fd`, a fresh socket of NETLINK_SOCK_DIAG.
+    ///
+    /// # Errors
+    /// As [`DestroyWatch::new`].
+    pub fn on(fd: OwnedFd) -> io::Result<Self> {
+        sock::set_nonblocking(fd.as_fd())?;
         // The system's limit (net.core.rmem_max) can only be passed with CAP_NET_ADMIN.
         if socket::setsockopt(&fd, sockopt::RcvBufForce, &WATCH_BUFFER).is_err() {
             socket::setsockopt(&fd, sockopt::RcvBuf, &WATCH_BUFFER)?;
@@ -171,19 +180,140 @@ pub fn living() -> io::Result<Living> {
 /// # Errors
 /// What netlink(7) gives; EINVAL if the families differ.
 pub fn cookie_at(local: SocketAddr, peer: SocketAddr) -> io::Result<Option<u64>> {
+    let mut found = None;
+    look_up(&connection(local, peer)?, |body| found = living_cookie(body))?;
+    Ok(found)
+}
+
+/// The look-up of a TCP socket by its two ends.
+fn connection(local: SocketAddr, peer: SocketAddr) -> io::Result<Request> {
     let family = match (local, peer) {
         (SocketAddr::V4(_), SocketAddr::V4(_)) => libc::AF_INET,
         (SocketAddr::V6(_), SocketAddr::V6(_)) => libc::AF_INET6,
         _ => return Err(Errno::EINVAL.into()),
     };
-    let mut found = None;
-    let request = Request { family, protocol: libc::IPPROTO_TCP, ends: Some((local, peer)) };
-    look_up(&request, |body| {
-        if body.get(MSG_TIMER) != Some(&TIMER_TIMEWAIT) {
-            found = cookie(body);
+    Ok(Request { family, protocol: libc::IPPROTO_TCP, ends: Some((local, peer)) })
+}
+
+/// The cookie of a socket that is more than the shorthand of a TIME_WAIT.
+fn living_cookie(body: &[u8]) -> Option<u64> {
+    if body.get(MSG_TIMER) == Some(&TIMER_TIMEWAIT) { None } else { cookie(body) }
+}
+
+/// A socket as the kernel's tables show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    /// SO_COOKIE.
+    pub cookie: u64,
+    /// Its own address.
+    pub local: SocketAddr,
+    /// The other end's; None for a listener and an unconnected datagram socket.
+    pub peer: Option<SocketAddr>,
+    /// TCP_LISTEN.
+    pub listens: bool,
+    /// IPV6_V6ONLY.
+    pub v6only: bool,
+}
+
+/// Questions about the sockets of one network namespace, this one or another.
+#[derive(Debug)]
+pub struct Inspector(Mutex<OwnedFd>);
+
+impl Inspector {
+    /// Asks by `fd`, a fresh socket of NETLINK_SOCK_DIAG, about the network namespace that it belongs to.
+    ///
+    /// # Errors
+    /// What setsockopt(2) gives.
+    pub fn on(fd: OwnedFd) -> io::Result<Self> {
+        socket::setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(5))?;
+        Ok(Self(Mutex::new(fd)))
+    }
+
+    /// As [`cookie_at`].
+    ///
+    /// # Errors
+    /// As [`cookie_at`].
+    pub fn cookie_at(&self, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<u64>> {
+        let mut found = None;
+        match query(&self.0.lock(), &mut [0; LOOK_UP_BUFFER], &connection(local, peer)?, |b| found = living_cookie(b)) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            outcome => outcome.map(|()| found),
         }
-    })?;
-    Ok(found)
+    }
+
+    /// All TCP sockets, or all UDP sockets, that have an address.
+    ///
+    /// # Errors
+    /// What netlink(7) gives.
+    pub fn endpoints(&self, tcp: bool) -> io::Result<Vec<Endpoint>> {
+        let protocol = if tcp { libc::IPPROTO_TCP } else { libc::IPPROTO_UDP };
+        let mut buffer = vec![0; BUFFER];
+        let mut found = Vec::new();
+        let fd = self.0.lock();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let request = Request { family, protocol, ends: None };
+            query(&fd, &mut buffer, &request, |body| found.extend(endpoint(body)))?;
+        }
+        Ok(found)
+    }
+
+    /// Which socket of this namespace an AF_UNIX socket is connected to: its inode.
+    ///
+    /// # Errors
+    /// As [`crate::unix_diag::peer_inode`]; ENOENT also where the socket is of another namespace.
+    pub fn unix_peer(&self, fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+        crate::unix_diag::peer_inode_by(&self.0.lock(), fd)
+    }
+
+    /// Whether an AF_UNIX socket with this inode is of this namespace.
+    ///
+    /// # Errors
+    /// What netlink(7) gives.
+    pub fn has_unix(&self, inode: u64) -> Result<bool, Errno> {
+        crate::unix_diag::exists(&self.0.lock(), inode)
+    }
+
+    /// Whether the socket file with this device and inode belongs to an AF_UNIX socket of this namespace.
+    ///
+    /// # Errors
+    /// What netlink(7) gives.
+    pub fn has_socket_file(&self, device: u64, inode: u64) -> Result<bool, Errno> {
+        crate::unix_diag::has_file(&self.0.lock(), device, inode)
+    }
+}
+
+impl AsFd for Inspector {
+    /// A socket of the namespace that is asked about. Not to be read.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        let fd = self.0.lock().as_raw_fd();
+        // SAFETY: the descriptor is closed only when `self` is dropped, which the borrow outlives not.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+}
+
+/// What a `struct inet_diag_msg` says.
+fn endpoint(body: &[u8]) -> Option<Endpoint> {
+    const LISTEN: u8 = 10;
+    const V6ONLY: u16 = 11; // INET_DIAG_SKV6ONLY
+    let cookie = living_cookie(body)?;
+    let short = |at: usize| Some(u16::from_be_bytes(*body.get(at..)?.first_chunk()?));
+    let ip = |at: usize| match i32::from(*body.first()?) {
+        libc::AF_INET => Some(IpAddr::from(*body.get(at..)?.first_chunk::<4>()?)),
+        _ => Some(IpAddr::from(*body.get(at..)?.first_chunk::<16>()?)),
+    };
+    let local = SocketAddr::new(ip(MSG_SOURCE)?, short(4)?);
+    let peer = SocketAddr::new(ip(MSG_SOURCE + 16)?, short(6)?);
+    let mut v6only = false;
+    let mut rest = body.get(MSG_LEN..)?;
+    while let Some(header) = rest.first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        if u16::from_ne_bytes([header[2], header[3]]) == V6ONLY {
+            v6only = rest.get(4).is_some_and(|b| *b != 0);
+        }
+        rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
+    }
+    let peer = (peer.port() != 0).then_some(peer);
+    Some(Endpoint { cookie, local, peer, listens: body.get(1) == Some(&LISTEN), v6only })
 }
 
 /// Whether what `from` sends to `local` meets a socket that is bound to exactly that address: a TCP listener, or a UDP

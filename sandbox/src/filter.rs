@@ -20,6 +20,18 @@ pub struct Filters {
     pub(crate) hardening: [Vec<libc::sock_filter>; 4],
 }
 
+/// Where the program's sockets are, and so what of their calls is the supervisor's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// In the network namespace of the supervisor: every call with an address is.
+    Here,
+    /// In a network of the program's own ([`crate::netns`]): only what decides with whom it speaks.
+    Own {
+        /// Whether bind() is too: where the policy may refuse it.
+        bind: bool,
+    },
+}
+
 /// Why the filters could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
@@ -36,8 +48,9 @@ pub enum FilterError {
 
 impl Filters {
     /// Builds all filters for this machine's native architecture. 32-bit and x32 calls kill the process.
-    pub fn build() -> Result<Filters, FilterError> {
-        Ok(Filters { notify: notify()?, hardening: [hardening()?, families()?, protocols()?, no_protocols()?] })
+    pub fn build(scope: Scope) -> Result<Filters, FilterError> {
+        let hardening = [hardening()?, families()?, protocols(scope)?, no_protocols()?];
+        Ok(Filters { notify: notify(scope)?, hardening })
     }
 }
 
@@ -46,43 +59,28 @@ fn int_is(index: u32, value: libc::c_int) -> ScmpArgCompare {
     ScmpArgCompare::new(index, ScmpCompareOp::MaskedEqual(0xffff_ffff), u64::from(value as u32))
 }
 
-fn notify() -> Result<Vec<libc::sock_filter>, FilterError> {
+fn notify(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
     let mut filter = ScmpFilterContext::new(ScmpAction::Allow)?;
     filter.set_act_badarch(ScmpAction::KillProcess)?;
     let call = |name: &str| ScmpSyscall::from_name(name);
-    for name in [
-        "connect",
-        "bind",
-        "listen",
-        "accept",
-        "accept4",
-        "getsockname",
-        "getpeername",
-        "sendmsg",
-        "sendmmsg",
-        "recvmsg",
-        "recvmmsg",
-    ] {
+    // recvmsg and recvmmsg: what a process outside passes in by SCM_RIGHTS.
+    for name in ["connect", "listen", "sendmsg", "sendmmsg", "recvmsg", "recvmmsg"] {
         filter.add_rule_exact(ScmpAction::Notify, call(name)?)?;
     }
-    // A UDP socket is made by the supervisor: a send without an address would bind any other to the wildcard address, where it
-    // hears the whole network. (TCP sockets reach nothing before their first trapped call.)
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let datagram =
-            [int_is(0, family), ScmpArgCompare::new(1, ScmpCompareOp::MaskedEqual(TYPE), libc::SOCK_DGRAM as u64)];
-        filter.add_rule_conditional_exact(ScmpAction::Notify, call("socket")?, &datagram)?;
+    let with_address = ScmpArgCompare::new(4, ScmpCompareOp::NotEqual, 0);
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("sendto")?, &[with_address])?;
+    let error = [int_is(1, libc::SOL_SOCKET), int_is(2, libc::SO_ERROR)];
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("getsockopt")?, &error)?;
+    // Whoever is signalled may be in a call that the supervisor holds. (Not so SIGURG, which Go sends all the time, and to
+    // threads that compute.)
+    for (name, argument) in [("tgkill", 2), ("tkill", 1)] {
+        let matters = ScmpArgCompare::new(argument, ScmpCompareOp::NotEqual, libc::SIGURG as u64);
+        filter.add_rule_conditional_exact(ScmpAction::Notify, call(name)?, &[matters])?;
     }
-    // sendto and recvfrom only with an address; send(2) and recv(2) are these calls with a null pointer there.
-    for name in ["sendto", "recvfrom"] {
-        let with_address = ScmpArgCompare::new(4, ScmpCompareOp::NotEqual, 0);
-        filter.add_rule_conditional_exact(ScmpAction::Notify, call(name)?, &[with_address])?;
-    }
-    for (name, level, option) in [
-        ("getsockopt", libc::SOL_SOCKET, libc::SO_ERROR),
-        ("getsockopt", libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
-        ("setsockopt", libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
-    ] {
-        filter.add_rule_conditional_exact(ScmpAction::Notify, call(name)?, &[int_is(1, level), int_is(2, option)])?;
+    match scope {
+        Scope::Here => here(&mut filter)?,
+        Scope::Own { bind: true } => filter.add_rule_exact(ScmpAction::Notify, call("bind")?).map(drop)?,
+        Scope::Own { bind: false } => {}
     }
 
     // Programs and runtimes have a fallback for each of these errnos.
@@ -95,6 +93,47 @@ fn notify() -> Result<Vec<libc::sock_filter>, FilterError> {
             let absent = [int_is(0, family), ScmpArgCompare::new(1, ScmpCompareOp::MaskedEqual(TYPE), kind as u64)];
             filter.add_rule_conditional_exact(ScmpAction::Errno(libc::ESOCKTNOSUPPORT), call("socket")?, &absent)?;
         }
+    }
+    // A program that makes itself undumpable would lock the supervisor out of its memory: it is told yes and stays as it is.
+    let undumpable =
+        [int_is(0, libc::PR_SET_DUMPABLE), ScmpArgCompare::new(1, ScmpCompareOp::MaskedEqual(u64::MAX), 0)];
+    filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("prctl")?, &undumpable)?;
+    for name in ["socket", "sendto", "recvfrom"] {
+        filter.set_syscall_priority(call(name)?, 255)?;
+    }
+
+    let bytes = filter.export_bpf_mem_or_file()?;
+    Ok(bytes
+        .chunks_exact(8)
+        .map(|i| libc::sock_filter {
+            code: u16::from_ne_bytes([i[0], i[1]]),
+            jt: i[2],
+            jf: i[3],
+            k: u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
+        })
+        .collect())
+}
+
+/// What is the supervisor's where the program's sockets are among everybody's: the names of both ends, and what the program sees of the
+/// machine's network.
+fn here(filter: &mut ScmpFilterContext) -> Result<(), FilterError> {
+    let call = |name: &str| ScmpSyscall::from_name(name);
+    for name in ["bind", "accept", "accept4", "getsockname", "getpeername"] {
+        filter.add_rule_exact(ScmpAction::Notify, call(name)?)?;
+    }
+    // A UDP socket is made by the supervisor: a send without an address would bind any other to the wildcard address, where it
+    // hears the whole network. (TCP sockets reach nothing before their first trapped call.)
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let datagram =
+            [int_is(0, family), ScmpArgCompare::new(1, ScmpCompareOp::MaskedEqual(TYPE), libc::SOCK_DGRAM as u64)];
+        filter.add_rule_conditional_exact(ScmpAction::Notify, call("socket")?, &datagram)?;
+    }
+    // sendto and recvfrom only with an address; send(2) and recv(2) are these calls with a null pointer there.
+    let with_address = ScmpArgCompare::new(4, ScmpCompareOp::NotEqual, 0);
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("recvfrom")?, &[with_address])?;
+    for name in ["getsockopt", "setsockopt"] {
+        let v6only = [int_is(1, libc::IPPROTO_IPV6), int_is(2, libc::IPV6_V6ONLY)];
+        filter.add_rule_conditional_exact(ScmpAction::Notify, call(name)?, &v6only)?;
     }
     // The supervisor plays the kernel's part: the program has interfaces of its own.
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("socket")?, &[int_is(0, libc::AF_NETLINK)])?;
@@ -111,36 +150,13 @@ fn notify() -> Result<Vec<libc::sock_filter>, FilterError> {
         ScmpArgCompare::new(4, ScmpCompareOp::Equal, 0),
     ];
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("recvfrom")?, &impatient)?;
-    // A program that makes itself undumpable would lock the supervisor out of its memory: it is told yes and stays as it is.
-    let undumpable =
-        [int_is(0, libc::PR_SET_DUMPABLE), ScmpArgCompare::new(1, ScmpCompareOp::MaskedEqual(u64::MAX), 0)];
-    filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("prctl")?, &undumpable)?;
     // A port that the kernel chooses only at connect() cannot be announced to the peer: the option has no effect.
     let no_port = [int_is(1, libc::IPPROTO_IP), int_is(2, libc::IP_BIND_ADDRESS_NO_PORT)];
     filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &no_port)?;
     // How much of a datagram a checksum covers: UDP-Lite is UDP here.
     let coverage = [int_is(1, libc::IPPROTO_UDPLITE)];
     filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &coverage)?;
-    // Whoever is signalled may be in a call that the supervisor holds. (Not so SIGURG, which Go sends all the time, and to
-    // threads that compute.)
-    for (name, argument) in [("tgkill", 2), ("tkill", 1)] {
-        let matters = ScmpArgCompare::new(argument, ScmpCompareOp::NotEqual, libc::SIGURG as u64);
-        filter.add_rule_conditional_exact(ScmpAction::Notify, call(name)?, &[matters])?;
-    }
-    for name in ["socket", "sendto", "recvfrom"] {
-        filter.set_syscall_priority(call(name)?, 255)?;
-    }
-
-    let bytes = filter.export_bpf_mem_or_file()?;
-    Ok(bytes
-        .chunks_exact(8)
-        .map(|i| libc::sock_filter {
-            code: u16::from_ne_bytes([i[0], i[1]]),
-            jt: i[2],
-            jf: i[3],
-            k: u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
-        })
-        .collect())
+    Ok(())
 }
 
 /// `export_bpf_mem` needs libseccomp 2.6; Debian 12 has 2.5, which only writes to a file descriptor.
@@ -263,9 +279,13 @@ fn families() -> Result<Vec<libc::sock_filter>, FilterError> {
 }
 
 /// Protocols that are not there: MPTCP (programs then take TCP), SCTP, ICMP, and types of socket for them.
-fn protocols() -> Result<Vec<libc::sock_filter>, FilterError> {
+fn protocols(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let mut rules = Vec::new();
+    if scope != Scope::Here {
+        // Of netlink the interfaces and routes of the program's own network.
+        rules.push(SeccompRule::new(vec![int(0, Eq, libc::AF_NETLINK)?, int(2, Ne, libc::NETLINK_ROUTE)?])?);
+    }
     for family in [libc::AF_INET, libc::AF_INET6] {
         for (kind, protocol) in [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)] {
             let mut rule = vec![int(0, Eq, family)?, int(1, MaskedEq(TYPE), kind)?];

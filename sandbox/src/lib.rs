@@ -9,6 +9,7 @@ pub mod filter;
 pub mod memory;
 pub mod message;
 pub mod netlink;
+pub mod netns;
 pub mod notify;
 pub mod park;
 pub mod processes;

@@ -129,6 +129,13 @@ pub fn receive(fd: BorrowedFd<'_>, data: &mut [u8], control: usize, flags: i32) 
     })
 }
 
+/// bind(2) by a raw struct sockaddr.
+pub fn bind_raw(fd: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    // SAFETY: `name` is as many readable bytes as the length says, alive through the call.
+    let rc = unsafe { libc::bind(fd.as_raw_fd(), name.as_ptr().cast(), name.len() as libc::socklen_t) };
+    Errno::result(rc).map(drop)
+}
+
 /// getsockname(2), or with `peer` getpeername(2): the raw struct sockaddr, whatever its family.
 pub fn raw_name(fd: BorrowedFd<'_>, peer: bool) -> Result<Vec<u8>, Errno> {
     let mut storage = [0u64; 16];

@@ -31,6 +31,30 @@ const PIPES_KEPT: usize = 32;
 
 static PIPES: Mutex<Vec<Pipe>> = Mutex::new(Vec::new());
 static PIPES_LIVING: AtomicUsize = AtomicUsize::new(0);
+/// Relays whose first socket may still have something to deliver.
+static FLOWING: AtomicUsize = AtomicUsize::new(0);
+
+/// How many relays are still carrying from the first socket to the second: 0 when all that was sent by the first sockets, which have all
+/// been closed, has arrived.
+pub fn flowing() -> usize {
+    FLOWING.load(Ordering::Acquire)
+}
+
+/// Counted while a direction goes on.
+struct Flowing;
+
+impl Flowing {
+    fn begin() -> Flowing {
+        FLOWING.fetch_add(1, Ordering::AcqRel);
+        Flowing
+    }
+}
+
+impl Drop for Flowing {
+    fn drop(&mut self) {
+        FLOWING.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 /// How many bytes went each way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,14 +98,20 @@ impl From<Broken> for io::Error {
 /// # Errors
 /// [`Broken`] when one side is reset or fails. What it had sent before is still delivered as far as the other side takes it at
 /// once, then the other side is reset as well.
-pub async fn relay(a: OwnedFd, b: OwnedFd) -> Result<Totals, Broken> {
+pub fn relay(a: OwnedFd, b: OwnedFd) -> impl Future<Output = Result<Totals, Broken>> + Send {
+    // Counted before the future is polled: whoever makes it may end at once.
+    carry(a, b, Flowing::begin())
+}
+
+async fn carry(a: OwnedFd, b: OwnedFd, flowing: Flowing) -> Result<Totals, Broken> {
     let (mut there, mut back) = (Half::default(), Half::default());
+    let mut flowing = Some(flowing);
     let (a, b) = match (register(a), register(b)) {
         (Ok(a), Ok(b)) => (a, b),
         (Err(source), _) => return Err(Broken { side: Side::A, totals: Totals::default(), source }),
         (_, Err(source)) => return Err(Broken { side: Side::B, totals: Totals::default(), source }),
     };
-    let outcome = both_ways(&a, &b, &mut there, &mut back).await;
+    let outcome = both_ways(&a, &b, &mut there, &mut back, &mut flowing).await;
     if let Err((side, _)) = &outcome {
         let (dead, alive, half) = match side {
             Side::A => (&a, &b, &mut there),
@@ -111,6 +141,7 @@ async fn both_ways(
     b: &AsyncFd<OwnedFd>,
     there: &mut Half,
     back: &mut Half,
+    flowing: &mut Option<Flowing>,
 ) -> Result<(), (Side, io::Error)> {
     let mut there = pin!(there.pump((Side::A, a), (Side::B, b)));
     let mut back = pin!(back.pump((Side::B, b), (Side::A, a)));
@@ -122,6 +153,7 @@ async fn both_ways(
         if !there_ended && let Poll::Ready(ended) = there.as_mut().poll(cx) {
             ended?;
             there_ended = true;
+            *flowing = None;
         }
         if !back_ended && let Poll::Ready(ended) = back.as_mut().poll(cx) {
             ended?;

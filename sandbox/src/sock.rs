@@ -98,6 +98,16 @@ pub fn bind(fd: BorrowedFd<'_>, addr: &SocketAddr) -> io::Result<()> {
     Ok(socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(*addr))?)
 }
 
+/// As [`bind`], of an AF_INET socket by a struct sockaddr_in that says AF_UNSPEC, as old programs do (inet_bind).
+///
+/// # Errors
+/// What bind(2) gives.
+pub fn bind_unspecified(fd: BorrowedFd<'_>, addr: SocketAddrV4) -> io::Result<()> {
+    let mut bytes = crate::memory::sockaddr_bytes(&addr.into());
+    bytes[..2].copy_from_slice(&(libc::AF_UNSPEC as u16).to_ne_bytes());
+    Ok(crate::message::bind_raw(fd, &bytes)?)
+}
+
 /// The local address (getsockname(2)) of an AF_INET or AF_INET6 socket.
 ///
 /// # Errors
@@ -151,6 +161,34 @@ pub fn addr_for(fd: BorrowedFd<'_>, addr: SocketAddrV4) -> io::Result<SocketAddr
 /// ENOTSOCK, EBADF.
 pub fn socket_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
     get(fd, libc::SOL_SOCKET, libc::SO_COOKIE, 0)
+}
+
+/// The network namespace that the socket belongs to (SO_NETNS_COOKIE, Linux 5.14): unique, never reused.
+///
+/// # Errors
+/// ENOTSOCK, EBADF.
+pub fn netns_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    /// SO_NETNS_COOKIE of include/uapi/asm-generic/socket.h.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    get(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE, 0)
+}
+
+/// Whether the first segment of a TCP connect is under way (TCP_SYN_SENT, by TCP_INFO).
+///
+/// # Errors
+/// ENOPROTOOPT if this is not a TCP socket.
+pub fn is_connecting(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    /// TCP_SYN_SENT of include/net/tcp_states.h.
+    const SYN_SENT: u8 = 2;
+    let mut state = 0u8;
+    let mut length: libc::socklen_t = 1;
+    // SAFETY: the kernel writes one byte, the first of struct tcp_info, which is the state.
+    let rc = unsafe {
+        let level = libc::IPPROTO_TCP;
+        libc::getsockopt(fd.as_raw_fd(), level, libc::TCP_INFO, (&raw mut state).cast(), &raw mut length)
+    };
+    Errno::result(rc)?;
+    Ok(state == SYN_SENT)
 }
 
 /// The address family of the socket (SO_DOMAIN), as `AF_*`.
@@ -236,6 +274,16 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// ENOPROTOOPT where the kernel does not have it.
 pub fn set_minttl(fd: BorrowedFd<'_>, ttl: u8) -> io::Result<()> {
     set(fd, libc::IPPROTO_IP, libc::IP_MINTTL, libc::c_int::from(ttl))
+}
+
+/// As [`set_minttl`], for IPv6 (IPV6_MINHOPCOUNT).
+///
+/// # Errors
+/// ENOPROTOOPT where the kernel does not have it.
+pub fn set_min_hops(fd: BorrowedFd<'_>, hops: u8) -> io::Result<()> {
+    /// IPV6_MINHOPCOUNT of include/uapi/linux/in6.h.
+    const IPV6_MINHOPCOUNT: libc::c_int = 73;
+    set(fd, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, libc::c_int::from(hops))
 }
 
 /// How often a SYN is repeated before connect() gives up (TCP_SYNCNT); the system's default if nobody set it.

@@ -176,7 +176,9 @@ pub fn hand_over(
 /// Whether a descriptor that came over AF_UNIX may come in. Who sent it may be no program of this run: of Internet sockets only those
 /// come in that this run knows, or that lead nowhere yet.
 fn may_enter(supervisor: &Supervisor, fd: &OwnedFd) -> bool {
+    let own = supervisor.network.as_ref().map(|network| network.owns(fd.as_fd()));
     let enters = match sandbox::child::nature(fd.as_fd()) {
+        Nature::Internet | Nature::Way if own.is_some() => own == Some(true),
         Nature::Harmless => true,
         Nature::Way => false,
         Nature::Internet => {

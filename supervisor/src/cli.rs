@@ -74,6 +74,10 @@ pub struct Run {
     /// The policy of the program, a TOML file
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// Where the program's sockets are: `netns` gives it a network of its own, where that is allowed (`sipbox doctor`): fewer calls are
+    /// trapped, and what passes the filter finds no way out; data goes through a relay. `auto` is seccomp, where data flows directly
+    #[arg(long, value_enum, default_value_t = Isolation::Auto, value_name = "HOW")]
+    pub isolation: Isolation,
     /// Print a line for each trapped call: call, arguments, result, time, rule
     #[arg(long)]
     pub trace: bool,
@@ -83,6 +87,17 @@ pub struct Run {
     /// The program and its arguments
     #[arg(required = true, last = true, value_name = "PROGRAM")]
     pub command: Vec<OsString>,
+}
+
+/// How a program is kept apart from the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Isolation {
+    /// What suits most: seccomp
+    Auto,
+    /// Every socket call with an address is answered by the supervisor
+    Seccomp,
+    /// A network namespace of its own besides
+    Netns,
 }
 
 /// Arguments of `sipbox hub`.

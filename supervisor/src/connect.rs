@@ -24,7 +24,7 @@ use crate::{datagram, netlink, unix};
 
 /// A non-blocking connect waits at most this long for its session before it is parked: within it the program keeps
 /// its native path, beyond it the flow is relayed.
-const PARK_AFTER: Duration = Duration::from_millis(25);
+pub const PARK_AFTER: Duration = Duration::from_millis(25);
 
 /// connect(2), of every kind of socket.
 pub fn connect(mut call: Call) {
@@ -206,7 +206,7 @@ fn connect_again(supervisor: &Supervisor, target: &Target) -> Option<Result<(), 
 }
 
 /// Waits for the end of the kernel's handshake, and takes its outcome by `again` as a blocking connect() does.
-async fn handshake(fd: BorrowedFd<'_>, mut again: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+pub async fn handshake(fd: BorrowedFd<'_>, mut again: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
     when_ready(fd, Interest::WRITABLE, || {
         if !sock::is_ready(fd, PollFlags::POLLOUT) {
             return Err(Errno::EAGAIN);
@@ -344,7 +344,7 @@ async fn wait_for(call: Call, target: Target, attempt: Arc<Attempt>) {
 }
 
 /// What `operation` gives within the time limit, if there is one; `late` after it.
-async fn within<T>(limit: Option<Duration>, operation: impl Future<Output = T>, late: T) -> T {
+pub async fn within<T>(limit: Option<Duration>, operation: impl Future<Output = T>, late: T) -> T {
     match limit {
         Some(limit) => tokio::time::timeout(limit, operation).await.unwrap_or(late),
         None => operation.await,

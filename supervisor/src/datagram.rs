@@ -26,7 +26,7 @@ const QUEUE: usize = 256;
 /// And at most this many bytes.
 const QUEUE_BYTES: usize = 256 * 1024;
 /// After a session failed, datagrams to its destination are dropped for this long before it is tried again.
-const RETRY_AFTER: Duration = Duration::from_secs(3);
+pub const RETRY_AFTER: Duration = Duration::from_secs(3);
 
 /// The socket to which connected datagram sockets point until their session stands: their sends are not trapped, so
 /// this is where the first datagrams come out, and the first of them is what asks for the session.
@@ -35,13 +35,39 @@ pub struct Stub {
     waiting: Mutex<HashMap<SocketAddrV4, Waiting>>,
 }
 
-/// A connected socket whose session does not stand yet.
-struct Waiting {
+/// Where a socket of the program is found again, which is not held meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct Holder {
     cookie: Cookie,
-    /// Where the program's descriptor was at connect(): a hint, verified by the cookie.
+    /// Where the program's descriptor was at the call: a hint, verified by the cookie.
     thread: u32,
     number: i32,
     inode: u64,
+}
+
+impl Holder {
+    pub fn of(call: &Call, target: &Target) -> Holder {
+        let inode = sandbox::processes::inode(target.as_fd()).unwrap_or(0);
+        Holder { cookie: target.cookie, thread: call.n.thread, number: call.int(0), inode }
+    }
+
+    /// The descriptor of a socket whose call ended long ago: where it was, or wherever the program's processes have it.
+    pub fn find(&self) -> Option<OwnedFd> {
+        let is_it = |fd: &OwnedFd| sock::socket_cookie(fd.as_fd()).is_ok_and(|c| c == self.cookie);
+        if let Ok(fd) = sandbox::notify::descriptor_of(self.thread, self.number)
+            && is_it(&fd)
+        {
+            return Some(fd);
+        }
+        sandbox::processes::holders(self.inode)
+            .into_iter()
+            .find_map(|(process, number)| sandbox::notify::descriptor_of(process, number).ok().filter(is_it))
+    }
+}
+
+/// A connected socket whose session does not stand yet.
+struct Waiting {
+    holder: Holder,
     uri: String,
     peer: SocketAddr,
     queue: VecDeque<Vec<u8>>,
@@ -83,14 +109,13 @@ async fn open_connected(supervisor: Arc<Supervisor>, source: SocketAddrV4) {
     let (uri, peer, cookie) = {
         let waiting = supervisor.stub.waiting.lock();
         let Some(w) = waiting.get(&source) else { return };
-        (w.uri.clone(), w.peer, w.cookie)
+        (w.uri.clone(), w.peer, w.holder.cookie)
     };
     let label = Label { proto: Proto::Udp, port: peer.port() };
     let opened = supervisor.sessions.open(&uri, label, source, supervisor.local_for(&peer, source.port())).await;
-    let found = supervisor.stub.waiting.lock().get(&source).map(|w| (w.cookie, w.thread, w.number, w.inode));
+    let holder = supervisor.stub.waiting.lock().get(&source).map(|w| w.holder);
     // None: the program closed or reconnected the socket meanwhile.
-    let Some(socket) = found.and_then(|(cookie, thread, number, inode)| find_again(cookie, thread, number, inode))
-    else {
+    let Some(socket) = holder.and_then(|h| h.find()) else {
         supervisor.stub.forget(&source);
         if let Ok(flow) = opened {
             supervisor.sessions.close(flow.session);
@@ -127,19 +152,6 @@ fn trace_flow(supervisor: &Supervisor, peer: &SocketAddr, uri: &str, kind: &str)
     if supervisor.options.trace {
         crate::say::say!("datagrams to {peer} go to {uri}, {kind}");
     }
-}
-
-/// The descriptor of a socket whose connect() ended long ago: where it was, or wherever the program's processes have it.
-fn find_again(cookie: Cookie, thread: u32, number: i32, inode: u64) -> Option<OwnedFd> {
-    let is_it = |fd: &OwnedFd| sock::socket_cookie(fd.as_fd()).is_ok_and(|c| c == cookie);
-    if let Ok(fd) = sandbox::notify::descriptor_of(thread, number)
-        && is_it(&fd)
-    {
-        return Some(fd);
-    }
-    sandbox::processes::holders(inode)
-        .into_iter()
-        .find_map(|(process, number)| sandbox::notify::descriptor_of(process, number).ok().filter(is_it))
 }
 
 fn physical(v6: bool, address: SocketAddrV4) -> SocketAddr {
@@ -238,17 +250,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         }
         (None, Some(Way::Resolver)) => supervisor.resolver,
         (None, Some(Way::Uri(uri))) => {
-            let inode = sandbox::processes::inode(target.as_fd()).unwrap_or(0);
-            let waiting = Waiting {
-                cookie: target.cookie,
-                thread: call.n.thread,
-                number: call.int(0),
-                inode,
-                uri,
-                peer,
-                queue: VecDeque::new(),
-                asked: false,
-            };
+            let waiting = Waiting { holder: Holder::of(call, target), uri, peer, queue: VecDeque::new(), asked: false };
             supervisor.stub.waiting.lock().insert(bound.physical, waiting);
             supervisor.stub.address
         }

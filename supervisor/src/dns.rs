@@ -1,6 +1,6 @@
 //! The resolver of a run: DNS over UDP and TCP on the run's own address, answered from the policy's names.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +12,7 @@ use crate::supervisor::Supervisor;
 pub struct Sockets {
     udp: tokio::net::UdpSocket,
     tcp: tokio::net::TcpListener,
-    address: SocketAddrV4,
+    address: SocketAddr,
 }
 
 impl Sockets {
@@ -22,16 +22,9 @@ impl Sockets {
         let mut last = std::io::Error::from(std::io::ErrorKind::AddrInUse);
         for _ in 0..TRIES {
             let udp = std::net::UdpSocket::bind((ip, 0))?;
-            let SocketAddr::V4(address) = udp.local_addr()? else { continue };
-            match std::net::TcpListener::bind(address) {
+            match std::net::TcpListener::bind(udp.local_addr()?) {
                 Ok(tcp) => {
-                    udp.set_nonblocking(true)?;
-                    tcp.set_nonblocking(true)?;
-                    return Ok(Sockets {
-                        udp: tokio::net::UdpSocket::from_std(udp)?,
-                        tcp: tokio::net::TcpListener::from_std(tcp)?,
-                        address,
-                    });
+                    return Sockets::of(udp, tcp);
                 }
                 Err(e) => last = e,
             }
@@ -39,7 +32,16 @@ impl Sockets {
         Err(last)
     }
 
-    pub fn address(&self) -> SocketAddrV4 {
+    /// Of two sockets that are bound to one address; needs a tokio runtime.
+    pub fn of(udp: std::net::UdpSocket, tcp: std::net::TcpListener) -> std::io::Result<Sockets> {
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        let address = udp.local_addr()?;
+        let (udp, tcp) = (tokio::net::UdpSocket::from_std(udp)?, tokio::net::TcpListener::from_std(tcp)?);
+        Ok(Sockets { udp, tcp, address })
+    }
+
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 

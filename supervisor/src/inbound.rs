@@ -3,14 +3,13 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
-use sandbox::diag::Receiver;
 use sipcore::agent::{IncomingCall, IncomingDirect, Proto, Quic, Setup};
 
 use crate::names::is_reachable;
-use crate::sessions::{is_exact, is_of_runs};
+use crate::sessions::may_be_peer;
 use crate::supervisor::{Supervisor, policy_proto};
 use crate::table::{Bound, Cookie, Expected};
-use crate::{datagram, doorbell, flow};
+use crate::{datagram, doorbell, flow, own};
 
 /// A socket of the program that a peer means.
 #[derive(Clone, Copy)]
@@ -30,14 +29,15 @@ pub fn find(
     port: Option<u16>,
     seen_port: u16,
 ) -> Result<Endpoint, (u16, &'static str)> {
+    if let Some(network) = &supervisor.network {
+        let endpoint = own::find(network, supervisor, from, proto, port, seen_port).ok_or(NOTHING)?;
+        return allowed(supervisor, from, proto, endpoint.bound.virtual_.port()).map(|()| endpoint);
+    }
     let found = supervisor.table.lock().labelled(proto, port, |a| is_reachable(supervisor, proto, a));
     let Some((cookie, bound)) = found else {
-        return Err((486, "Nothing Listens There"));
+        return Err(NOTHING);
     };
-    if !supervisor.policy.accept_from(policy_proto(proto), bound.virtual_.port(), from) {
-        crate::say::say!("{from} was refused by the policy on {proto}/{}", bound.virtual_.port());
-        return Err((403, "Not Allowed by Policy"));
-    }
+    allowed(supervisor, from, proto, bound.virtual_.port())?;
     // The address is derived here from who calls: what the peer says of itself could be anybody's, 127.0.0.1 among them.
     let (v4, v6) = supervisor.policy.virtual_addresses(from);
     let (is_v6, v6only) = {
@@ -46,6 +46,17 @@ pub fn find(
     };
     let ip: IpAddr = if is_v6 && v6only { v6.into() } else { v4.into() };
     Ok(Endpoint { cookie, bound, peer: SocketAddr::new(ip, seen_port) })
+}
+
+const NOTHING: (u16, &str) = (486, "Nothing Listens There");
+
+/// Whether the policy lets `from` reach this port.
+fn allowed(supervisor: &Supervisor, from: &str, proto: Proto, port: u16) -> Result<(), (u16, &'static str)> {
+    if supervisor.policy.accept_from(policy_proto(proto), port, from) {
+        return Ok(());
+    }
+    crate::say::say!("{from} was refused by the policy on {proto}/{port}");
+    Err((403, "Not Allowed by Policy"))
 }
 
 /// The flow that is taken.
@@ -120,19 +131,14 @@ fn accept_direct(
     source: SocketAddrV4,
     setup: Setup,
 ) {
+    if let Some(network) = &supervisor.network {
+        return own::accept_direct(network, supervisor, call, endpoint, source, setup);
+    }
     let Endpoint { cookie, bound, peer } = endpoint;
     let proto = call.offer.proto;
     // What the program or the supervisor will connect or send to must be a peer's own socket.
-    let is_peer = match (proto, setup) {
-        (Proto::Tcp, Setup::Passive) => is_exact(source, bound.physical, proto),
-        (Proto::Tcp, _) => true,
-        // The caller's socket may be connected to its stub still: then nobody is found, but never a wildcard service.
-        (Proto::Udp, _) => {
-            let found = sandbox::diag::receiver(source, bound.physical, false);
-            is_of_runs(source) && found.is_ok_and(|r| r != Receiver::Wildcard)
-        }
-    };
-    if !is_peer {
+    let is_asked = proto == Proto::Udp || setup == Setup::Passive;
+    if is_asked && !may_be_peer(source, bound.physical, proto) {
         return call.reject(488, "No Peer's Socket at That Address");
     }
     let id = call.id;

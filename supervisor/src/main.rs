@@ -22,6 +22,7 @@ mod names;
 mod netlink;
 mod nobody;
 mod options;
+mod own;
 mod parking;
 mod receive;
 mod registrar;

@@ -34,7 +34,10 @@ pub fn get(mut call: Call) {
 
 fn error_of(call: &Call, target: &Target) -> Result<i32, Errno> {
     let native = sock::so_error(target.as_fd()).map_err(errno)?;
-    let own = call.supervisor.table.lock().get_mut(target.cookie).and_then(|s| s.error.take());
+    let own = match &call.supervisor.network {
+        Some(network) => crate::own::error_of(network, target.cookie),
+        None => call.supervisor.table.lock().get_mut(target.cookie).and_then(|s| s.error.take()),
+    };
     Ok(own.map_or(native, |e| e as i32))
 }
 

@@ -59,7 +59,7 @@ pub async fn wait(supervisor: Arc<Supervisor>, parked: Parked, opening: impl Fut
                 s.error = Some(e);
             }
             // It may wait for the repetition of a lost segment.
-            let failing = move || supervisor.lot.fail(parked.source);
+            let failing = move || supervisor.lot.fail(parked.source.into());
             if let Ok(Err(error)) = tokio::task::spawn_blocking(failing).await {
                 // Most often the program has closed the socket meanwhile.
                 tracing::debug!(%error, "a parked connect could not be failed");
@@ -98,10 +98,11 @@ async fn join(supervisor: &Arc<Supervisor>, parked: &Parked, flow: &Flow) -> Res
 /// wildcard address by now: nothing is relayed before it is known who is there.
 fn release(lot: &sandbox::park::Lot, source: SocketAddrV4, cookie: Cookie) -> Result<OwnedFd, Errno> {
     let is_there = || {
-        if lot.occupant(source).map_err(errno)? == Some(cookie) { Ok(()) } else { Err(Errno::ECONNABORTED) }
+        if lot.occupant(source.into()).map_err(errno)? == Some(cookie) { Ok(()) } else { Err(Errno::ECONNABORTED) }
     };
     is_there()?;
-    let end = lot.release(source).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ECONNABORTED)))?;
+    let end =
+        lot.release(source.into()).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ECONNABORTED)))?;
     is_there()?;
     Ok(end)
 }

@@ -16,7 +16,7 @@ use crate::call::{Call, Target, errno};
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, prepare, wait, with_room,
 };
-use crate::{ancillary, datagram, netlink};
+use crate::{ancillary, datagram, netlink, own};
 
 /// Where one received message goes.
 struct Room {
@@ -187,8 +187,13 @@ fn receive_all(mut call: Call, target: Target, kind: Kind, mut rooms: Vec<Room>,
                 }
                 // The program hears of it with the next call (do_recvmmsg).
                 Err(e) if done > 0 && e != Errno::EAGAIN => {
-                    if let Some(s) = call.supervisor.table.lock().get_mut(target.cookie) {
-                        s.error = Some(e);
+                    match &call.supervisor.network {
+                        Some(network) => own::note_error(network, &call.supervisor, target.cookie, e),
+                        None => {
+                            if let Some(s) = call.supervisor.table.lock().get_mut(target.cookie) {
+                                s.error = Some(e);
+                            }
+                        }
                     }
                     break;
                 }

@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 use policy::{Flags, Policy};
 use sandbox::child::StartError;
+use sandbox::filter::Scope;
+use sandbox::netns::Networks;
 use sandbox::notify::Listener;
 use sandbox::watch::Watcher;
 use sipcore::agent::Credentials;
@@ -24,6 +26,7 @@ use crate::flow::Settings;
 use crate::interfaces::Interfaces;
 use crate::netlink::Netlink;
 use crate::nobody::Nobody;
+use crate::own::Network;
 use crate::sessions::{Identity, Sessions, user_of};
 use crate::supervisor::{Options, Supervisor};
 use crate::{cli, datagram, dns, hub, ladder, registrar};
@@ -67,7 +70,12 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
 
     let flows = flows(&policy).map_err(|e| (BAD_POLICY, e))?;
     let internal = |e: &dyn std::fmt::Display| (FAILED, e.to_string());
-    let filters = sandbox::filter::Filters::build().map_err(|e| internal(&e))?;
+    let scope = match arguments.isolation {
+        cli::Isolation::Netns => Scope::Own { bind: policy.may_deny_bind() },
+        // A relay costs more than a trapped call, and in a user namespace the files of others are nobody's: direct flows suit most.
+        cli::Isolation::Auto | cli::Isolation::Seccomp => Scope::Here,
+    };
+    let filters = sandbox::filter::Filters::build(scope).map_err(|e| internal(&e))?;
     let kept = sandbox::child::keep_back().map_err(|e| internal(&e))?;
     if !kept.is_empty() {
         crate::say::say!(
@@ -75,8 +83,19 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
             kept.join(", ")
         );
     }
-    // The fork comes before the first thread.
-    let prepared = sandbox::child::prepare(program.clone(), command.collect(), &secrets(&policy), &filters)
+    // The forks come before the first thread.
+    let networks = match scope {
+        Scope::Here => None,
+        Scope::Own { .. } => {
+            let (v4, v6) = policy.virtual_addresses(&identity.aor);
+            Some(Networks::make(v4, v6).map_err(|e| {
+                (FAILED, format!("--isolation netns: {e}; `sipbox doctor` says what is missing, --isolation seccomp works without"))
+            })?)
+        }
+    };
+    let entrance = networks.as_ref().map(Networks::entrance);
+    let arguments_of_it = command.collect();
+    let prepared = sandbox::child::prepare(program.clone(), arguments_of_it, &secrets(&policy), &filters, entrance)
         .map_err(|e| internal(&e))?;
     sandbox::child::shield().map_err(|e| internal(&e))?;
     let signals = signals().map_err(|e| internal(&e))?;
@@ -86,13 +105,18 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
         .enable_all()
         .build()
         .map_err(|e| internal(&e))?;
-    let run =
-        Run::start(policy, identity, flows, Options { trace: arguments.trace }, &runtime).map_err(|e| (FAILED, e))?;
+    let network = networks.map(|n| Arc::new(Network::new(n)));
+    let options = Options { trace: arguments.trace };
+    let run = Run::start(policy, identity, flows, options, network.clone(), &runtime).map_err(|e| (FAILED, e))?;
     // Who has a name can be called from the first moment on, and hears of a wrong password before anything else.
     runtime.block_on(run.supervisor.sessions.ensure_registered());
     receive(&prepared.listener(), &run.supervisor).map_err(|e| internal(&e))?;
     let main = prepared.start().map_err(|e| start_failed(&program, e))?;
-    let status = wait(main, &signals);
+    let broker = network.as_ref().map(|n| n.broker());
+    let status = wait(main, broker, &signals);
+    if let Some(network) = &network {
+        runtime.block_on(network.last_words());
+    }
     runtime.block_on(run.supervisor.sessions.shutdown(FAREWELL));
     runtime.shutdown_background();
     Ok(status)
@@ -227,6 +251,7 @@ impl Run {
         identity: Identity,
         flows: Settings,
         options: Options,
+        network: Option<Arc<Network>>,
         runtime: &tokio::runtime::Runtime,
     ) -> Result<Run, String> {
         let (physical, guard) = claim_address()?;
@@ -250,7 +275,10 @@ impl Run {
             physical,
             own_v4,
             own_v6,
-            resolver: dns.address(),
+            resolver: match dns.address() {
+                SocketAddr::V4(a) => a,
+                SocketAddr::V6(_) => return Err("the resolver has no IPv4 address".to_owned()),
+            },
             runtime: runtime.handle().clone(),
             nobody: Nobody::new(physical).map_err(|e| format!("no port on {physical}: {e}"))?,
             lot: sandbox::park::Lot::new(physical).map_err(|e| e.to_string())?,
@@ -260,6 +288,7 @@ impl Run {
             accepting: Mutex::default(),
             watcher: Watcher::start().map_err(|e| format!("no thread can be started: {e}"))?,
             deaths: Deaths::default(),
+            network,
             policy,
         });
         supervisor.sessions.serve(&supervisor);
@@ -341,10 +370,10 @@ const FORWARDED: [Signal; 10] = [
 ];
 
 /// Waits for the program and all that it left behind; returns the program's status.
-fn wait(main: Pid, signals: &SignalFd) -> i32 {
+fn wait(main: Pid, broker: Option<u32>, signals: &SignalFd) -> i32 {
     let mut status = None;
     loop {
-        if let Some(s) = reap(main, &mut status) {
+        if let Some(s) = reap(main, broker, &mut status) {
             return s;
         }
         let Ok(Some(info)) = signals.read_signal() else { continue };
@@ -358,7 +387,7 @@ fn wait(main: Pid, signals: &SignalFd) -> i32 {
 }
 
 /// Reaps what has ended; Some when nothing of the program is left.
-fn reap(main: Pid, status: &mut Option<i32>) -> Option<i32> {
+fn reap(main: Pid, broker: Option<u32>, status: &mut Option<i32>) -> Option<i32> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
             Ok(WaitStatus::Exited(pid, code)) if pid == main => *status = Some(code),
@@ -372,6 +401,7 @@ fn reap(main: Pid, status: &mut Option<i32>) -> Option<i32> {
         }
     }
     let hub = hub::started();
-    let left = status.is_some() && sandbox::processes::children().into_iter().any(|p| Some(p) != hub);
+    let own = [hub, broker];
+    let left = status.is_some() && sandbox::processes::children().into_iter().any(|p| !own.contains(&Some(p)));
     if left { None } else { *status }
 }

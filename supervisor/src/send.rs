@@ -15,7 +15,7 @@ use crate::call::{Call, Target, errno};
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, finish_send, prepare, wait, with_room,
 };
-use crate::{ancillary, datagram, netlink, unix};
+use crate::{ancillary, datagram, netlink, own, unix};
 
 /// One message to be sent, read from the program once.
 struct Outgoing {
@@ -167,6 +167,9 @@ fn data_limit(kind: Kind, target: &Target, wanted: usize) -> Result<usize, Errno
         Some(Proto::Udp) => DATAGRAM_MAX,
         Some(Proto::Tcp) => return Ok(CHUNK),
         None if sock::socket_type(target.as_fd()).map_err(errno)? == libc::SOCK_STREAM => return Ok(CHUNK),
+        None if sock::socket_domain(target.as_fd()).is_ok_and(|d| matches!(d, libc::AF_INET | libc::AF_INET6)) => {
+            DATAGRAM_MAX
+        }
         None => UNIX_MAX,
     };
     if wanted > most { Err(Errno::EMSGSIZE) } else { Ok(most) }
@@ -188,8 +191,13 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
         }
         let bytes = call.n.read(header.control, header.control_length)?;
         let v6 = call.supervisor.table.lock().get(target.cookie).is_some_and(|s| s.v6);
+        // In a network of the program's own it is the kernel's to judge, but for what the supervisor might and the program may not.
+        let native =
+            call.supervisor.network.is_some() && sock::socket_domain(target.as_fd()).is_ok_and(|d| d != libc::AF_UNIX);
         for mut m in message::parse_control(&bytes)? {
             match (m.level, m.kind) {
+                (libc::SOL_SOCKET, libc::SO_MARK) if native => return Err(Errno::EPERM),
+                _ if native => control.push(m),
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) if kind.is_none() => {
                     let first = descriptors.len();
                     /// SCM_MAX_FD of include/net/scm.h.
@@ -220,11 +228,13 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
 
 /// Sends one or several messages, waiting where the program would. `lengths` is where sendmmsg wants its msg_len.
 fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoing>, flags: i32, lengths: Option<u64>) {
-    if kind == Some(Proto::Tcp) && flags & libc::MSG_FASTOPEN != 0 {
+    let stream = || sock::socket_type(target.as_fd()).is_ok_and(|t| t == libc::SOCK_STREAM);
+    if flags & libc::MSG_FASTOPEN != 0 && (kind == Some(Proto::Tcp) || call.supervisor.network.is_some() && stream()) {
         return call.finish(Err(Errno::EOPNOTSUPP));
     }
     // Only a stream raises SIGPIPE.
-    let flags = if kind == Some(Proto::Udp) { flags | libc::MSG_NOSIGNAL } else { flags };
+    let datagram = kind == Some(Proto::Udp) || call.supervisor.network.is_some() && !stream();
+    let flags = if datagram { flags | libc::MSG_NOSIGNAL } else { flags };
     let waits = flags & libc::MSG_DONTWAIT == 0 && sock::is_nonblocking(target.as_fd()).is_ok_and(|n| !n);
     let mut done = 0usize;
     let mut step = move |call: &mut Call, target: &Target| -> Result<i64, Errno> {
@@ -252,7 +262,8 @@ fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoi
         Err(Errno::EAGAIN) if waits => {
             /// A sender cannot be told when an AF_UNIX receiver has room again.
             const RETRY: Duration = Duration::from_millis(5);
-            let retry = kind.is_none().then_some(RETRY);
+            let unix = || sock::socket_domain(target.as_fd()).is_ok_and(|d| d == libc::AF_UNIX);
+            let retry = (kind.is_none() && unix()).then_some(RETRY);
             let waiting = Waiting { interest: Interest::WRITABLE, limit: send_timeout(&target), retry, flags };
             wait(call, target, waiting, step);
         }
@@ -274,6 +285,13 @@ fn send_one(
 ) -> Result<usize, Errno> {
     let now = flags | libc::MSG_DONTWAIT;
     let control = message::build_control(&m.control);
+    if let Some(network) = call.supervisor.network.clone()
+        && sock::socket_domain(target.as_fd()).is_ok_and(|d| d != libc::AF_UNIX)
+        && m.address.is_some()
+        && sock::socket_type(target.as_fd()).is_ok_and(|t| t != libc::SOCK_STREAM)
+    {
+        return own::send(&network, call, target, &m.name, &m.data, &control, now);
+    }
     if kind.is_none() && netlink::is_one(target) {
         return netlink::send(&call.supervisor, target, &m.name, &m.data);
     }
@@ -281,9 +299,9 @@ fn send_one(
         (Some(Proto::Udp), Some(address)) => datagram::send(call, target, address, &m.data, &control, now),
         (Some(Proto::Udp), None) => message::send(target.as_fd(), &m.data, Destination::Connected, &control, now),
         (None, Some(Address::Unix(_))) => unix::send(call, target, &m.name, &m.data, control, now),
-        (None, Some(_)) => Err(Errno::EINVAL),
+        (None, Some(_)) if call.supervisor.network.is_none() => Err(Errno::EINVAL),
         // A stream ignores the address.
-        (Some(Proto::Tcp), _) | (None, None) => loop {
+        (Some(Proto::Tcp), _) | (None, _) => loop {
             let first = if m.total() == 0 { &control[..] } else { &[] };
             match message::send(target.as_fd(), &m.data[m.sent..], Destination::Connected, first, now) {
                 Ok(n) => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
+use sandbox::diag::Receiver;
 use sipcore::agent::{
     Agent, AgentConfig, CallError, Credentials, EndReason, Event, Label, Media, Offer, Proto, Session, SessionId, Tap,
 };
@@ -350,6 +351,18 @@ pub fn is_exact(media: SocketAddrV4, from: SocketAddrV4, proto: Proto) -> bool {
     is_of_runs(media) && sandbox::diag::is_bound(media, from, proto == Proto::Tcp).unwrap_or(false)
 }
 
+/// Whether what `from` will connect or send to there is a peer's own socket, and no service of this machine.
+pub fn may_be_peer(source: SocketAddrV4, from: SocketAddrV4, proto: Proto) -> bool {
+    match proto {
+        Proto::Tcp => is_exact(source, from, proto),
+        // The caller's socket may be connected to its stub still: then nobody is found, but never a wildcard service.
+        Proto::Udp => {
+            let found = sandbox::diag::receiver(source, from, false);
+            is_of_runs(source) && found.is_ok_and(|r| r != Receiver::Wildcard)
+        }
+    }
+}
+
 /// The local address towards the registrar: the run's own on this machine, else what the routing table says.
 fn local_ip(physical: IpAddr, registrar: &SocketAddr) -> Result<IpAddr, String> {
     match registrar.ip() {
@@ -427,7 +440,7 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
                 if reason != EndReason::PeerVanished {
                     supervisor.sessions.links.ended(id);
                 }
-                supervisor.table.lock().forget_session(id);
+                supervisor.forget_session(id);
             }
             Event::RegistrationLost { why } => {
                 let aor = &supervisor.sessions.identity.aor;

@@ -18,6 +18,7 @@ use crate::call::{Call, Target, errno};
 use crate::deaths::Deaths;
 use crate::netlink::Netlink;
 use crate::nobody::Nobody;
+use crate::own::{self, Network};
 use crate::sessions::Sessions;
 use crate::table::{Bound, Cookie, Removed, Socket, State, Table};
 use crate::{accept, connect, datagram, names, netlink, options, receive, send, unix};
@@ -56,6 +57,8 @@ pub struct Supervisor {
     pub deaths: Deaths,
     /// Tells of signals for threads whose calls are held.
     pub watcher: Watcher,
+    /// With `--isolation netns`: where the program's sockets are.
+    pub network: Option<Arc<Network>>,
     /// One accept at a time: between the look at a listener's queue and the taking nobody else may take.
     pub accepting: Mutex<()>,
 }
@@ -76,6 +79,9 @@ impl Supervisor {
     /// Answers one trapped call, now or by a task.
     pub fn handle(self: &Arc<Self>, n: Notification) {
         let call = Call::new(n, self.clone());
+        if let Some(network) = &self.network {
+            return own::handle(network, call);
+        }
         match call.n.call {
             libc::SYS_socket if call.int(0) == libc::AF_NETLINK => netlink::socket(call),
             libc::SYS_socket => datagram::socket(call),
@@ -98,21 +104,29 @@ impl Supervisor {
             libc::SYS_recvmmsg => receive::recvmmsg(call),
             libc::SYS_getsockopt => options::get(call),
             libc::SYS_setsockopt => options::set(call),
-            // Nothing is decided here: who is signalled may be held.
-            libc::SYS_tgkill | libc::SYS_tkill => {
-                let at = usize::from(call.n.call == libc::SYS_tgkill);
-                let (thread, signal) = (call.int(at), call.int(at + 1));
-                self.watcher.hint(thread as u32, signal);
-                call.proceed();
-            }
+            libc::SYS_tgkill | libc::SYS_tkill => self.signalled(call),
             _ => call.finish(Err(Errno::ENOSYS)),
         }
     }
 
+    /// tgkill(2), tkill(2): nothing is decided here, but who is signalled may be held.
+    pub fn signalled(&self, call: Call) {
+        let at = usize::from(call.n.call == libc::SYS_tgkill);
+        let (thread, signal) = (call.int(at), call.int(at + 1));
+        self.watcher.hint(thread as u32, signal);
+        call.proceed();
+    }
+
     /// Makes sure that the table knows the socket. None for AF_UNIX, and for AF_NETLINK that the supervisor answers.
     ///
-    /// EACCES for any other kind but TCP and UDP.
+    /// EACCES for any other kind but TCP and UDP. In a network of the program's own the kernel alone knows its sockets: None for all,
+    /// and EACCES for one of another network.
     pub fn known(&self, target: &Target) -> Result<Option<Proto>, Errno> {
+        if let Some(network) = &self.network {
+            let fd = std::os::fd::AsFd::as_fd(target);
+            let inside = network.owns(fd) || sock::socket_domain(fd).map_err(errno)? == libc::AF_UNIX;
+            return if inside { Ok(None) } else { Err(Errno::EACCES) };
+        }
         if let Some(s) = self.table.lock().get(target.cookie) {
             return Ok(Some(s.proto));
         }
@@ -314,6 +328,14 @@ impl Supervisor {
         }
         drop(table);
         self.destroyed(cookie);
+    }
+
+    /// The peer ended a session: what was announced by it does not come, and no BYE is owed for it.
+    pub fn forget_session(&self, session: sipcore::agent::SessionId) {
+        self.table.lock().forget_session(session);
+        if let Some(network) = &self.network {
+            network.ended(session);
+        }
     }
 
     /// Threads that were killed while their calls about this socket were held: the duplicates of it that are here go, at once.

@@ -14,6 +14,7 @@ use sandbox::unix::{Action, Interrupter, act, act_until};
 
 use crate::call::{Call, Held, Target};
 use crate::send::send_timeout;
+use crate::supervisor::Supervisor;
 
 /// The AF_UNIX sockets that this run bound.
 #[derive(Default)]
@@ -90,9 +91,12 @@ fn open_path(path: &std::path::Path) -> std::io::Result<std::fs::File> {
 /// Whether the connected socket's peer is the socket of this run that was meant: its name is the one remembered, and what listens was
 /// made to listen here (the supervisor calls listen(2) for the program, so SO_PEERCRED names the supervisor). A datagram socket
 /// is the very one that was bound: between bind() and the look at its file the program may have put another's file there.
-fn is_own_peer(socket: std::os::fd::BorrowedFd<'_>, to: &Reach) -> bool {
-    use nix::sys::socket::{getsockopt, sockopt};
+fn is_own_peer(supervisor: &Supervisor, socket: std::os::fd::BorrowedFd<'_>, to: &Reach) -> bool {
     let datagram = sandbox::sock::socket_type(socket).is_ok_and(|t| t == nix::libc::SOCK_DGRAM);
+    if let Some(network) = &supervisor.network {
+        // By its file, or its name in a network of its own, it is the one that was meant; a datagram socket is of that network, too.
+        return if datagram { network.has_peer_of(socket) } else { peer_is_listened_for(socket) };
+    }
     let trimmed = |n: &[u8]| n.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
     let name = &to.name;
     let same_name = |peer: &[u8]| match name.get(FAMILY) {
@@ -104,8 +108,14 @@ fn is_own_peer(socket: std::os::fd::BorrowedFd<'_>, to: &Reach) -> bool {
             // Where the kernel does not tell (CONFIG_UNIX_DIAG), the name is what there is.
             sandbox::unix_diag::peer_inode(socket).map_or_else(|e| e == Errno::ENOENT, |peer| peer == to.socket)
         } else {
-            getsockopt(&socket, sockopt::PeerCredentials).is_ok_and(|c| c.pid() == std::process::id() as i32)
+            peer_is_listened_for(socket)
         }
+}
+
+/// Whether the supervisor called listen(2) for the peer of a stream: so SO_PEERCRED names it.
+fn peer_is_listened_for(socket: std::os::fd::BorrowedFd<'_>) -> bool {
+    use nix::sys::socket::{getsockopt, sockopt};
+    getsockopt(&socket, sockopt::PeerCredentials).is_ok_and(|c| c.pid() == std::process::id() as i32)
 }
 
 /// bind(2) of an AF_UNIX socket.
@@ -154,7 +164,10 @@ fn reach(call: &Call, name: &[u8], datagram: bool) -> Result<Reach, Errno> {
     match name.get(FAMILY) {
         None => Err(Errno::EINVAL),
         // Who has an abstract name is known only when a stream is connected to it.
-        Some(0) if !datagram && supervisor.unix_bound.lock().abstracts.contains(name) => {
+        // In a network of the program's own, all abstract names are.
+        Some(0)
+            if supervisor.network.is_some() || !datagram && supervisor.unix_bound.lock().abstracts.contains(name) =>
+        {
             Ok(Reach { fixed: name.to_vec(), name: name.to_vec(), socket: 0, _file: None })
         }
         Some(0) => Err(refuse()),
@@ -164,16 +177,21 @@ fn reach(call: &Call, name: &[u8], datagram: bool) -> Result<Reach, Errno> {
             let path = std::fs::canonicalize(&path).map_err(crate::call::errno)?;
             let file = open_path(&path).map_err(crate::call::errno)?;
             let m = file.metadata().map_err(crate::call::errno)?;
-            let names = supervisor.unix_bound.lock();
-            let Some(known) = names.files.get(&(m.dev(), m.ino())) else {
-                drop(names);
-                return Err(refuse());
+            let known = match &supervisor.network {
+                // The program binds natively there: whose file it is the kernel knows.
+                Some(network) if network.inspector().has_socket_file(m.dev(), m.ino())? => Some((Vec::new(), 0)),
+                Some(_) => None,
+                None => {
+                    let names = supervisor.unix_bound.lock();
+                    names.files.get(&(m.dev(), m.ino())).map(|known| (known.name.clone(), known.socket))
+                }
             };
+            let Some((bound, socket)) = known else { return Err(refuse()) };
             // Checked and used by one descriptor: the path may be another's by now.
             let mut fixed = name[..FAMILY].to_vec();
             fixed.extend_from_slice(format!("/proc/self/fd/{}", file.as_raw_fd()).as_bytes());
             fixed.push(0);
-            Ok(Reach { fixed, name: known.name.clone(), socket: known.socket, _file: Some(file) })
+            Ok(Reach { fixed, name: bound, socket, _file: Some(file) })
         }
     }
 }
@@ -206,10 +224,10 @@ async fn connect_to(call: Call, target: Target, to: Reach) {
     const AGAIN: Duration = Duration::from_millis(2);
     let (limit, socket) = (send_timeout(&target), target.cookie);
     let interrupter = Arc::new(Interrupter::default());
-    let (thread, own) = (call.n.thread, interrupter.clone());
+    let (thread, own, supervisor) = (call.n.thread, interrupter.clone(), call.supervisor.clone());
     let mut work = tokio::task::spawn_blocking(move || {
         let mut result = act_until(&own, thread, &target.fd, &to.fixed, &Action::Connect);
-        if result.is_ok() && !is_own_peer(target.as_fd(), &to) {
+        if result.is_ok() && !is_own_peer(&supervisor, target.as_fd(), &to) {
             let _ = nix::sys::socket::shutdown(target.fd.as_raw_fd(), nix::sys::socket::Shutdown::Both);
             let _ = sandbox::sock::disconnect(target.as_fd());
             result = Err(Errno::EACCES);
@@ -245,9 +263,12 @@ pub fn send(
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
     let to = reach(call, name, true)?;
     // A socket of our own asks first who is there; a socket file belongs to one socket for good.
-    let probe = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let probe = match &call.supervisor.network {
+        Some(network) => network.unix_datagram().map_err(crate::call::errno)?,
+        None => socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?,
+    };
     act(call.n.thread, &probe, &to.fixed, &Action::Connect)?;
-    if !is_own_peer(probe.as_fd(), &to) {
+    if !is_own_peer(&call.supervisor, probe.as_fd(), &to) {
         return Err(Errno::EACCES);
     }
     act(call.n.thread, &target.fd, &to.fixed, &Action::Send(data.to_vec(), control, flags))

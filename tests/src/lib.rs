@@ -21,4 +21,4 @@ pub use coturn::{Accounts, Coturn};
 pub use dns::Dns;
 pub use kamailio::{Algorithm, Kamailio};
 pub use process::{Done, Launch, PATIENCE, Process, descendants, until, within};
-pub use world::{World, free_port};
+pub use world::{World, direct_flows, free_port};

@@ -317,6 +317,11 @@ fn everywhere(flags: &[&str]) -> Vec<OsString> {
     wanted.filter_map(|(name, flag)| Some([flag.into(), std::env::var_os(name)?])).flatten().collect()
 }
 
+/// Whether the programs' own sockets are connected to each other, with no relay between (`--isolation netns` has one).
+pub fn direct_flows() -> bool {
+    std::env::var_os("SIPBOX_TEST_ISOLATION").is_none_or(|value| value != "netns")
+}
+
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or_else(|| unreachable!("the manifest is in tests/"))
 }

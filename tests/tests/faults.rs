@@ -179,7 +179,9 @@ fn supervisor_killed_nothing_gets_out() {
     let calls: Vec<&str> = told.lines().filter(|l| l.contains(" = ")).collect();
     assert!(calls.len() >= 10, "{told}");
     for call in calls {
-        let harmless = call.starts_with("socket(") && call.ends_with("= done");
+        // In a network of its own the program may name its sockets as it likes.
+        let own = ["bind(", "getsockname(", "accept("].iter().any(|c| call.starts_with(c)) && !tests::direct_flows();
+        let harmless = own || call.starts_with("socket(") && call.ends_with("= done");
         assert!(call.ends_with("= ENOSYS") || harmless, "{call}\n{told}");
     }
     assert!(tcp.accept().is_err(), "a connection got out");

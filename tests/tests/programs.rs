@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tests::{Process, World, free_port, servers};
+use tests::{Process, World, direct_flows, free_port, servers};
 
 /// Any address leads to the peer of `--to`: this one is nobody's.
 const ANYWHERE: &str = "198.18.0.9";
@@ -114,6 +114,9 @@ fn sockets_of(pid: u32) -> Vec<String> {
 
 #[test]
 fn the_programs_sockets_are_connected_to_each_other() {
+    if !direct_flows() {
+        return eprintln!("in a network of the program's own there is a relay between");
+    }
     let world = World::new("direct");
     let port = free_port().to_string();
     let mut server = world.run(&["--flow", "auto", "--as", "held"], "hold").args(["serve", &port]).start();

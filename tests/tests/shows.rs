@@ -27,7 +27,9 @@ fn trace_and_map_with_nginx_and_curl() {
     let client = curl.stderr;
     assert!(client.lines().any(|l| l.contains("connect") && l.contains(":80")), "no connect in the trace:\n{client}");
     let trace = server.stderr();
-    for call in ["bind", "listen", "accept"] {
+    // In a network of its own the program binds and accepts natively.
+    let traced = if tests::direct_flows() { &["bind", "listen", "accept"][..] } else { &["listen"] };
+    for call in traced {
         assert!(trace.lines().any(|l| l.contains(call)), "no {call} in the trace:\n{trace}");
     }
 }

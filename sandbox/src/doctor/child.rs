@@ -7,7 +7,6 @@ use std::sync::mpsc;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -64,30 +63,6 @@ pub(super) fn memory() -> io::Result<String> {
     expect(written == word.len() && WORD.load(Ordering::SeqCst) == 0, "it was written elsewhere")?;
     child.finish()?;
     Ok(String::from("a child's memory was read and written"))
-}
-
-/// Making the namespaces is not enough: AppArmor lets them be made and then takes every capability in them away. So the loopback
-/// interface inside is brought up.
-pub(super) fn namespaces() -> io::Result<String> {
-    let child = Child::start(|_| {
-        match unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).and_then(|()| loopback_up()) {
-            Ok(()) => 0,
-            Err(e) => e as i32,
-        }
-    })?;
-    child.finish()?;
-    Ok(String::from("may be made"))
-}
-
-fn loopback_up() -> nix::Result<()> {
-    // SAFETY: socket takes no pointers. The descriptor goes away with the process, which is about to end.
-    let socket = Errno::result(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0) })?;
-    // SAFETY: a struct of integers and a union of such, for all of which zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: `request` is the structure that this request reads, with a name that ends in zeroes, alive through the call.
-    Errno::result(unsafe { libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request) }).map(drop)
 }
 
 fn pidfd_open(pid: Pid, flags: libc::c_uint) -> io::Result<OwnedFd> {

@@ -64,8 +64,8 @@ fn writable_only_after_the_release() {
         let b = lot.release(parked.local).unwrap();
         assert_eq!(next(&epoll, 2000), Some(EpollFlags::EPOLLOUT));
         sock::check_error(a.as_fd()).unwrap();
-        assert_eq!(sock::canonical(sock::peer_addr(a.as_fd()).unwrap()), lot.addr().into());
-        assert_eq!(sock::peer_addr(b.as_fd()).unwrap(), parked.local.into());
+        assert_eq!(sock::canonical(sock::peer_addr(a.as_fd()).unwrap()), lot.addr());
+        assert_eq!(sock::peer_addr(b.as_fd()).unwrap(), parked.local);
         assert_eq!(sock::syncnt(a.as_fd()).unwrap(), sock::SYNCNT_MAX);
         sock::set_syncnt(a.as_fd(), parked.syncnt).unwrap();
         assert!(matches!(lot.park(a.as_fd()), Err(ParkError::Connected)));
@@ -183,9 +183,9 @@ fn a_closed_socket_is_gone() {
     let a = app(AddressFamily::Inet, SockFlag::SOCK_NONBLOCK);
     let parked = lot.park(a.as_fd()).unwrap();
     let cookie = sock::socket_cookie(a.as_fd()).unwrap();
-    assert_eq!(crate::diag::cookie_at(parked.local.into(), lot.addr().into()).unwrap(), Some(cookie));
+    assert_eq!(crate::diag::cookie_at(parked.local, lot.addr()).unwrap(), Some(cookie));
     drop(a);
-    assert_eq!(crate::diag::cookie_at(parked.local.into(), lot.addr().into()).unwrap(), None);
+    assert_eq!(crate::diag::cookie_at(parked.local, lot.addr()).unwrap(), None);
     assert!(matches!(lot.release(parked.local), Err(ParkError::Gone(_))));
     assert!(matches!(lot.fail(parked.local), Err(ParkError::Gone(_))));
 }
@@ -219,7 +219,7 @@ fn a_dup_and_a_bound_socket() {
     let a = app(AddressFamily::Inet, SockFlag::SOCK_NONBLOCK);
     sock::bind(a.as_fd(), &"127.64.0.77:0".parse().unwrap()).unwrap();
     let parked = lot.park(a.as_fd()).unwrap();
-    assert_eq!(parked.local.ip(), &Ipv4Addr::new(127, 64, 0, 77));
+    assert_eq!(parked.local.ip(), Ipv4Addr::new(127, 64, 0, 77));
     let dup = a.try_clone().unwrap();
     drop(a);
     talk_and_part(stream(lot.release(parked.local).unwrap()), stream(dup));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sandbox::sock;
 use sipcore::agent::{IncomingCall, Proto, Quic, SessionId};
 use sipcore::flow::{Incoming, Opening, Role};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 use super::trunk::Trunk;
 use super::{caller, datagrams, pump, v4};
@@ -79,7 +79,7 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
                 }
                 outcome => {
                     tracing::debug!(?outcome, "a listener did not take a connection");
-                    supervisor.table.lock().forget_session(id);
+                    supervisor.forget_session(id);
                     supervisor.sessions.close(id);
                     incoming.refuse(486).await;
                 }
@@ -87,11 +87,10 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
             drop((held, busy));
         }
         Proto::Udp => {
-            let Ok((socket, address)) = datagrams::stand_in(&supervisor, endpoint.bound.physical) else {
+            let Ok(socket) = admit(&supervisor, endpoint, id) else {
                 supervisor.sessions.close(id);
                 return incoming.refuse(503).await;
             };
-            crate::datagram::admit(&supervisor, endpoint.cookie, address, endpoint.peer, id);
             trunk.attach(incoming.id(), socket.clone());
             if let Ok(stream) = incoming.take().await {
                 drop(busy);
@@ -101,8 +100,25 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
     }
 }
 
+/// Lets a peer send to a datagram socket of the program; gives the socket that stands for him.
+fn admit(supervisor: &Arc<Supervisor>, endpoint: Endpoint, id: SessionId) -> std::io::Result<Arc<UdpSocket>> {
+    if let Some(network) = &supervisor.network {
+        let (far, media) = network.far(supervisor)?;
+        let (socket, address) = datagrams::stand_in(supervisor, media)?;
+        network.receive_from(supervisor, endpoint, far, address.into(), id)?;
+        return Ok(socket);
+    }
+    let (socket, address) = datagrams::stand_in(supervisor, endpoint.bound.physical)?;
+    crate::datagram::admit(supervisor, endpoint.cookie, address, endpoint.peer, id);
+    Ok(socket)
+}
+
 /// Connects to the program's listener, which sees the peer's address.
 async fn to_listener(supervisor: &Supervisor, endpoint: Endpoint, id: SessionId) -> std::io::Result<TcpStream> {
+    if let Some(network) = supervisor.network.clone() {
+        let joined = tokio::task::spawn_blocking(move || network.to_listener(endpoint)).await?;
+        return TcpStream::from_std(joined?.into());
+    }
     let socket: OwnedFd = sock::tcp4()?;
     sock::bind(socket.as_fd(), &SocketAddr::from((IpAddr::V4(supervisor.physical), 0)))?;
     let source = v4(sock::local_addr(socket.as_fd())?)?;

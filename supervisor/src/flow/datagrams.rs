@@ -60,7 +60,7 @@ pub async fn carry(
     held.trunk().detach(number);
     links.close(id);
     supervisor.sessions.forget(id);
-    supervisor.table.lock().forget_session(id);
+    supervisor.forget_session(id);
     // QUIC sends datagrams before the end of a stream: once that has arrived, they have been on their way.
     let _ = stream.send.finish();
     let _ = tokio::time::timeout(std::time::Duration::from_secs(5), stream.send.stopped()).await;

@@ -1,0 +1,494 @@
+//! A run with a network of its own (`--isolation netns`, [`sandbox::netns`]): the program's sockets live where nobody else's are, and the
+//! kernel itself answers for names, options and the private loopback. Only whom it speaks to is asked here. For each peer a socket
+//! in the network at the other end stands at the peer's virtual address, and its bytes are carried to and from the flow of the session.
+
+mod datagram;
+mod inbound;
+mod stream;
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use parking_lot::Mutex;
+use sandbox::diag::{DestroyWatch, Endpoint, Lost};
+use sandbox::memory::Address;
+use sandbox::netns::{Net, Networks};
+use sandbox::park::Lot;
+use sandbox::sock;
+use sipcore::agent::{Proto, SessionId};
+use tokio::io::Interest;
+
+use crate::attempt::{Attempt, Progress};
+use crate::call::{Call, Target, errno};
+use crate::names::is_reachable;
+use crate::supervisor::{Supervisor, Way, policy_proto};
+use crate::table::Cookie;
+use crate::{dns, receive, send, unix};
+
+pub use datagram::send;
+pub use inbound::{accept_direct, find};
+
+/// Places of peers that are kept for the next connect to them.
+const LOTS: usize = 256;
+/// Addresses at which the resolver answers.
+const RESOLVERS: usize = 64;
+/// Deaths of sockets are taken in batches this far apart.
+const BATCH: Duration = Duration::from_millis(5);
+/// How long what the program sent may take to leave after the program's end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+const LAST_LOOK: Duration = Duration::from_millis(1);
+
+/// What is known of the program's sockets: only of those that something is under way for.
+#[derive(Default)]
+struct Kept {
+    attempts: HashMap<Cookie, Arc<Attempt>>,
+    /// What SO_ERROR is to say once, instead of the kernel's word.
+    errors: HashMap<Cookie, Errno>,
+    datagrams: HashMap<Cookie, datagram::Peers>,
+    by_session: HashMap<SessionId, Arc<datagram::Flow>>,
+    /// Sockets in the program's network that are the supervisor's.
+    mine: HashSet<Cookie>,
+}
+
+/// The network of one run.
+pub struct Network {
+    networks: Arc<Networks>,
+    kept: Mutex<Kept>,
+    lots: Mutex<HashMap<SocketAddr, Arc<Lot>>>,
+    resolvers: Mutex<HashSet<SocketAddr>>,
+    watching: OnceLock<()>,
+}
+
+/// Where a connect or a datagram leads.
+enum Where {
+    /// Where the kernel of the program's own network takes it.
+    There,
+    /// To a peer, who stands in this network.
+    Peer(String, Net),
+    Refused(Errno),
+}
+
+impl Network {
+    pub fn new(networks: Networks) -> Network {
+        Network {
+            networks: Arc::new(networks),
+            kept: Mutex::default(),
+            lots: Mutex::default(),
+            resolvers: Mutex::default(),
+            watching: OnceLock::new(),
+        }
+    }
+
+    /// The child of the supervisor that is none of the program's.
+    pub fn broker(&self) -> u32 {
+        self.networks.broker().as_raw().unsigned_abs()
+    }
+
+    /// Whether a socket is of the program's own network.
+    pub fn owns(&self, fd: std::os::fd::BorrowedFd<'_>) -> bool {
+        self.networks.owns(fd)
+    }
+
+    /// Who is asked about the sockets of the program's network.
+    pub fn inspector(&self) -> &sandbox::diag::Inspector {
+        self.networks.inspector()
+    }
+
+    /// Whether an AF_UNIX datagram socket of the program's network is connected to another one of it.
+    pub fn has_peer_of(&self, fd: std::os::fd::BorrowedFd<'_>) -> bool {
+        self.inspector().unix_peer(fd).and_then(|inode| self.inspector().has_unix(inode)).unwrap_or(false)
+    }
+
+    /// An AF_UNIX datagram socket of the supervisor's in the program's network, where the abstract names of the program are.
+    pub fn unix_datagram(&self) -> std::io::Result<OwnedFd> {
+        self.networks.socket(Net::Program, libc::AF_UNIX, libc::SOCK_DGRAM, 0)
+    }
+
+    /// Follows the death of the program's sockets, from the first one that something is kept of.
+    fn watch(&self, supervisor: &Arc<Supervisor>) {
+        self.watching.get_or_init(|| {
+            let watch = self.networks.diag().and_then(DestroyWatch::on);
+            match watch {
+                Ok(watch) => drop(supervisor.runtime.spawn(follow(supervisor.clone(), watch))),
+                Err(error) => tracing::error!(%error, "the death of sockets cannot be followed"),
+            }
+        });
+    }
+
+    /// Where the connects to `address` wait for their sessions.
+    fn lot(&self, net: Net, address: SocketAddr) -> Result<Arc<Lot>, Errno> {
+        let mut lots = self.lots.lock();
+        if let Some(lot) = lots.get(&address) {
+            return Ok(lot.clone());
+        }
+        if lots.len() >= LOTS {
+            lots.retain(|_, lot| Arc::strong_count(lot) > 1);
+        }
+        if lots.len() >= LOTS {
+            return Err(Errno::ENOBUFS);
+        }
+        let lot = Lot::at(&self.networks, net, address).map_err(|error| {
+            tracing::warn!(%error, "no place for a peer");
+            Errno::from_raw(error.raw_os_error().unwrap_or(libc::EADDRNOTAVAIL))
+        })?;
+        if net == Net::Program {
+            // It listens among the program's own.
+            for end in self.inspector().endpoints(true).unwrap_or_default() {
+                if end.listens && end.local == address {
+                    self.kept.lock().mine.insert(end.cookie);
+                }
+            }
+        }
+        let lot = Arc::new(lot);
+        lots.insert(address, lot.clone());
+        Ok(lot)
+    }
+
+    /// Whether a socket of the program has this address, or covers it.
+    fn is_taken(&self, proto: Proto, address: SocketAddr) -> bool {
+        let mine = &self.kept.lock().mine;
+        let Ok(all) = self.inspector().endpoints(proto == Proto::Tcp) else { return false };
+        all.iter().any(|e| {
+            let reaches = if proto == Proto::Tcp { e.listens } else { e.peer.is_none() };
+            reaches && !mine.contains(&e.cookie) && covers(e, address)
+        })
+    }
+
+    /// The sockets of the program that peers may reach by a session (WIRE: labels): those bound to `port`, else the only one there is.
+    fn labelled(&self, supervisor: &Supervisor, proto: Proto, port: Option<u16>) -> Option<Endpoint> {
+        let mut all = self.inspector().endpoints(proto == Proto::Tcp).ok()?;
+        {
+            let mine = &self.kept.lock().mine;
+            all.retain(|e| {
+                let open = if proto == Proto::Tcp { e.listens } else { e.peer.is_none() };
+                open && !mine.contains(&e.cookie) && is_reachable(supervisor, proto, &e.local)
+            });
+        }
+        if let Some(found) = all.iter().find(|e| Some(e.local.port()) == port) {
+            return Some(*found);
+        }
+        let first = all.first()?;
+        // Sockets that share one address (SO_REUSEPORT) are one endpoint.
+        all.iter().all(|e| e.local == first.local).then_some(*first)
+    }
+
+    /// Makes the resolver answer at `address`, as the name server that the program takes it for.
+    fn resolve_at(&self, supervisor: &Arc<Supervisor>, net: Net, address: SocketAddr) -> Result<(), Errno> {
+        let mut resolvers = self.resolvers.lock();
+        if resolvers.contains(&address) {
+            return Ok(());
+        }
+        if resolvers.len() >= RESOLVERS {
+            return Err(Errno::ENOBUFS);
+        }
+        let v6 = address.is_ipv6();
+        let made = (|| -> std::io::Result<_> {
+            let (udp, tcp) = (self.networks.udp(net, v6)?, self.networks.tcp(net, v6)?);
+            nix::sys::socket::setsockopt(&tcp, nix::sys::socket::sockopt::ReuseAddr, &true)?;
+            sock::bind(udp.as_fd(), &address)?;
+            sock::bind(tcp.as_fd(), &address)?;
+            nix::sys::socket::listen(&tcp, nix::sys::socket::Backlog::new(16)?)?;
+            Ok((udp, tcp))
+        })();
+        let (udp, tcp) = made.map_err(errno)?;
+        if net == Net::Program {
+            let cookies = [&udp, &tcp].map(|s| sock::socket_cookie(s.as_fd()).unwrap_or(0));
+            self.kept.lock().mine.extend(cookies);
+        }
+        resolvers.insert(address);
+        let _inside = supervisor.runtime.enter();
+        dns::Sockets::of(udp.into(), tcp.into()).map_err(errno)?.serve(supervisor);
+        Ok(())
+    }
+
+    /// Decides where `to` leads.
+    fn way(&self, call: &mut Call, proto: Proto, to: SocketAddr) -> Where {
+        let supervisor = call.supervisor.clone();
+        let to = sock::canonical(to);
+        let own = supervisor.is_own(to.ip());
+        let net = if own { Net::Program } else { Net::Peers };
+        // What listens here comes before what the policy leads elsewhere.
+        let taken = |call: &mut Call| {
+            let taken = own && self.is_taken(proto, to);
+            if taken {
+                call.rule(|| "own socket".to_owned());
+            }
+            taken
+        };
+        match supervisor.way(call, proto, to) {
+            Way::Own(..) => Where::There,
+            Way::Resolver | Way::Uri(_) if taken(call) => Where::There,
+            Way::Resolver => match self.resolve_at(&supervisor, net, to) {
+                Ok(()) => Where::There,
+                Err(e) => Where::Refused(e),
+            },
+            Way::Uri(uri) => Where::Peer(uri, net),
+            // Nothing listens there, and the kernel says so.
+            Way::Refused(Errno::ECONNREFUSED) if own || proto == Proto::Tcp => Where::There,
+            Way::Refused(e) => Where::Refused(e),
+        }
+    }
+
+    /// The peer ended this session.
+    pub fn ended(&self, session: SessionId) {
+        if let Some(flow) = self.kept.lock().by_session.remove(&session) {
+            flow.end();
+        }
+    }
+
+    /// The kernel destroyed a socket of the program.
+    fn destroyed(&self, cookie: Cookie) {
+        let mut kept = self.kept.lock();
+        kept.errors.remove(&cookie);
+        kept.mine.remove(&cookie);
+        if let Some(attempt) = kept.attempts.remove(&cookie) {
+            attempt.set(Progress::Abandoned);
+        }
+        for flow in kept.datagrams.remove(&cookie).into_iter().flat_map(datagram::Peers::into_flows) {
+            flow.end();
+        }
+    }
+
+    /// Forgets what is kept of sockets that have died unreported.
+    fn sweep(&self) {
+        let Ok(live) = self.inspector().endpoints(true).and_then(|mut tcp| {
+            tcp.extend(self.inspector().endpoints(false)?);
+            Ok(tcp)
+        }) else {
+            return;
+        };
+        let live: HashSet<Cookie> = live.iter().map(|e| e.cookie).collect();
+        let known: Vec<Cookie> = {
+            let kept = self.kept.lock();
+            kept.attempts.keys().chain(kept.datagrams.keys()).copied().collect()
+        };
+        known.into_iter().filter(|c| !live.contains(c)).for_each(|c| self.destroyed(c));
+    }
+
+    /// The program has ended: what it sent is delivered before the run does.
+    pub async fn last_words(&self) {
+        let end = Instant::now() + LAST_WORDS;
+        self.sweep();
+        let busy = || {
+            let kept = self.kept.lock();
+            sandbox::relay::flowing() > 0 || !kept.datagrams.is_empty() || !kept.by_session.is_empty()
+        };
+        while busy() && Instant::now() < end {
+            tokio::time::sleep(LAST_LOOK).await;
+        }
+    }
+}
+
+/// Whether what is sent to `address` meets this socket.
+fn covers(e: &Endpoint, address: SocketAddr) -> bool {
+    let own = e.local.ip().to_canonical();
+    let ip = address.ip().to_canonical();
+    let any = match own {
+        IpAddr::V4(own) => own.is_unspecified() && ip.is_ipv4(),
+        IpAddr::V6(own) => own.is_unspecified() && (ip.is_ipv6() || !e.v6only),
+    };
+    e.local.port() == address.port() && (own == ip || any)
+}
+
+async fn follow(supervisor: Arc<Supervisor>, mut watch: DestroyWatch) {
+    let Some(network) = supervisor.network.clone() else { return };
+    let Ok(polled) = watch.as_fd().try_clone_to_owned() else { return };
+    loop {
+        let mut cookies = Vec::new();
+        let read = sandbox::ready::when_ready(polled.as_fd(), Interest::READABLE, || {
+            match watch.read(&mut cookies).map_err(errno)? {
+                Lost::Nothing if cookies.is_empty() => Err(Errno::EAGAIN),
+                lost => Ok(lost),
+            }
+        });
+        let lost = match read.await {
+            Ok(lost) => lost,
+            Err(error) => {
+                tracing::error!(%error, "the death of sockets cannot be followed any more");
+                return;
+            }
+        };
+        cookies.into_iter().for_each(|c| network.destroyed(c));
+        if lost == Lost::Some {
+            network.sweep();
+        }
+        tokio::time::sleep(BATCH).await;
+    }
+}
+
+/// Answers one trapped call.
+pub fn handle(network: &Arc<Network>, call: Call) {
+    match call.n.call {
+        libc::SYS_connect => connect(network, call),
+        libc::SYS_listen => listen(call),
+        libc::SYS_bind => bind(call),
+        libc::SYS_sendto => send::sendto(call),
+        libc::SYS_sendmsg => send::sendmsg(call),
+        libc::SYS_sendmmsg => send::sendmmsg(call),
+        libc::SYS_recvmsg => receive::recvmsg(call),
+        libc::SYS_recvmmsg => receive::recvmmsg(call),
+        libc::SYS_getsockopt => crate::options::get(call),
+        libc::SYS_tgkill | libc::SYS_tkill => call.supervisor.clone().signalled(call),
+        _ => call.finish(Err(Errno::ENOSYS)),
+    }
+}
+
+/// What kind of socket this is: None for what is neither TCP nor UDP.
+fn proto_of(target: &Target) -> Option<Proto> {
+    let fd = target.as_fd();
+    match (sock::socket_domain(fd).ok()?, sock::socket_protocol(fd).ok()?) {
+        (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_TCP) => Some(Proto::Tcp),
+        (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_UDP) => Some(Proto::Udp),
+        _ => None,
+    }
+}
+
+/// IPV6_V6ONLY of an AF_INET6 socket; None for AF_INET.
+fn v6only(target: &Target) -> Option<bool> {
+    let v6 = sock::socket_domain(target.as_fd()).is_ok_and(|d| d == libc::AF_INET6);
+    v6.then(|| sock::option(target.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).is_ok_and(|v| v != 0))
+}
+
+/// connect(2) of every kind of socket.
+fn connect(network: &Arc<Network>, mut call: Call) {
+    let number = call.int(0);
+    call.note(|| format!("connect({number})"));
+    let read = call.target_after(number, |memory| memory.address(call.argument(1), call.argument(2)));
+    let (target, address) = match read.and_then(|(target, address)| Ok((target, address?))) {
+        Ok(read) => read,
+        Err(Errno::ENOTSOCK) => {
+            let address = call.n.address(call.argument(1), call.argument(2));
+            return call.finish(Err(address.err().unwrap_or(Errno::ENOTSOCK)));
+        }
+        Err(e) => return call.finish(Err(e)),
+    };
+    call.note(|| format!("connect({number}, {address})"));
+    if let Err(e) = call.supervisor.known(&target) {
+        return call.finish(Err(e));
+    }
+    match (proto_of(&target), sock::socket_domain(target.as_fd())) {
+        (Some(Proto::Tcp), _) => stream::connect(network, call, target, &address),
+        (Some(Proto::Udp), _) => datagram::connect(network, call, target, &address),
+        (None, Ok(libc::AF_UNIX)) => unix::connect(call, target),
+        // Of the program's own network, and with nobody at the other end: rtnetlink(7), UDP-Lite.
+        _ => {
+            let result = match &address {
+                Address::Inet(a) => sock::connect_nowait(target.as_fd(), a).map(drop),
+                Address::Unspecified(_) => sock::disconnect(target.as_fd()),
+                _ => Ok(()),
+            };
+            drop(target);
+            call.finish(result.map(|()| 0).map_err(errno));
+        }
+    }
+}
+
+/// listen(2): the kernel's own; who has a name is registered before it returns.
+fn listen(mut call: Call) {
+    let (number, backlog) = (call.int(0), call.int(1));
+    call.note(|| format!("listen({number}, {backlog})"));
+    let supervisor = call.supervisor.clone();
+    let result = (|| {
+        let target = call.target(number)?;
+        supervisor.known(&target)?;
+        let backlog = nix::sys::socket::Backlog::new(backlog.clamp(-1, 4096)).map_err(|_| Errno::EINVAL)?;
+        nix::sys::socket::listen(&target.fd, backlog)?;
+        let local = (proto_of(&target) == Some(Proto::Tcp)).then(|| sock::local_addr(target.as_fd()).ok());
+        Ok(local.flatten())
+    })();
+    match result {
+        Ok(Some(local)) if is_reachable(&supervisor, Proto::Tcp, &local) => {
+            supervisor.runtime.clone().spawn(async move {
+                supervisor.sessions.ensure_registered().await;
+                call.finish(Ok(0));
+            });
+        }
+        Ok(_) => call.finish(Ok(0)),
+        Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// bind(2), where the policy may refuse it: decided here, and done by the kernel with what was decided on.
+fn bind(mut call: Call) {
+    let number = call.int(0);
+    let read = call.target_after(number, |memory| memory.address(call.argument(1), call.argument(2)));
+    let (target, address) = match read.and_then(|(target, address)| Ok((target, address?))) {
+        Ok(read) => read,
+        Err(e) => return call.finish(Err(e)),
+    };
+    call.note(|| format!("bind({number}, {address})"));
+    let supervisor = call.supervisor.clone();
+    let result = supervisor.known(&target).and_then(|_| match (proto_of(&target), &address) {
+        (Some(proto), Address::Inet(wanted)) => {
+            if let policy::BindDecision::Deny { rule, advice } =
+                supervisor.policy.bind(policy_proto(proto), wanted.ip(), wanted.port())
+                && !wanted.ip().to_canonical().is_loopback()
+                && wanted.port() != 0
+            {
+                supervisor.sessions.say_once(&format!("bind:{proto}:{wanted}"), || {
+                    format!("the program tried to bind {proto} {wanted}, and {rule} refuses it; {advice}")
+                });
+                call.rule(|| rule);
+                return Err(Errno::EACCES);
+            }
+            sock::bind(target.as_fd(), wanted).map_err(errno)
+        }
+        (Some(_), Address::Unspecified(Some(a))) => sock::bind_unspecified(target.as_fd(), *a).map_err(errno),
+        (Some(_), Address::Other { length, .. }) if *length < 16 => Err(Errno::EINVAL),
+        (Some(_), _) => Err(Errno::EAFNOSUPPORT),
+        (None, _) => Ok(()),
+    });
+    match (result, proto_of(&target), sock::socket_domain(target.as_fd())) {
+        (Ok(()), None, Ok(libc::AF_UNIX)) => unix::bind(call, target),
+        (Ok(()), None, Ok(libc::AF_NETLINK)) => {
+            let name = call.n.read(call.argument(1), (call.argument(2) as usize).min(128));
+            let result = name.and_then(|name| sandbox::message::bind_raw(target.as_fd(), &name));
+            drop(target);
+            call.finish(result.map(|()| 0));
+        }
+        (result, ..) => {
+            drop(target);
+            call.finish(result.map(|()| 0));
+        }
+    }
+}
+
+/// What SO_ERROR is to say once.
+pub fn error_of(network: &Network, cookie: Cookie) -> Option<Errno> {
+    network.kept.lock().errors.remove(&cookie)
+}
+
+/// SO_ERROR is to say this once.
+pub fn note_error(network: &Network, supervisor: &Arc<Supervisor>, cookie: Cookie, error: Errno) {
+    network.watch(supervisor);
+    network.kept.lock().errors.insert(cookie, error);
+}
+
+/// The supervisor's own end of a flow, in the host's network.
+fn media_socket(supervisor: &Supervisor) -> std::io::Result<(OwnedFd, std::net::SocketAddrV4)> {
+    let media = sock::tcp4()?;
+    sock::bind(media.as_fd(), &SocketAddr::from((supervisor.physical, 0)))?;
+    match sock::local_addr(media.as_fd())? {
+        SocketAddr::V4(source) => Ok((media, source)),
+        SocketAddr::V6(_) => Err(Errno::EAFNOSUPPORT.into()),
+    }
+}
+
+/// The address of the program's end towards `peer`: bound now if it has no port yet, as the kernel does at connect() and sendto().
+fn own_address(supervisor: &Supervisor, target: &Target, peer: SocketAddr) -> Result<SocketAddr, Errno> {
+    let mut local = sock::local_addr(target.as_fd()).map_err(errno)?;
+    if local.port() == 0 {
+        sock::bind(target.as_fd(), &local).map_err(errno)?;
+        local = sock::local_addr(target.as_fd()).map_err(errno)?;
+    }
+    let ip = match local.ip().to_canonical() {
+        ip if !ip.is_unspecified() => ip,
+        _ => supervisor.local_for(&sock::canonical(peer), 0).ip(),
+    };
+    Ok(SocketAddr::new(ip, local.port()))
+}

@@ -1,0 +1,408 @@
+//! UDP in a network of the program's own: every peer of a socket has a socket at its own address there, connected to the program's; what comes
+//! out of it is carried to the flow of a session, and what comes from there goes in.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use sandbox::memory::Address;
+use sandbox::message::{self, Destination};
+use sandbox::netns::Net;
+use sandbox::sock;
+use sipcore::agent::{Label, Proto, SessionId};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+
+use super::{Network, Where, own_address, proto_of, v6only};
+use crate::call::{Call, Target, errno};
+use crate::connect::{destination, loopback_for_any};
+use crate::datagram::{Holder, RETRY_AFTER};
+use crate::inbound::Endpoint;
+use crate::supervisor::Supervisor;
+use crate::table::Cookie;
+
+/// Peers of all sockets at once.
+const FLOWS: usize = 8192;
+/// Datagrams that are carried before others are looked after.
+const BATCH: usize = 64;
+
+/// The peers of one socket of the program, by the address that it uses.
+#[derive(Default)]
+pub struct Peers(HashMap<SocketAddr, Peer>);
+
+enum Peer {
+    Flow(Arc<Flow>),
+    /// Setting it up failed at this instant; datagrams are dropped as a network would, until it is tried again.
+    Failed(Instant),
+}
+
+impl Peers {
+    pub fn into_flows(self) -> impl Iterator<Item = Arc<Flow>> {
+        self.0.into_values().filter_map(|peer| match peer {
+            Peer::Flow(flow) => Some(flow),
+            Peer::Failed(_) => None,
+        })
+    }
+}
+
+/// What is carried between one socket of the program and one peer.
+pub struct Flow {
+    cookie: Cookie,
+    peer: SocketAddr,
+    /// The program's end: the kernel takes a port back that it chose itself, when an association ends (connect with AF_UNSPEC).
+    program: SocketAddr,
+    ending: watch::Sender<bool>,
+}
+
+impl Flow {
+    fn new(cookie: Cookie, peer: SocketAddr, program: SocketAddr) -> Arc<Flow> {
+        Arc::new(Flow { cookie, peer, program, ending: watch::Sender::new(false) })
+    }
+
+    /// One end is closed: what is under way is delivered, then the flow ends.
+    pub fn end(&self) {
+        self.ending.send_replace(true);
+    }
+}
+
+/// The place of a peer, connected to the program's socket.
+fn place(network: &Network, net: Net, peer: SocketAddr, program: SocketAddr) -> Result<OwnedFd, Errno> {
+    let near = network.networks.udp(net, peer.is_ipv6()).map_err(errno)?;
+    // Several sockets of the program may speak to one peer: they differ in their own ends.
+    setsockopt(&near, sockopt::ReuseAddr, &true)?;
+    sock::bind(near.as_fd(), &peer).map_err(errno)?;
+    sock::connect_nowait(near.as_fd(), &program).map_err(errno)?;
+    if net == Net::Program {
+        network.kept.lock().mine.insert(sock::socket_cookie(near.as_fd()).map_err(errno)?);
+    }
+    Ok(near)
+}
+
+/// The supervisor's end in the host's network.
+fn far_socket(supervisor: &Supervisor) -> std::io::Result<(std::net::UdpSocket, std::net::SocketAddrV4)> {
+    let far = std::net::UdpSocket::bind((supervisor.physical, 0))?;
+    far.set_nonblocking(true)?;
+    match far.local_addr()? {
+        SocketAddr::V4(source) => Ok((far, source)),
+        SocketAddr::V6(_) => Err(Errno::EAFNOSUPPORT.into()),
+    }
+}
+
+impl Network {
+    fn has_room(&self) -> bool {
+        let mut kept = self.kept.lock();
+        let all = |peers: &HashMap<Cookie, Peers>| peers.values().map(|p| p.0.len()).sum::<usize>();
+        if all(&kept.datagrams) >= FLOWS {
+            kept.datagrams.values_mut().for_each(|p| p.0.retain(|_, peer| matches!(peer, Peer::Flow(_))));
+        }
+        all(&kept.datagrams) < FLOWS
+    }
+
+    /// Puts a socket at the address of a peer, and begins the flow to it at the first datagram.
+    fn admit(
+        self: &Arc<Self>,
+        call: &Call,
+        target: &Target,
+        peer: SocketAddr,
+        uri: String,
+        net: Net,
+    ) -> Result<(), Errno> {
+        if !self.has_room() {
+            return Err(Errno::ENOBUFS);
+        }
+        let supervisor = &call.supervisor;
+        let program = own_address(supervisor, target, peer)?;
+        let near = place(self, net, peer, program)?;
+        self.watch(supervisor);
+        let flow = Flow::new(target.cookie, peer, program);
+        self.kept.lock().datagrams.entry(target.cookie).or_default().0.insert(peer, Peer::Flow(flow.clone()));
+        let holder = Holder::of(call, target);
+        let leading = Leading { network: self.clone(), supervisor: supervisor.clone(), flow, uri, holder };
+        supervisor.runtime.spawn(leading.run(near));
+        Ok(())
+    }
+
+    fn forget(&self, flow: &Flow, failed: bool) {
+        let mut kept = self.kept.lock();
+        let Some(peers) = kept.datagrams.get_mut(&flow.cookie) else { return };
+        if matches!(peers.0.get(&flow.peer), Some(Peer::Flow(f)) if std::ptr::eq(&**f, flow)) {
+            peers.0.remove(&flow.peer);
+            if failed && !*flow.ending.borrow() {
+                peers.0.insert(flow.peer, Peer::Failed(Instant::now()));
+            }
+        }
+        if peers.0.is_empty() {
+            kept.datagrams.remove(&flow.cookie);
+        }
+    }
+
+    /// Carries until one end is gone, then ends the session.
+    async fn carry(
+        &self,
+        supervisor: &Supervisor,
+        flow: &Arc<Flow>,
+        session: SessionId,
+        near: UdpSocket,
+        far: UdpSocket,
+    ) {
+        self.kept.lock().by_session.insert(session, flow.clone());
+        carry(&near, &far, flow.ending.subscribe()).await;
+        drop(near);
+        self.kept.lock().by_session.remove(&session);
+        self.forget(flow, false);
+        supervisor.sessions.close(session);
+    }
+
+    /// A socket of the supervisor's for a flow to come, and its address.
+    pub fn far(&self, supervisor: &Supervisor) -> Result<(std::net::UdpSocket, std::net::SocketAddrV4), Errno> {
+        far_socket(supervisor).map_err(errno)
+    }
+
+    /// An inbound session: its peer may send to the program's socket. `far` will be connected to `source`, the flow's end.
+    pub fn receive_from(
+        self: &Arc<Self>,
+        supervisor: &Arc<Supervisor>,
+        endpoint: Endpoint,
+        far: std::net::UdpSocket,
+        source: SocketAddr,
+        session: SessionId,
+    ) -> Result<(), Errno> {
+        let Endpoint { cookie, bound, mut peer } = endpoint;
+        let program = bound.virtual_;
+        if !self.has_room() {
+            return Err(Errno::ENOBUFS);
+        }
+        {
+            // Two runs of one identity may use one port: each gets an address of its own here.
+            let kept = self.kept.lock();
+            let taken =
+                |a: &SocketAddr| kept.datagrams.get(&cookie).is_some_and(|p| matches!(p.0.get(a), Some(Peer::Flow(_))));
+            while taken(&peer) {
+                peer.set_port(peer.port().checked_add(1).unwrap_or(1024));
+            }
+        }
+        let near = place(self, Net::Peers, peer, program)?;
+        far.connect(source).map_err(errno)?;
+        let _inside = supervisor.runtime.enter();
+        let near = UdpSocket::from_std(near.into()).map_err(errno)?;
+        let far = UdpSocket::from_std(far).map_err(errno)?;
+        self.watch(supervisor);
+        let flow = Flow::new(cookie, peer, program);
+        self.kept.lock().datagrams.entry(cookie).or_default().0.insert(peer, Peer::Flow(flow.clone()));
+        let (network, supervisor) = (self.clone(), supervisor.clone());
+        supervisor.runtime.clone().spawn(async move {
+            network.carry(&supervisor, &flow, session, near, far).await;
+        });
+        Ok(())
+    }
+}
+
+/// A flow that the program begins.
+struct Leading {
+    network: Arc<Network>,
+    supervisor: Arc<Supervisor>,
+    flow: Arc<Flow>,
+    uri: String,
+    holder: Holder,
+}
+
+impl Leading {
+    async fn run(self, near: OwnedFd) {
+        let Ok(near) = UdpSocket::from_std(near.into()) else { return self.network.forget(&self.flow, true) };
+        let mut ending = self.flow.ending.subscribe();
+        // A socket that is merely connected has asked for nothing yet.
+        tokio::select! {
+            biased;
+            _ = near.readable() => {}
+            _ = ending.wait_for(|e| *e) => return self.network.forget(&self.flow, false),
+        }
+        let opened = match far_socket(&self.supervisor) {
+            Ok((far, source)) => {
+                let label = Label { proto: Proto::Udp, port: self.flow.peer.port() };
+                let opened = self.supervisor.sessions.open(&self.uri, label, source, self.flow.program).await;
+                opened.ok().map(|flow| (far, flow))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no socket for a flow");
+                None
+            }
+        };
+        let Some((far, opened)) = opened else {
+            drop(near);
+            self.network.forget(&self.flow, true);
+            // The next send or receive says ECONNREFUSED, as it does when an ICMP message comes back: nobody is there any more.
+            if let Some(socket) = self.holder.find() {
+                let _ = message::send(socket.as_fd(), &[], Destination::Connected, &[], libc::MSG_DONTWAIT);
+            }
+            return;
+        };
+        if self.supervisor.options.trace {
+            crate::say::say!("datagrams to {} go to {}, relayed {}", self.flow.peer, self.uri, opened.kind);
+        }
+        let far = far.connect(opened.media).and_then(|()| UdpSocket::from_std(far));
+        match far {
+            Ok(far) => self.network.carry(&self.supervisor, &self.flow, opened.session, near, far).await,
+            Err(error) => {
+                tracing::warn!(%error, "a flow could not be joined");
+                self.network.forget(&self.flow, true);
+                self.supervisor.sessions.close(opened.session);
+            }
+        }
+    }
+}
+
+/// Moves what waits in one socket to the other, at most a batch. What does not fit is lost, as a network would lose it. EAGAIN when there is
+/// nothing more; other errors are those of the socket that is read from.
+fn shift(from: &UdpSocket, to: &UdpSocket, room: &mut [u8]) -> Result<(), Errno> {
+    for _ in 0..BATCH {
+        let length = recv(from.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?;
+        // Not by tokio: it must have seen that the socket has room before it sends.
+        let _ = nix::sys::socket::send(to.as_raw_fd(), &room[..length], MsgFlags::MSG_DONTWAIT);
+    }
+    Ok(())
+}
+
+/// As [`shift`], and tells tokio when there is nothing more. True when the socket says that nobody is at its other end.
+fn shift_ready(from: &UdpSocket, to: &UdpSocket, room: &mut [u8]) -> bool {
+    let moved = from.try_io(Interest::READABLE, || shift(from, to, room).map_err(std::io::Error::from));
+    moved.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// Carries both ways. Ends when the far end is gone, or when told, and then all that waits has been moved.
+async fn carry(near: &UdpSocket, far: &UdpSocket, mut ending: watch::Receiver<bool>) {
+    /// The largest datagram.
+    const ROOM: usize = 65536;
+    let mut room = vec![0; ROOM];
+    loop {
+        tokio::select! {
+            biased;
+            _ = near.readable() => drop(shift_ready(near, far, &mut room)),
+            _ = far.readable() => {
+                if shift_ready(far, near, &mut room) {
+                    return;
+                }
+            }
+            _ = ending.wait_for(|e| *e) => break,
+        }
+        tokio::task::consume_budget().await;
+    }
+    while shift(near, far, &mut room).is_ok() {}
+    while shift(far, near, &mut room).is_ok() {}
+}
+
+/// connect(2): nothing is sent, so no session is asked for yet.
+pub fn connect(network: &Arc<Network>, mut call: Call, target: Target, address: &Address) {
+    let result = connect_now(network, &mut call, &target, address);
+    drop(target);
+    call.finish(result.map(|()| 0));
+}
+
+fn connect_now(network: &Arc<Network>, call: &mut Call, target: &Target, address: &Address) -> Result<(), Errno> {
+    if matches!(address, Address::Unspecified(_)) {
+        return sock::disconnect(target.as_fd()).map_err(errno);
+    }
+    let (v6, only) = (v6only(target).is_some(), v6only(target) == Some(true));
+    let to = match address {
+        // An AF_INET address on an AF_INET6 socket is taken as its v4-mapped form (__ip6_datagram_connect).
+        Address::Inet(a) if v6 && a.is_ipv4() && !only => Supervisor::seen_by(v6, loopback_for_any(*a)),
+        other => destination(other, v6, only)?,
+    };
+    lead(network, call, target, sock::canonical(to))?;
+    sock::connect_nowait(target.as_fd(), &to).map(drop).map_err(errno)
+}
+
+/// Makes sure that what is sent to `to` meets its peer, if it has one. False: nobody is there, and what is sent is lost.
+fn lead(network: &Arc<Network>, call: &mut Call, target: &Target, to: SocketAddr) -> Result<bool, Errno> {
+    let port = || sock::local_addr(target.as_fd()).map(|a| a.port());
+    match network.kept.lock().datagrams.get(&target.cookie).and_then(|p| p.0.get(&to)) {
+        Some(Peer::Flow(flow)) if port().is_ok_and(|port| port != flow.program.port()) => flow.end(),
+        Some(Peer::Flow(flow)) if !*flow.ending.borrow() => return Ok(true),
+        Some(Peer::Failed(when)) if when.elapsed() < RETRY_AFTER => return Ok(false),
+        _ => {}
+    }
+    let strange = match to {
+        SocketAddr::V4(a) => *a.ip() == Ipv4Addr::BROADCAST || a.ip().is_multicast(),
+        SocketAddr::V6(a) => {
+            a.ip().is_multicast() || a.ip().is_unicast_link_local() || *a.ip() == Ipv6Addr::UNSPECIFIED
+        }
+    };
+    if to.port() == 0 || (strange && to.is_ipv6()) {
+        return Ok(true);
+    }
+    match network.way(call, Proto::Udp, to) {
+        Where::There => Ok(true),
+        Where::Refused(e) => Err(e),
+        // Where the kernel needs SO_BROADCAST it says so.
+        Where::Peer(..) if strange => Ok(true),
+        Where::Peer(uri, net) => network.admit(call, target, to, uri, net).map(|()| true),
+    }
+}
+
+/// RTM_GETNSID may name a network namespace by a descriptor of the sender's (NETNSA_FD, rtnetlink(7)): the kernel looks it up among the
+/// supervisor's here, so it is put there for the length of the call.
+fn own_descriptor(call: &Call, request: &mut [u8]) -> Result<Option<OwnedFd>, Errno> {
+    const RTM_GETNSID: [u8; 2] = 90u16.to_ne_bytes();
+    const NETNSA_FD: [u8; 2] = 3u16.to_ne_bytes();
+    /// struct nlmsghdr and struct rtgenmsg, aligned.
+    const HEADER: usize = 16 + 4;
+    if request.get(4..6) != Some(&RTM_GETNSID) {
+        return Ok(None);
+    }
+    let mut at = HEADER;
+    while let Some(header) = request.get(at..at + 8) {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]])).max(4);
+        if header[2..4] == NETNSA_FD {
+            let number = i32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
+            let fd = call.n.descriptor(number).map_err(|_| Errno::EINVAL)?;
+            request[at + 4..at + 8].copy_from_slice(&fd.as_raw_fd().to_ne_bytes());
+            return Ok(Some(fd));
+        }
+        at += length.next_multiple_of(4);
+    }
+    Ok(None)
+}
+
+/// One datagram to an address. EAGAIN when it would block. `name` is its raw struct sockaddr.
+pub fn send(
+    network: &Arc<Network>,
+    call: &mut Call,
+    target: &Target,
+    name: &[u8],
+    data: &[u8],
+    control: &[u8],
+    flags: i32,
+) -> Result<usize, Errno> {
+    if sock::socket_domain(target.as_fd()).is_ok_and(|d| d == libc::AF_NETLINK) {
+        // To the kernel, without its address: with one it would look at the supervisor's privileges instead of the program's
+        // (NETLINK_SKB_DST of net/netlink/af_netlink.c).
+        if name.get(4..12).is_none_or(|port_and_groups| port_and_groups != [0; 8]) {
+            return Err(Errno::ECONNREFUSED);
+        }
+        let mut data = data.to_vec();
+        let _held = own_descriptor(call, &mut data)?;
+        return message::send(target.as_fd(), &data, Destination::Connected, control, flags);
+    }
+    if proto_of(target) == Some(Proto::Udp) {
+        if name.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        let to = match Address::parse(name) {
+            Address::Inet(a) => Some(loopback_for_any(a)),
+            // An old form of AF_INET (udp_sendmsg).
+            Address::Unspecified(Some(a)) if v6only(target).is_none() => Some(loopback_for_any(SocketAddr::V4(a))),
+            _ => None,
+        };
+        if let Some(to) = to
+            && !lead(network, call, target, sock::canonical(to))?
+        {
+            return Ok(data.len());
+        }
+    }
+    message::send(target.as_fd(), data, Destination::Raw(name), control, flags)
+}
