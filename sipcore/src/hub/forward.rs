@@ -64,7 +64,7 @@ impl HomeProxy {
         let mut context = Context::new(server, before, invite);
         for target in targets {
             let copy = self.copy_for(&request, flow, &target);
-            let client = self.layer.request(now, target.flow, copy, Some(mark));
+            let client = self.layer.request_on(now, target.flow, copy, Some(mark));
             self.clients.insert(client, id);
             context.branches.push(Branch::new(client));
         }

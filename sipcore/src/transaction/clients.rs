@@ -55,9 +55,7 @@ impl Layer {
     ///
     /// A request too large for a datagram goes over TCP (RFC 3261 18.1.1), and back to UDP if there is nobody.
     pub fn request(&mut self, now: Instant, flow: Flow, mut request: Message, mark: Option<u32>) -> ClientId {
-        let method = request.method().cloned().unwrap_or(Method::Options);
-        let id = ClientId::random(&method);
-        request.push_front(name::VIA, self.via(flow, &id.branch(mark)));
+        let id = self.named(flow, &mut request, mark);
         if flow.transport == Transport::Udp
             && !flow.remote.ip().is_loopback()
             && request.to_bytes().len() > MAX_DATAGRAM
@@ -72,6 +70,22 @@ impl Layer {
         } else {
             self.start_client(now, id, flow, request);
         }
+        id
+    }
+
+    /// The same by this way and no other: what the other side opened through its router is the only way in (RFC 5626 5.3, RFC 3581). A datagram
+    /// that is too large is cut up by IP.
+    pub fn request_on(&mut self, now: Instant, flow: Flow, mut request: Message, mark: Option<u32>) -> ClientId {
+        let id = self.named(flow, &mut request, mark);
+        self.start_client(now, id, flow, request);
+        id
+    }
+
+    /// A name for the transaction of a request, in its new Via.
+    fn named(&self, flow: Flow, request: &mut Message, mark: Option<u32>) -> ClientId {
+        let method = request.method().cloned().unwrap_or(Method::Options);
+        let id = ClientId::random(&method);
+        request.push_front(name::VIA, self.via(flow, &id.branch(mark)));
         id
     }
 

@@ -1,8 +1,11 @@
 //! Between a UDP socket of the program and a datagram flow: a socket of the supervisor's stands for the peer.
 
 use std::net::SocketAddrV4;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, recv};
 use sipcore::agent::SessionId;
 use sipcore::flow::Stream;
 use tokio::net::UdpSocket;
@@ -24,6 +27,9 @@ pub fn stand_in(supervisor: &Supervisor, program: SocketAddrV4) -> std::io::Resu
     Ok((Arc::new(UdpSocket::from_std(socket)?), address))
 }
 
+/// Datagrams of a peer that has ended the flow are delivered for this long.
+const LATE: Duration = Duration::from_millis(500);
+
 /// Carries datagrams until the program closes its socket (`ended`), or the peer the flow.
 pub async fn carry(
     supervisor: Arc<Supervisor>,
@@ -39,20 +45,29 @@ pub async fn carry(
     let mut ending = links.ending.subscribe();
     let mut buffer = vec![0; LARGEST];
     let mut word = [0; 1];
-    loop {
+    let ended_by_peer = loop {
         let received = tokio::select! {
             received = socket.recv(&mut buffer) => received,
-            _ = stream.receive.read(&mut word) => break,
-            _ = &mut ended => break,
-            _ = ending.wait_for(|ending| *ending) => break,
+            _ = stream.receive.read(&mut word) => break true,
+            _ = &mut ended => break false,
+            _ = ending.wait_for(|ending| *ending) => break false,
         };
         // An error is an ICMP message: the program's socket is elsewhere for the moment.
         let Ok(length) = received else { continue };
         if held.trunk().link.send_datagram(number, &buffer[..length]).await.is_err() {
-            break;
+            break false;
+        }
+    };
+    if ended_by_peer {
+        // Its last datagrams may be behind the end of the stream: another task delivers them, and packets overtake each other.
+        tokio::select! {
+            () = tokio::time::sleep(LATE) => {}
+            _ = &mut ended => {}
+            _ = ending.wait_for(|ending| *ending) => {}
         }
     }
-    while let Ok(length) = socket.try_recv(&mut buffer) {
+    // What the program sent before it closed is here already. The runtime may not know it yet: the kernel is asked.
+    while let Ok(length) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
         if held.trunk().link.send_datagram(number, &buffer[..length]).await.is_err() {
             break;
         }
@@ -63,6 +78,6 @@ pub async fn carry(
     supervisor.forget_session(id);
     // QUIC sends datagrams before the end of a stream: once that has arrived, they have been on their way.
     let _ = stream.send.finish();
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(5), stream.send.stopped()).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), stream.send.stopped()).await;
     drop((busy, held));
 }
