@@ -9,6 +9,7 @@ pub mod hub;
 pub mod label;
 pub mod locate;
 pub mod message;
+pub mod netcheck;
 mod random;
 mod registration;
 pub mod sdp;

@@ -31,6 +31,23 @@ pub enum Command {
     Hub(HubArguments),
     /// Try what sipbox needs of this kernel, and print the table
     Doctor,
+    /// Find out what stands between this host and the public network, and which path to expect
+    Netcheck(Netcheck),
+}
+
+/// Arguments of `sipbox netcheck`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 a path was found, 1 none was found, 2 bad flags.")]
+pub struct Netcheck {
+    /// A STUN server to ask; one with two addresses (RFC 5780) tells how NATs behave. May be repeated
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub stun: Vec<String>,
+    /// A TURN server to ask for a relay, by UDP and by TCP; its password is read from SIPBOX_TURN_PASSWORD. May be repeated
+    #[arg(long, value_name = "USER@HOST[:PORT]")]
+    pub turn: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `sipbox run`.

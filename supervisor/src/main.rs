@@ -19,6 +19,7 @@ mod interfaces;
 mod ladder;
 mod message;
 mod names;
+mod netcheck;
 mod netlink;
 mod nobody;
 mod options;
@@ -49,6 +50,10 @@ fn main() {
             log();
             serve_hub(arguments)
         }
+        cli::Command::Netcheck(arguments) => netcheck::run(arguments).unwrap_or_else(|why| {
+            say::line(&why);
+            2
+        }),
         cli::Command::Doctor => {
             let report = sandbox::doctor::run();
             println!("{report}");
