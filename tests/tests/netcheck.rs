@@ -3,11 +3,15 @@
 //! `sipbox netcheck` behind every kind of router: what it prints is what the router is, by coturn and by the hub's own server.
 
 use tests::lab::{self, Filtering, Kind, Lab, Mapping, PUBLIC, PUBLIC_OTHER, PUBLIC_V6, PUBLIC_V6_OTHER};
-use tests::{Accounts, Coturn, Done, Kamailio, World};
+use tests::{Accounts, Coturn, Done, Kamailio, Process, World};
+
+fn start(world: &World, lab: &Lab, side: usize, flags: &[&str]) -> Process {
+    let check = world.sipbox(&["netcheck"]).args(flags).inside(&lab.sides[side].host);
+    check.env("SIPBOX_TURN_PASSWORD", Coturn::PASSWORD).start()
+}
 
 fn netcheck(world: &World, lab: &Lab, side: usize, flags: &[&str]) -> Done {
-    let check = world.sipbox(&["netcheck"]).args(flags).inside(&lab.sides[side].host);
-    check.env("SIPBOX_TURN_PASSWORD", Coturn::PASSWORD).finish()
+    start(world, lab, side, flags).wait()
 }
 
 /// The words that must stand in what is printed.
@@ -50,37 +54,46 @@ fn every_router_is_told_as_what_it_is() {
     if !lab::possible("every_router_is_told_as_what_it_is") {
         return;
     }
-    for (n, kinds) in Kind::ALL.chunks(2).enumerate() {
-        let world = World::new(&format!("netcheck-{n}"));
-        let lab = Lab::new([kinds[0], kinds[1]]);
-        let _coturn = Coturn::start(&world, &lab, Accounts::LongTerm);
-        for (side, kind) in kinds.iter().enumerate() {
-            let v4 = format!("{PUBLIC}:3478");
-            let v6 = format!("[{PUBLIC_V6}]:3478");
-            let turn = format!("{}@{}", Coturn::USER, if kind.has_v4() { &v4 } else { &v6 });
-            let mut flags = vec!["--turn", &turn];
-            for (has, server) in [(kind.has_v4(), &v4), (kind.has_v6(), &v6)] {
-                if has {
-                    flags.extend(["--stun", server]);
-                }
-            }
-            let done = netcheck(&world, &lab, side, &flags).success();
-            for (has, family) in [(kind.has_v4(), false), (kind.has_v6(), true)] {
-                let (said, details) = words(*kind, family);
-                let server = if family { &v6 } else { &v4 };
-                assert!(!has || done.stdout.contains(&format!("STUN {server}: {said}\n")), "{kind}\n{}", done.stdout);
-                if let Some([mapping, filtering]) = details.filter(|_| has) {
-                    assert!(done.stdout.contains(&format!("mapping    {mapping}\n")), "{kind}\n{}", done.stdout);
-                    assert!(done.stdout.contains(&format!("filtering  {filtering}\n")), "{kind}\n{}", done.stdout);
-                }
-            }
-            let by_udp = *kind != Kind::UdpBlocked;
-            assert_eq!(done.stdout.contains("by UDP     relay at"), by_udp, "{kind}\n{}", done.stdout);
-            assert!(done.stdout.contains("by TCP     relay at"), "{kind}\n{}", done.stdout);
-            flags.push("--json");
-            let json = netcheck(&world, &lab, side, &flags).success().stdout;
-            assert!(json.contains(&format!("\"expect\":\"{}\"}}", expect(*kind))), "{kind}\n{json}");
+    let halves: Vec<&[Kind]> = Kind::ALL.chunks(2).collect();
+    std::thread::scope(|scope| {
+        for (n, pairs) in halves.chunks(3).enumerate() {
+            scope.spawn(move || pairs.iter().enumerate().for_each(|(m, kinds)| told(10 * n + m, kinds)));
         }
+    });
+}
+
+/// Two routers, each told as what it is.
+fn told(n: usize, kinds: &[Kind]) {
+    let world = World::new(&format!("netcheck-{n}"));
+    let lab = Lab::new([kinds[0], kinds[1]]);
+    let _coturn = Coturn::start(&world, &lab, Accounts::LongTerm);
+    for (side, kind) in kinds.iter().enumerate() {
+        let v4 = format!("{PUBLIC}:3478");
+        let v6 = format!("[{PUBLIC_V6}]:3478");
+        let turn = format!("{}@{}", Coturn::USER, if kind.has_v4() { &v4 } else { &v6 });
+        let mut flags = vec!["--turn", &turn];
+        for (has, server) in [(kind.has_v4(), &v4), (kind.has_v6(), &v6)] {
+            if has {
+                flags.extend(["--stun", server]);
+            }
+        }
+        let json: Vec<&str> = flags.iter().copied().chain(["--json"]).collect();
+        let json = start(&world, &lab, side, &json);
+        let done = netcheck(&world, &lab, side, &flags).success();
+        let json = json.wait().success().stdout;
+        for (has, family) in [(kind.has_v4(), false), (kind.has_v6(), true)] {
+            let (said, details) = words(*kind, family);
+            let server = if family { &v6 } else { &v4 };
+            assert!(!has || done.stdout.contains(&format!("STUN {server}: {said}\n")), "{kind}\n{}", done.stdout);
+            if let Some([mapping, filtering]) = details.filter(|_| has) {
+                assert!(done.stdout.contains(&format!("mapping    {mapping}\n")), "{kind}\n{}", done.stdout);
+                assert!(done.stdout.contains(&format!("filtering  {filtering}\n")), "{kind}\n{}", done.stdout);
+            }
+        }
+        let by_udp = *kind != Kind::UdpBlocked;
+        assert_eq!(done.stdout.contains("by UDP     relay at"), by_udp, "{kind}\n{}", done.stdout);
+        assert!(done.stdout.contains("by TCP     relay at"), "{kind}\n{}", done.stdout);
+        assert!(json.contains(&format!("\"expect\":\"{}\"}}", expect(*kind))), "{kind}\n{json}");
     }
 }
 

@@ -1,10 +1,12 @@
 //! One encrypted connection, and what it carries now.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{MsgFlags, send};
 use parking_lot::Mutex;
 use sipcore::agent::SessionId;
 use sipcore::flow::{Link, LinkError};
@@ -20,8 +22,15 @@ pub struct Trunk {
     used: Mutex<(usize, Instant)>,
     /// The supervisor's ends of datagram flows, by the number on the wire.
     datagrams: Mutex<HashMap<u64, Arc<UdpSocket>>>,
+    /// Datagrams that came before the streams that announce their numbers: QUIC does not keep that order.
+    early: Mutex<VecDeque<(u64, Vec<u8>)>>,
     lost: AtomicUsize,
 }
+
+/// Datagrams that are kept for streams to come; the oldest goes first.
+const EARLY: usize = 64;
+/// No longer ones are kept.
+const EARLY_BYTES: usize = 2048;
 
 impl Trunk {
     pub fn new(link: Link, session: SessionId) -> Arc<Trunk> {
@@ -30,6 +39,7 @@ impl Trunk {
             session,
             used: Mutex::new((0, Instant::now())),
             datagrams: Mutex::default(),
+            early: Mutex::default(),
             lost: AtomicUsize::new(0),
         });
         tokio::spawn(small(trunk.clone()));
@@ -65,7 +75,16 @@ impl Trunk {
 
     /// Datagrams of this number go to this socket.
     pub fn attach(&self, number: u64, socket: Arc<UdpSocket>) {
-        self.datagrams.lock().insert(number, socket);
+        // Under this lock none is delivered, and none overtakes those that were early.
+        let mut datagrams = self.datagrams.lock();
+        self.early.lock().retain(|(early, data)| {
+            let is_its = *early == number;
+            if is_its {
+                self.hand_over(&socket, data);
+            }
+            !is_its
+        });
+        datagrams.insert(number, socket);
     }
 
     pub fn detach(&self, number: u64) {
@@ -74,8 +93,24 @@ impl Trunk {
 
     /// What finds no room is lost, as it is in the kernel.
     fn deliver(&self, number: u64, data: &[u8]) {
-        let Some(socket) = self.datagrams.lock().get(&number).cloned() else { return };
-        if socket.try_send(data).is_err() {
+        let datagrams = self.datagrams.lock();
+        match datagrams.get(&number) {
+            Some(socket) => self.hand_over(socket, data),
+            None if data.len() <= EARLY_BYTES => {
+                let mut early = self.early.lock();
+                if early.len() == EARLY {
+                    early.pop_front();
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                }
+                early.push_back((number, data.to_vec()));
+            }
+            None => drop(self.lost.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// Not by the runtime, to which a new socket is not writable before it has looked.
+    fn hand_over(&self, socket: &UdpSocket, data: &[u8]) {
+        if send(socket.as_raw_fd(), data, MsgFlags::MSG_DONTWAIT).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
