@@ -110,13 +110,22 @@ pub fn prepare(
     pointers.push(std::ptr::null());
 
     let mut environment = Vec::new();
+    let mut listen_pid = None;
     for (name, value) in std::env::vars_os().filter(|(n, _)| !hidden.iter().any(|h| n.as_os_str() == h.as_str())) {
+        if name == LISTEN_PID && value.to_str() == Some(&std::process::id().to_string()) {
+            listen_pid = Some(format!("{LISTEN_PID}={}\0", " ".repeat(DIGITS)).into_bytes());
+            continue;
+        }
         let mut entry = name;
         entry.push("=");
         entry.push(value);
         environment.push(c(entry)?);
     }
     let mut variables: Vec<*const libc::c_char> = environment.iter().map(|e| e.as_ptr()).collect();
+    let listen_pid = listen_pid.as_mut().map_or(std::ptr::null_mut(), |entry: &mut Vec<u8>| entry.as_mut_ptr());
+    if !listen_pid.is_null() {
+        variables.push(listen_pid.cast_const().cast());
+    }
     variables.push(std::ptr::null());
 
     // SAFETY: the caller promises one thread.
@@ -126,7 +135,7 @@ pub fn prepare(
     // SAFETY: the caller promises one thread, and the child runs only `child`, which allocates nothing.
     match unsafe { nix::unistd::fork() }.map_err(system("fork"))? {
         ForkResult::Child => {
-            let exec = Exec { file: &file, argv: &pointers, envp: &variables };
+            let exec = Exec { file: &file, argv: &pointers, envp: &variables, listen_pid };
             child(filters, &exec, entrance, status_w.as_raw_fd(), go_r.as_raw_fd())
         }
         ForkResult::Parent { child: pid } => {
@@ -216,6 +225,35 @@ struct Exec<'a> {
     file: &'a CStr,
     argv: &'a [*const libc::c_char],
     envp: &'a [*const libc::c_char],
+    /// The entry of LISTEN_PID with [`DIGITS`] blanks for the number, or null.
+    listen_pid: *mut u8,
+}
+
+/// Whom systemd passes sockets to, by process id (sd_listen_fds(3)): it has started this process, and means the program.
+const LISTEN_PID: &str = "LISTEN_PID";
+const DIGITS: usize = 10;
+
+/// Writes this process's id into the entry of LISTEN_PID.
+///
+/// # Safety
+/// Async-signal-safe. `entry` is one as [`Exec`] has it, or null.
+unsafe fn write_listen_pid(entry: *mut u8) {
+    if entry.is_null() {
+        return;
+    }
+    // SAFETY: getpid cannot fail.
+    let mut rest = unsafe { libc::getpid() } as u32;
+    let mut digits = [0u8; DIGITS];
+    let mut first = DIGITS;
+    while first > 0 && (rest > 0 || first == DIGITS) {
+        first -= 1;
+        digits[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    for (i, digit) in digits[first..].iter().chain(&[0]).enumerate() {
+        // SAFETY: behind the name there is room for all digits and the NUL.
+        unsafe { *entry.add(LISTEN_PID.len() + 1 + i) = *digit };
+    }
 }
 
 fn child(filters: &Filters, exec: &Exec<'_>, entrance: Option<Entrance>, status: RawFd, go: RawFd) -> ! {
@@ -267,6 +305,7 @@ fn child(filters: &Filters, exec: &Exec<'_>, entrance: Option<Entrance>, status:
             libc::_exit(126);
         }
         libc::close(listener as RawFd);
+        write_listen_pid(exec.listen_pid);
         libc::execvpe(exec.file.as_ptr(), exec.argv.as_ptr(), exec.envp.as_ptr());
         fail(4)
     }
@@ -382,6 +421,12 @@ unsafe fn fence() {
     }
 }
 
+/// The version of Landlock that this kernel has; None without.
+pub(crate) fn landlock() -> Option<i64> {
+    // SAFETY: it only asks.
+    Some(unsafe { landlock_version() }).filter(|version| *version > 0)
+}
+
 /// # Safety
 /// Async-signal-safe.
 unsafe fn landlock_version() -> libc::c_long {
@@ -452,9 +497,9 @@ unsafe fn load(program: &[libc::sock_filter], flags: libc::c_ulong) -> libc::c_l
 }
 
 /// Keeps back descriptors that this process was started with and that would be a way past the filter: sockets other than AF_UNIX
-/// ones, rings of io_uring and network devices. Only the standard streams may be TCP or UDP sockets (inetd style). They are
-/// marked close-on-exec, so call this before [`prepare`]; returns what they are, for the user to hear.
-pub fn keep_back() -> io::Result<Vec<String>> {
+/// ones, rings of io_uring and network devices. Only the standard streams may be TCP or UDP sockets (inetd style), and those of
+/// [`crate::inherited`], by their numbers. They are marked close-on-exec, so call this before [`prepare`]; returns what they are, for the user to hear.
+pub fn keep_back(handed: &[RawFd]) -> io::Result<Vec<String>> {
     let mut kept = Vec::new();
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
@@ -470,7 +515,7 @@ pub fn keep_back() -> io::Result<Vec<String>> {
         let is = std::fs::read_link(entry.path()).unwrap_or_default().to_string_lossy().into_owned();
         let passes = match nature(fd) {
             Nature::Harmless => true,
-            Nature::Internet => number <= libc::STDERR_FILENO,
+            Nature::Internet => number <= libc::STDERR_FILENO || handed.contains(&number),
             Nature::Way => false,
         };
         if !passes {

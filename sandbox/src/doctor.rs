@@ -208,6 +208,13 @@ const TRIALS: &[Trial] = &[
         advice: "IPv6 is disabled here; programs fall back to IPv4",
     },
     Trial {
+        name: "Landlock",
+        needed_for: "a second wall: other processes of the user are out of the program's reach",
+        required: false,
+        attempt: landlock,
+        advice: "Linux 6.12 with CONFIG_SECURITY_LANDLOCK, and landlock in the kernel's lsm= list",
+    },
+    Trial {
         name: "AF_UNIX from another directory",
         needed_for: "AF_UNIX sockets by a relative path",
         required: false,
@@ -255,6 +262,17 @@ fn kernel_version() -> io::Result<String> {
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// Processes are apart from version 2 on, TCP from 4, signals and abstract AF_UNIX names from 6 (landlock(7)).
+fn landlock() -> io::Result<String> {
+    match crate::child::landlock() {
+        Some(version @ 6..) => Ok(format!("version {version}: processes, TCP, signals, abstract AF_UNIX names")),
+        Some(version @ 4..) => Ok(format!("version {version}: processes, TCP; signals from Linux 6.12 on")),
+        Some(version @ 2..) => Ok(format!("version {version}: processes; TCP from Linux 6.7 on, signals from 6.12 on")),
+        Some(version) => Err(io::Error::other(format!("version {version} is too old"))),
+        None => Err(io::Error::other("not there")),
+    }
 }
 
 fn cookie() -> io::Result<String> {

@@ -77,6 +77,9 @@ fn notify(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
         let matters = ScmpArgCompare::new(argument, ScmpCompareOp::NotEqual, libc::SIGURG as u64);
         filter.add_rule_conditional_exact(ScmpAction::Notify, call(name)?, &[matters])?;
     }
+    // New limits for a process that is named: its own are no secret of the program, others are not its to set.
+    let limits = [0, 2].map(|argument| ScmpArgCompare::new(argument, ScmpCompareOp::NotEqual, 0));
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("prlimit64")?, &limits)?;
     match scope {
         Scope::Here => here(&mut filter)?,
         Scope::Own { bind: true } => filter.add_rule_exact(ScmpAction::Notify, call("bind")?).map(drop)?,
@@ -188,7 +191,7 @@ fn int(index: u8, operator: SeccompCmpOp, value: i32) -> Result<SeccompCondition
 }
 
 fn hardening() -> Result<Vec<libc::sock_filter>, FilterError> {
-    use SeccompCmpOp::{Eq, MaskedEq, Ne};
+    use SeccompCmpOp::{Eq, MaskedEq};
     let mut rules: Rules = BTreeMap::new();
 
     // Raw sockets. (A type with bits that no kernel knows goes on to the kernel, which says EINVAL.)
@@ -253,9 +256,6 @@ fn hardening() -> Result<Vec<libc::sock_filter>, FilterError> {
         requests.push(SeccompRule::new(vec![int(1, Eq, request)?])?);
     }
     rules.insert(libc::SYS_ioctl, requests);
-    // Limits of other processes. (A process that names itself by its number is refused too: a filter cannot know it.)
-    let new_limit = SeccompCondition::new(2, SeccompCmpArgLen::Qword, Ne, 0)?;
-    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![int(0, Ne, 0)?, new_limit])?]);
     let mut clone = Vec::new();
     for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNET] {
         clone.push(SeccompRule::new(vec![int(0, MaskedEq(flag as u32 as u64), flag)?])?);

@@ -6,6 +6,7 @@ pub mod child;
 pub mod diag;
 pub mod doctor;
 pub mod filter;
+pub mod inherited;
 pub mod memory;
 pub mod message;
 pub mod netlink;

@@ -15,6 +15,7 @@ mod doorbell;
 mod flow;
 mod hub;
 mod inbound;
+mod inherited;
 mod interfaces;
 mod ladder;
 mod message;

@@ -29,7 +29,7 @@ use crate::nobody::Nobody;
 use crate::own::Network;
 use crate::sessions::{Identity, Sessions, user_of};
 use crate::supervisor::{Options, Supervisor};
-use crate::{cli, datagram, dns, hub, ladder, registrar};
+use crate::{cli, datagram, dns, hub, inherited, ladder, registrar};
 
 /// Exit statuses, as shells and env(1) have them.
 const NOT_FOUND: i32 = 127;
@@ -76,7 +76,13 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
         cli::Isolation::Auto | cli::Isolation::Seccomp => Scope::Here,
     };
     let filters = sandbox::filter::Filters::build(scope).map_err(|e| internal(&e))?;
-    let kept = sandbox::child::keep_back().map_err(|e| internal(&e))?;
+    let handed = match scope {
+        Scope::Here => sandbox::inherited::take_listeners().map_err(|e| internal(&e))?,
+        // One of this network is none of the program's own: it is kept back, and said.
+        Scope::Own { .. } => Vec::new(),
+    };
+    let numbers: Vec<_> = handed.iter().map(|h| h.number).collect();
+    let kept = sandbox::child::keep_back(&numbers).map_err(|e| internal(&e))?;
     if !kept.is_empty() {
         crate::say::say!(
             "descriptors that were open are not passed on to the program, since they lead past its sandbox: {}",
@@ -108,6 +114,14 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     let network = networks.map(|n| Arc::new(Network::new(n)));
     let options = Options { trace: arguments.trace };
     let run = Run::start(policy, identity, flows, options, network.clone(), &runtime).map_err(|e| (FAILED, e))?;
+    for listener in handed {
+        let (fd, address, v6only) = listener.let_go().map_err(|e| internal(&e))?;
+        match inherited::adopt(&run.supervisor, fd, address, v6only) {
+            // The policy's word has been said.
+            Ok(()) | Err(nix::errno::Errno::EACCES) => {}
+            Err(e) => return Err((FAILED, format!("the listener on {address} cannot be taken over: {e}"))),
+        }
+    }
     // Who has a name can be called from the first moment on, and hears of a wrong password before anything else.
     runtime.block_on(run.supervisor.sessions.ensure_registered());
     receive(&prepared.listener(), &run.supervisor).map_err(|e| internal(&e))?;

@@ -105,6 +105,7 @@ impl Supervisor {
             libc::SYS_getsockopt => options::get(call),
             libc::SYS_setsockopt => options::set(call),
             libc::SYS_tgkill | libc::SYS_tkill => self.signalled(call),
+            libc::SYS_prlimit64 => self.limited(call),
             _ => call.finish(Err(Errno::ENOSYS)),
         }
     }
@@ -115,6 +116,18 @@ impl Supervisor {
         let (thread, signal) = (call.int(at), call.int(at + 1));
         self.watcher.hint(thread as u32, signal);
         call.proceed();
+    }
+
+    /// prlimit(2) with a new limit: a process sets its own. The process that is meant is in a register, which nobody changes between
+    /// here and there.
+    pub fn limited(&self, call: Call) {
+        match sandbox::notify::process_of(call.int(0) as u32) {
+            own if call.int(0) == 0 || (own.is_some() && own == sandbox::notify::process_of(call.n.thread)) => {
+                call.proceed();
+            }
+            None => call.finish(Err(Errno::ESRCH)),
+            Some(_) => call.finish(Err(Errno::EPERM)),
+        }
     }
 
     /// Makes sure that the table knows the socket. None for AF_UNIX, and for AF_NETLINK that the supervisor answers.

@@ -396,7 +396,18 @@ static void run(const struct test *test, const struct kind *k, bool non) {
     else say("-- exit %d", WEXITSTATUS(status));
 }
 
+/* conformance --child KIND: what an executed program sees of descriptor 30. */
+static int child_program(const char *name) {
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+        if (!strcmp(kinds[k].name, name)) kind = &kinds[k];
+    show_names(30);
+    show_error(30);
+    R(send(30, "hello", 5, 0));
+    return 3;
+}
+
 int main(int argc, char **argv) {
+    if (argc == 3 && !strcmp(argv[1], "--child")) return child_program(argv[2]);
     const char *wanted = argc > 1 ? argv[1] : "";
     if (!strcmp(wanted, "--groups")) {
         for (struct test *t = first, *p = NULL; t; p = t, t = t->next)

@@ -47,7 +47,7 @@ build musl-gcc "$here/interfaces.c" "$out/interfaces-musl" -static $kernel
 # The conformance cases: one static program of many files.
 newer "$out/conformance" "$here"/../conformance/*.[ch] "$here/t.h" "$here/build.sh" || {
     # shellcheck disable=SC2086
-    musl-gcc $flags -I"$here" -I"$here/../conformance" -static -o "$out/conformance.new" "$here"/../conformance/*.c
+    musl-gcc $flags -I"$here" -I"$here/../conformance" -static -o "$out/conformance.new" "$here"/../conformance/*.c $kernel
     mv "$out/conformance.new" "$out/conformance"
 }
 # The attacks: static (musl), not position-independent (their 32-bit calls need low addresses), with the kernel's headers.

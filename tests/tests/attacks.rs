@@ -197,7 +197,7 @@ const ATTACKS: &[Attack] = &[
     ),
     attack("processes", "signal-others", "kill, tgkill, pidfd_send_signal, rt_sigqueueinfo: another process", LANDLOCK),
     attack("processes", "owner", "F_SETOWN and F_SETSIG: the kernel is asked to signal", LANDLOCK),
-    attack("processes", "limits", "prlimit of the supervisor", FILTER),
+    attack("processes", "limits", "prlimit of the supervisor", "the supervisor: a process sets its own limits only"),
     attack("namespaces", "unshare", "unshare, clone, clone3: new user, network and mount namespaces", FILTER),
     attack("namespaces", "setns", "setns into another network namespace", "the filter; Landlock"),
     attack("namespaces", "mount", "mount, fsopen, open_tree, pivot_root, open_by_handle_at", "the filter"),

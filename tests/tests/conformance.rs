@@ -64,6 +64,26 @@ const EXPLAINED: &[Explained] = &[
         why: "There is no TCP Fast Open, as with net.ipv4.tcp_fastopen = 0: a session comes before the first byte.",
     },
     Explained {
+        case: "processes.says_that_it_is_undumpable",
+        kinds: &[],
+        why: "The supervisor reads the program's memory: a program that hides it is told yes, and is not hidden.",
+    },
+    Explained {
+        case: "processes.strict_mode",
+        kinds: &[],
+        why: "The kernel has no way from filters to the strict mode of 2005.",
+    },
+    Explained {
+        case: "processes.own_listener_of_notifications",
+        kinds: &[],
+        why: "The kernel allows one listener for the filters of a process, and that is the supervisor's.",
+    },
+    Explained {
+        case: "processes.new_user_namespace",
+        kinds: &[],
+        why: "In a user namespace of its own a program could have all capabilities: the filter refuses it.",
+    },
+    Explained {
         case: "bind.low_port",
         kinds: &[],
         why: "Ports are virtual: one below 1024 needs no privilege, since none is taken from the system.",

@@ -564,3 +564,48 @@ fn socket_calls_answer_as_linux_does() {
         boxed.success();
     }
 }
+
+/// Starts sipbox with a listening socket under a number, as systemd and inetd do, and a program behind it that accepts once.
+const HANDS_IN: &str = r#"
+import os, socket, sys
+number, sipbox, program = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+s = socket.create_server(("0.0.0.0", 0))
+print("port", s.getsockname()[1], flush=True)
+os.dup2(s.fileno(), number)
+os.set_inheritable(number, True)
+if number == 3:
+    os.environ["LISTEN_FDS"], os.environ["LISTEN_PID"] = "1", str(os.getpid())
+os.execv(sipbox, [sipbox, "run", "--as", "handed", "--", "python3", "-c", program, str(number)])
+"#;
+const IS_HANDED: &str = r#"
+import os, socket, sys
+number = int(sys.argv[1])
+if number == 3:
+    assert os.environ["LISTEN_PID"] == str(os.getpid()), os.environ["LISTEN_PID"]
+l = socket.socket(fileno=number)
+assert l.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+print("listens at", l.getsockname(), flush=True)
+s, peer = l.accept()
+s.sendall(b"for " + s.recv(100))
+print("served", flush=True)
+"#;
+
+#[test]
+fn listeners_that_are_handed_in() {
+    let world = World::new("handed-in");
+    for number in ["0", "3"] {
+        let sipbox = world.sipbox_path().display().to_string();
+        let mut server = world.native("python3").args(["-c", HANDS_IN, number, &sipbox, IS_HANDED]).start();
+        let port = server.wait_for("port ");
+        let port: u16 = port.trim().rsplit(' ').next().unwrap().parse().unwrap();
+        let at = server.wait_for("listens at");
+        assert!(at.contains(&format!("('0.0.0.0', {port})")), "{at}");
+        // Not by the machine's own port: that listener is gone.
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+        let ask = format!(
+            "import socket; s = socket.create_connection(('198.18.0.9', {port})); s.sendall(b'me'); print(s.recv(100))"
+        );
+        world.run(&["--to", "handed"], "python3").args(["-c", &ask]).finish().success().says("for me");
+        server.wait().success().says("served");
+    }
+}

@@ -1,0 +1,81 @@
+//! Listening sockets that this process was started with and is to hand on (systemd's LISTEN_FDS, inetd on descriptor 0): the
+//! program gets one of the run's own in its place, under the same number.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket, sockopt};
+
+use crate::sock;
+
+/// A listener that was handed in, and what takes its place.
+pub struct Handed {
+    /// Its number, in this process and in the program.
+    pub number: RawFd,
+    /// The new socket: neither bound nor listening yet.
+    pub fd: OwnedFd,
+    /// Where the one that was handed in listens.
+    pub address: SocketAddr,
+    /// IPV6_V6ONLY of that one.
+    pub v6only: bool,
+    /// The new socket under the old one's number, until the program has it.
+    passed: OwnedFd,
+}
+
+impl Handed {
+    /// To be called when the program has been forked: this process gives up its own copy of the number. Gives the socket.
+    ///
+    /// # Errors
+    /// When a standard stream cannot be made /dev/null.
+    pub fn let_go(self) -> io::Result<(OwnedFd, SocketAddr, bool)> {
+        if self.number <= libc::STDERR_FILENO {
+            let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+            let passed = std::os::fd::IntoRawFd::into_raw_fd(self.passed);
+            // SAFETY: two descriptors that are open; the number stays in use, as a standard stream must.
+            Errno::result(unsafe { libc::dup2(nothing.as_raw_fd(), passed) })?;
+        }
+        Ok((self.fd, self.address, self.v6only))
+    }
+}
+
+/// Takes the listeners among the open descriptors that an exec would pass on. To be called while this process has one thread,
+/// and nothing of its own is open at those numbers.
+///
+/// # Errors
+/// What the kernel says to a new socket, or to its number.
+pub fn take_listeners() -> io::Result<Vec<Handed>> {
+    let mut taken = Vec::new();
+    let numbers: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str().and_then(|n| n.parse().ok()))
+        .collect();
+    for number in numbers {
+        // SAFETY: borrowed for this turn of the loop; of a number that is not open any more fcntl says EBADF.
+        let old = unsafe { BorrowedFd::borrow_raw(number) };
+        let Ok(flags) = fcntl(old, FcntlArg::F_GETFD) else { continue };
+        let stays = FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC);
+        let family = match (sock::socket_domain(old), sock::socket_type(old)) {
+            (Ok(libc::AF_INET), Ok(libc::SOCK_STREAM)) => AddressFamily::Inet,
+            (Ok(libc::AF_INET6), Ok(libc::SOCK_STREAM)) => AddressFamily::Inet6,
+            _ => continue,
+        };
+        if stays || !sock::is_listening(old)? {
+            continue;
+        }
+        let address = sock::local_addr(old)?;
+        let v6only = family == AddressFamily::Inet6 && getsockopt(&old, sockopt::Ipv6V6Only)?;
+        let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        if sock::is_nonblocking(old)? {
+            sock::set_nonblocking(fd.as_fd())?;
+        }
+        // SAFETY: two descriptors that are open; what was under the number is closed here by intention.
+        Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;
+        // SAFETY: the number is this process's since it was started, and nothing else in it owns it.
+        let passed = unsafe { OwnedFd::from_raw_fd(number) };
+        taken.push(Handed { number, fd, address, v6only, passed });
+    }
+    Ok(taken)
+}
