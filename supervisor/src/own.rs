@@ -30,7 +30,7 @@ use crate::supervisor::{Supervisor, Way, policy_proto};
 use crate::table::Cookie;
 use crate::{dns, receive, send, unix};
 
-pub use datagram::send;
+pub use datagram::{send, send_datagram};
 pub use inbound::{accept_direct, find};
 
 /// Places of peers that are kept for the next connect to them.
@@ -347,6 +347,11 @@ fn proto_of(target: &Target) -> Option<Proto> {
         (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_UDP) => Some(Proto::Udp),
         _ => None,
     }
+}
+
+/// Whether a socket of the program's network is one of UDP: no other family there has such a protocol.
+pub fn is_udp(target: &Target) -> bool {
+    sock::socket_protocol(target.as_fd()).is_ok_and(|p| p == libc::IPPROTO_UDP)
 }
 
 /// IPV6_V6ONLY of an AF_INET6 socket; None for AF_INET.

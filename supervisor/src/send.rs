@@ -95,14 +95,23 @@ fn send_now(call: &mut Call, room: &mut [u8]) -> Result<Begun, Errno> {
     let name = name?;
     let address = Address::parse(name);
     call.note(|| format!("sendto({number}, {length} bytes, {flags:#x}, {address})"));
-    let limit = data_limit(kind, &target, length)?;
+    let now = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    if length <= DATAGRAM_MAX
+        && let Some(network) = call.supervisor.network.clone()
+        && own::is_udp(&target)
+    {
+        match own::send_datagram(&network, call, &target, name, data, &[], now) {
+            Err(Errno::EAGAIN) => {}
+            result => return result.map(|n| Begun::Done(n as i64)),
+        }
+    }
     if kind == Some(Proto::Udp) {
-        let now = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         match datagram::send(call, &target, &address, data, &[], now) {
             Err(Errno::EAGAIN) => {}
             result => return result.map(|n| Begun::Done(n as i64)),
         }
     }
+    let limit = data_limit(kind, &target, length)?;
     let data = if data.len() == length { data.to_vec() } else { call.n.gather(&whole, limit)? };
     let rest = behind(&whole, data.len());
     let (name, address) = (name.to_vec(), Some(address));

@@ -16,6 +16,8 @@ const TRAPPED: [(&str, &str); 7] = [
     ("accept", "accept() + close()"),
     ("connect", "connect() to the own loopback"),
 ];
+/// How a program is kept apart: in a network of its own not all of them are trapped.
+const ISOLATIONS: [&str; 2] = ["seccomp", "netns"];
 /// How many sockets one supervisor looks after: few, and many.
 const FEW: &str = "100";
 const MANY: &str = "10000";
@@ -67,19 +69,25 @@ fn floor(world: &World, how: &[&str]) -> f64 {
 }
 
 fn trapped(table: &mut Table, world: &World, call: &str, name: &str) {
-    let (mut native, mut bare, mut named, mut sipbox) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut native, mut bare, mut named) = (Vec::new(), Vec::new(), Vec::new());
+    let mut sipbox = ISOLATIONS.map(|_| Vec::new());
     for _ in 0..ROUNDS {
         let alone = micro(&Side { world, boxed: false }, &[call, CALLS]);
         native.push(alone);
         bare.push(alone + floor(world, &[]));
         named.push(alone + floor(world, &["named"]));
-        sipbox.push(micro(&Side { world, boxed: true }, &[call, CALLS]));
+        for (isolation, values) in ISOLATIONS.iter().zip(&mut sipbox) {
+            let side = Side { world, boxed: true };
+            values.push(median_of(side.server_with(&["--isolation", isolation], "bench-micro").args([call, CALLS])));
+        }
     }
-    table.row(name, "us", &native, &sipbox, Goal::None);
-    if matches!(call, "bind" | "getsockname") {
-        table.row("  to native + bare round trip", "us", &bare, &sipbox, Goal::AtMost(1.3));
+    for (isolation, sipbox) in ISOLATIONS.iter().zip(&sipbox) {
+        table.row(&format!("{name}, {isolation}"), "us", &native, sipbox, Goal::None);
+        if matches!(call, "bind" | "getsockname") {
+            table.row("  to native + bare round trip", "us", &bare, sipbox, Goal::AtMost(1.3));
+        }
+        table.row("  to native + bare round trip", "us", &bare, sipbox, Goal::AtMost(2.0));
+        // The bare round trip knows neither which socket is meant nor what its caller's memory says.
+        table.row("  (to the least that knows socket and memory)", "us", &named, sipbox, Goal::None);
     }
-    table.row("  to native + bare round trip", "us", &bare, &sipbox, Goal::AtMost(2.0));
-    // The bare round trip knows neither which socket is meant nor what its caller's memory says.
-    table.row("  (to the least that knows socket and memory)", "us", &named, &sipbox, Goal::None);
 }

@@ -388,21 +388,35 @@ pub fn send(
         let _held = own_descriptor(call, &mut data)?;
         return message::send(target.as_fd(), &data, Destination::Connected, control, flags);
     }
-    if proto_of(target) == Some(Proto::Udp) {
-        if name.is_empty() {
-            return Err(Errno::EINVAL);
-        }
-        let to = match Address::parse(name) {
-            Address::Inet(a) => Some(loopback_for_any(a)),
-            // An old form of AF_INET (udp_sendmsg).
-            Address::Unspecified(Some(a)) if v6only(target).is_none() => Some(loopback_for_any(SocketAddr::V4(a))),
-            _ => None,
-        };
-        if let Some(to) = to
-            && !lead(network, call, target, sock::canonical(to))?
-        {
-            return Ok(data.len());
-        }
+    match proto_of(target) {
+        Some(Proto::Udp) => send_datagram(network, call, target, name, data, control, flags),
+        _ => message::send(target.as_fd(), data, Destination::Raw(name), control, flags),
+    }
+}
+
+/// As [`send`], for a socket that is known to be one of UDP.
+pub fn send_datagram(
+    network: &Arc<Network>,
+    call: &mut Call,
+    target: &Target,
+    name: &[u8],
+    data: &[u8],
+    control: &[u8],
+    flags: i32,
+) -> Result<usize, Errno> {
+    if name.is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    let to = match Address::parse(name) {
+        Address::Inet(a) => Some(loopback_for_any(a)),
+        // An old form of AF_INET (udp_sendmsg).
+        Address::Unspecified(Some(a)) if v6only(target).is_none() => Some(loopback_for_any(SocketAddr::V4(a))),
+        _ => None,
+    };
+    if let Some(to) = to
+        && !lead(network, call, target, sock::canonical(to))?
+    {
+        return Ok(data.len());
     }
     message::send(target.as_fd(), data, Destination::Raw(name), control, flags)
 }
