@@ -39,9 +39,10 @@ lint: install
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release -- -D warnings
 
-# One table: sipbox against native, measured in turns.
+# One table: sipbox against native, its hub against Kamailio, its parser against others, measured in turns.
 bench: build
 	@cargo run --quiet --release -p tests --bin sipbox-bench
+	@cargo bench --quiet -p sipcore --bench parse
 
 # Every fuzz target for FUZZ_SECONDS.
 fuzz: install

@@ -61,7 +61,11 @@ impl Header {
 
     /// True for the header called `wanted`, in any case and as a compact form.
     pub fn is(&self, wanted: &str) -> bool {
-        name::same(self.name(), wanted)
+        match self.line.get(..self.name_len as usize) {
+            // Most are told apart by their length.
+            Some(name) if name.len() > 1 && wanted.len() > 1 => name.eq_ignore_ascii_case(wanted.as_bytes()),
+            _ => name::same(self.name(), wanted),
+        }
     }
 
     /// The value without the white space around it; where it was folded the line ends are in it.

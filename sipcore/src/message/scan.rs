@@ -1,6 +1,7 @@
 //! Small scanners over header bytes: tokens, quoted strings, lists. They work on bytes, so no input can split a character.
 
 use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// `token` of RFC 3261 section 25.1.
 pub(crate) fn is_token(b: u8) -> bool {
@@ -105,6 +106,18 @@ pub(crate) fn quote(text: &str) -> String {
     out
 }
 
+/// An address as hosts are written, without or with brackets. The grammar of RFC 3261 allows a colon too many before an IPv4 address at the end,
+/// which has to be taken (RFC 5118 4.10).
+pub(crate) fn address(host: &str) -> Option<IpAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let embedded = || {
+        let (before, after) = bare.split_once(":::")?;
+        after.parse::<Ipv4Addr>().ok()?;
+        format!("{before}::{after}").parse().ok()
+    };
+    bare.parse().ok().or_else(embedded)
+}
+
 /// Reads a value from its start.
 #[derive(Clone, Copy)]
 pub(crate) struct Scanner<'a> {
@@ -182,7 +195,7 @@ impl<'a> Scanner<'a> {
             let end = self.rest.iter().position(|b| *b == b']')?;
             let (host, rest) = self.rest.split_at(end + 1);
             let inside = ascii(host.get(1..end)?)?;
-            inside.parse::<std::net::Ipv6Addr>().ok()?;
+            address(inside).filter(IpAddr::is_ipv6)?;
             self.rest = rest;
             return ascii(host);
         }

@@ -146,7 +146,7 @@ impl Uri {
 
     /// The host as an address, when it is one.
     pub fn host_ip(&self) -> Option<IpAddr> {
-        self.host().trim_start_matches('[').trim_end_matches(']').parse().ok()
+        scan::address(self.host())
     }
 
     /// The port, if one is written.

@@ -70,8 +70,7 @@ impl<'a> Via<'a> {
 
     /// The source address that the receiver of the request noted.
     pub fn received(&self) -> Option<IpAddr> {
-        let text = self.params.token("received")?;
-        text.trim_start_matches('[').trim_end_matches(']').parse().ok()
+        scan::address(self.params.token("received")?)
     }
 
     /// `None` without the parameter, `Some(None)` when it asks (RFC 3581 section 3), else the source port noted.
@@ -89,7 +88,7 @@ impl<'a> Via<'a> {
 
     /// Host of sent-by as an address, when it is one.
     pub fn host_ip(&self) -> Option<IpAddr> {
-        self.host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+        scan::address(self.host)
     }
 }
 
