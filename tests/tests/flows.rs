@@ -126,10 +126,11 @@ fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str) {
     let _coturn = Coturn::start(&world, &lab, Accounts::LongTerm);
     let stun = format!("{PUBLIC}:3478");
     let turn = format!("{}@{PUBLIC}:3478", Coturn::USER);
-    let ice = ["--stun", &stun, "--turn", &turn, "--trace"];
+    let turn_tcp = format!("{turn}?transport=tcp");
+    let ice = ["--stun", &stun, "--turn", &turn, "--turn", &turn_tcp, "--trace"];
     let captures: Vec<_> = [&lab.public, &lab.sides[0].routers[0], &lab.sides[1].routers[0]].map(Capture::start).into();
 
-    let mut server = kamailio.run(&world, false, "bob", &ice, "static-echo").args(["7000", "2"]);
+    let mut server = kamailio.run(&world, true, "bob", &ice, "static-echo").args(["7000", "2"]);
     server = server.env("SIPBOX_TURN_PASSWORD", Coturn::PASSWORD).inside(&lab.sides[1].host);
     let mut server = server.start();
     server.wait_for("listening on");
@@ -137,7 +138,7 @@ fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str) {
     let flags: Vec<&str> = ice.into_iter().chain(["--to", &to]).collect();
     for (text, heard) in [(SECRET, format!("echo: {SECRET}")), ("@3000000", "echo: 3000000 bytes, all as sent".into())]
     {
-        let client = kamailio.run(&world, false, "alice", &flags, "static-client").args([ANYWHERE, "7000", text]);
+        let client = kamailio.run(&world, true, "alice", &flags, "static-client").args([ANYWHERE, "7000", text]);
         let client = client.env("SIPBOX_TURN_PASSWORD", Coturn::PASSWORD).inside(&lab.sides[0].host);
         let done = client.finish().success().says(&heard);
         let said =
@@ -173,4 +174,9 @@ fn two_networks_behind_nats() {
 #[test]
 fn two_networks_that_need_a_relay() {
     through_the_lab("flow-relay", [Kind::Symmetric, Kind::Symmetric], "relayed");
+}
+
+#[test]
+fn a_network_that_blocks_udp() {
+    through_the_lab("flow-tcp", [Kind::UdpBlocked, Kind::Masquerade], "relayed");
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use is::CandidateKind;
 use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendDatagramError, SendStream, TokioRuntime, VarInt};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -19,6 +20,8 @@ use crate::sdp::Quic;
 
 /// How long the two ends look for a path: what the checks take to fail (RFC 8445 section 14.3), and a little.
 const PATH_WITHIN: Duration = Duration::from_secs(15);
+/// How long the connection to a relay may take.
+const RELAY_WITHIN: Duration = Duration::from_secs(2);
 /// How long the QUIC handshake may take on a path that works.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the other end's supervisor may take for a stream: its program's listener may have a full queue.
@@ -110,13 +113,15 @@ impl Gathered {
             return Err(no_socket(last));
         }
         let servers = config.servers;
-        let relays = servers.turn.iter().map(|relay| relay.address).collect();
-        let (wire, drive) = Wire::new(sockets, relays, |bases| {
+        let relays = servers.turn.iter().filter(|relay| !relay.tcp).map(|relay| relay.address).collect();
+        let connections = connect_relays(&servers).await;
+        let (wire, drive) = Wire::new(sockets, connections, relays, |bases, ends| {
             let from = |server: SocketAddr| {
                 let ip = interfaces::towards(server)?;
                 bases.iter().find(|base| base.ip() == ip).copied()
             };
-            paths::Paths::new(std::time::Instant::now(), bases, &servers, from)
+            let connected = |server| ends.iter().find(|(to, _)| *to == server).map(|(_, base)| *base);
+            paths::Paths::new(std::time::Instant::now(), bases, &servers, from, connected)
         })
         .map_err(no_socket)?;
         let mut endpoint = EndpointConfig::default();
@@ -183,6 +188,25 @@ impl Gathered {
         endpoint.set_server_config(None);
         Ok(Link { connection, ground })
     }
+}
+
+/// Connections to the relays that are spoken to over one; those that cannot be reached in time are left out.
+async fn connect_relays(servers: &Servers) -> Vec<TcpStream> {
+    let addresses = servers.turn.iter().filter(|relay| relay.tcp).map(|relay| relay.address);
+    let under_way: Vec<_> = addresses
+        .map(|address| (address, tokio::spawn(async move { timeout(RELAY_WITHIN, TcpStream::connect(address)).await })))
+        .collect();
+    let mut connections = Vec::new();
+    for (address, connecting) in under_way {
+        match connecting.await {
+            Ok(Ok(Ok(connection))) => {
+                let _ = connection.set_nodelay(true);
+                connections.push(connection);
+            }
+            _ => tracing::warn!(%address, "the TURN server cannot be reached over TCP"),
+        }
+    }
+    connections
 }
 
 fn bind(ip: IpAddr) -> io::Result<std::net::UdpSocket> {

@@ -8,8 +8,10 @@ use bytes::Bytes;
 use is::stun::{StunMessage, StunPacket};
 use is::{Candidate, CandidateKind, IceAgent, IceAgentEvent, IceCreds, Protocol};
 use turn_client_proto::api::{Transmit as ToServer, TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet};
+use turn_client_proto::client::TurnClient;
 use turn_client_proto::prelude::TurnClientApi;
 use turn_client_proto::stun::Instant as TurnInstant;
+use turn_client_proto::tcp::TurnClientTcp;
 use turn_client_proto::types::{TransportType, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
@@ -33,8 +35,10 @@ const RELAY_RTO: Duration = Duration::from_millis(250);
 /// A TURN server and who we are there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Relay {
-    /// Spoken to by UDP.
+    /// Where it is.
     pub address: SocketAddr,
+    /// It is spoken to over a connection: where UDP is blocked.
+    pub tcp: bool,
     /// The user.
     pub user: String,
     /// His password.
@@ -94,7 +98,7 @@ pub(super) struct Chosen {
 }
 
 struct Allocation {
-    client: TurnClientUdp,
+    client: TurnClient,
     base: SocketAddr,
     server: SocketAddr,
     relayed: Option<SocketAddr>,
@@ -123,12 +127,14 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// `bases`: addresses of the sockets; `from`: which of them leads to a server.
+    /// `bases`: addresses of the sockets; `from`: which of them leads to a server; `connected`: this end of the connection to a relay
+    /// that is spoken to over one.
     pub fn new(
         now: Instant,
         bases: &[SocketAddr],
         servers: &Servers,
         from: impl Fn(SocketAddr) -> Option<SocketAddr>,
+        connected: impl Fn(SocketAddr) -> Option<SocketAddr>,
     ) -> Paths {
         let mut ice = IceAgent::new(IceCreds::new());
         ice.set_timing_advance(PACING);
@@ -141,13 +147,16 @@ impl Paths {
         }
         // Two first datagrams at once to one server can get two mappings from a Linux NAT that chooses ports at random, one of which
         // dies within a second (nf_conntrack's resolution of clashes): a server that is both is asked for its second service later.
-        let held = |server| servers.turn.iter().any(|relay| relay.address == server);
+        let held = |server| servers.turn.iter().any(|relay| relay.address == server && !relay.tcp);
         let probe = |server: &SocketAddr| Some(Probe::new(now, from(*server)?, *server, held(*server)));
         let allocate = |relay: &Relay| {
-            let base = from(relay.address)?;
+            let base = if relay.tcp { connected(relay.address)? } else { from(relay.address)? };
             let mut config = TurnConfig::new(TurnCredentials::new(&relay.user, &relay.password));
             config.set_request_retransmits(RELAY_RTO, Duration::from_secs(2), 5, Duration::from_secs(2));
-            let client = TurnClientUdp::allocate(base, relay.address, config);
+            let client = match relay.tcp {
+                true => TurnClient::Tcp(TurnClientTcp::allocate(base, relay.address, config)),
+                false => TurnClient::Udp(TurnClientUdp::allocate(base, relay.address, config)),
+            };
             let server = relay.address;
             Some(Allocation {
                 client,
@@ -226,7 +235,8 @@ impl Paths {
 
     /// A datagram that came to the socket bound to `base`.
     pub fn handle(&mut self, now: Instant, base: SocketAddr, from: SocketAddr, data: &[u8]) -> Verdict {
-        if let Some(i) = self.relays.iter().position(|relay| relay.server == from && relay.base == base) {
+        let udp = |relay: &Allocation| relay.client.transport() == TransportType::Udp;
+        if let Some(i) = self.relays.iter().position(|relay| relay.server == from && relay.base == base && udp(relay)) {
             return self.handle_relay(now, i, data);
         }
         if !is_stun(data) {
@@ -293,6 +303,35 @@ impl Paths {
         self.work_relays(now);
         self.flush(now);
         verdict
+    }
+
+    /// Bytes of the connection to a relay, whose end is `base`; none: it has ended. What the other end has sent is given.
+    pub fn handle_stream(&mut self, now: Instant, base: SocketAddr, server: SocketAddr, data: &[u8]) -> Vec<Vec<u8>> {
+        let time = turn_time(self.epoch, now);
+        let Some(relay) = self.relays.iter_mut().find(|relay| relay.base == base && relay.server == server) else {
+            return Vec::new();
+        };
+        let mut came = Vec::new();
+        let received = relay.client.recv(ToServer::new(data, TransportType::Tcp, server, base), time);
+        if let TurnRecvRet::PeerData(peer) = received {
+            came.push((peer.peer, peer.data().to_vec()));
+        }
+        while let Some(peer) = relay.client.poll_recv(time) {
+            came.push((peer.peer, peer.data().to_vec()));
+        }
+        relay.failed |= data.is_empty();
+        relay.next = Some(now);
+        let relayed = relay.relayed;
+        let mut payload = Vec::new();
+        for (peer, data) in came {
+            match relayed {
+                Some(relayed) if is_stun(&data) => self.check(now, peer, relayed, &data),
+                _ => payload.push(data),
+            }
+        }
+        self.work_relays(now);
+        self.flush(now);
+        payload
     }
 
     /// Time has passed.
@@ -433,8 +472,12 @@ impl Paths {
         let relay = self.relays.iter().position(|relay| relay.relayed == Some(source));
         let route = match relay {
             Some(relay) => {
-                // Four bytes a datagram instead of thirty-six. If it is refused, it goes without.
-                let _ = self.relays[relay].client.bind_channel(TransportType::Udp, to, time);
+                // Four bytes a datagram instead of thirty-six. If it is refused, it goes without; and over a connection too, where
+                // turn-client-proto 0.7 leaves out the padding that RFC 8656 section 12.5 wants.
+                let client = &mut self.relays[relay].client;
+                if client.transport() == TransportType::Udp {
+                    let _ = client.bind_channel(TransportType::Udp, to, time);
+                }
                 Route::Relayed { relay, base: self.relays[relay].base, to }
             }
             None => Route::Direct { base: source, to },

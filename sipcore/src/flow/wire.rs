@@ -1,21 +1,26 @@
 //! The sockets of one flow, as one socket for QUIC. STUN and TURN are taken out of what comes in (RFC 9443); what goes out takes the
 //! route that ICE has chosen. To QUIC the other end has one address for good: a change of route is not its business.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use bytes::Bytes;
+use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 use parking_lot::Mutex;
 use quinn::udp::{RecvMeta, Transmit as Outgoing, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
-use tokio::sync::{Notify, watch};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::paths::{Chosen, Paths, Route, Transmit, Verdict};
 
@@ -26,6 +31,25 @@ struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
     base: SocketAddr,
+}
+
+/// Pieces that wait to be written to a relay. More are lost, as on the way.
+const TO_RELAY: usize = 256;
+/// Datagrams that came over connections and wait for QUIC.
+const FROM_RELAYS: usize = 4096;
+
+/// A connection to a relay.
+struct Stream {
+    base: SocketAddr,
+    server: SocketAddr,
+    write: mpsc::Sender<Bytes>,
+}
+
+/// What came over connections.
+#[derive(Default)]
+struct Inbox {
+    datagrams: VecDeque<Vec<u8>>,
+    waker: Option<Waker>,
 }
 
 /// How far the search for a path is.
@@ -39,6 +63,8 @@ pub(super) struct State {
 /// The sockets and the machine behind them.
 pub(super) struct Wire {
     sockets: Vec<Socket>,
+    streams: Vec<Stream>,
+    inbox: Mutex<Inbox>,
     paths: Mutex<Paths>,
     /// Servers whose datagrams are theirs, whatever their first byte.
     relays: Vec<SocketAddr>,
@@ -56,11 +82,12 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    /// Takes bound sockets in non-blocking mode; `make` makes the machine of their addresses.
+    /// Takes bound sockets in non-blocking mode, and connections to relays; `make` makes the machine of the addresses of both.
     pub fn new(
         sockets: Vec<std::net::UdpSocket>,
+        connections: Vec<TcpStream>,
         relays: Vec<SocketAddr>,
-        make: impl FnOnce(&[SocketAddr]) -> Paths,
+        make: impl FnOnce(&[SocketAddr], &[(SocketAddr, SocketAddr)]) -> Paths,
     ) -> io::Result<(Arc<Wire>, Drive)> {
         let take = |socket: std::net::UdpSocket| {
             let base = socket.local_addr()?;
@@ -69,15 +96,31 @@ impl Wire {
         };
         let sockets: Vec<Socket> = sockets.into_iter().map(take).collect::<io::Result<_>>()?;
         let bases: Vec<SocketAddr> = sockets.iter().map(|socket| socket.base).collect();
+        let (mut streams, mut ends, mut halves) = (Vec::new(), Vec::new(), Vec::new());
+        for connection in connections {
+            let (base, server) = (connection.local_addr()?, connection.peer_addr()?);
+            let (write, written) = mpsc::channel(TO_RELAY);
+            let (reader, writer) = connection.into_split();
+            streams.push(Stream { base, server, write });
+            ends.push((server, base));
+            halves.push((base, server, reader, writer, written));
+        }
         let wire = Arc::new(Wire {
             sockets,
-            paths: Mutex::new(make(&bases)),
+            streams,
+            inbox: Mutex::default(),
+            paths: Mutex::new(make(&bases, &ends)),
             relays,
             route: Mutex::new(None),
             state: watch::Sender::new(State::default()),
             changed: Notify::new(),
         });
-        let drive = Drive(tokio::spawn(drive(wire.clone())));
+        let mut tasks = vec![tokio::spawn(drive(wire.clone()))];
+        for (base, server, reader, writer, written) in halves {
+            tasks.push(tokio::spawn(read_stream(wire.clone(), base, server, reader)));
+            tasks.push(tokio::spawn(write_stream(writer, written)));
+        }
+        let drive = Drive(tasks);
         Ok((wire, drive))
     }
 
@@ -123,8 +166,15 @@ impl Wire {
 
     /// What cannot be sent is lost, as on the way: whoever asked asks again.
     fn send(&self, transmit: &Transmit) {
+        let to_relay = |stream: &&Stream| stream.base == transmit.base && stream.server == transmit.to;
+        if let Some(stream) = self.streams.iter().find(to_relay) {
+            let _ = stream.write.try_send(transmit.data.clone());
+            return;
+        }
         let Some(socket) = self.socket(transmit.base) else { return };
-        if let Err(error) = socket.io.try_send_to(&transmit.data, transmit.to) {
+        // By the kernel itself: tokio does not know yet that a fresh socket takes something.
+        let to = SockaddrStorage::from(transmit.to);
+        if let Err(error) = sendto(socket.io.as_raw_fd(), &transmit.data, &to, MsgFlags::MSG_DONTWAIT) {
             tracing::trace!(%error, to = %transmit.to, "a datagram of the search for a path was not sent");
         }
     }
@@ -168,6 +218,27 @@ impl Wire {
         meta.stride = widest.max(1);
     }
 
+    /// Datagrams that came over connections, if there are any.
+    fn take_inbox(&self, cx: &Context<'_>, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Option<usize> {
+        if self.streams.is_empty() {
+            return None;
+        }
+        let mut inbox = self.inbox.lock();
+        let mut count = 0;
+        for (buffer, meta) in bufs.iter_mut().zip(meta.iter_mut()) {
+            let Some(data) = inbox.datagrams.pop_front() else { break };
+            let length = data.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&data[..length]);
+            *meta = RecvMeta { addr: PEER, len: length, stride: length.max(1), ecn: None, dst_ip: None };
+            count += 1;
+        }
+        if count == 0 {
+            inbox.waker = Some(cx.waker().clone());
+            return None;
+        }
+        Some(count)
+    }
+
     fn send_relayed(&self, relay: usize, to: SocketAddr, outgoing: &Outgoing<'_>) {
         let segment = outgoing.segment_size.unwrap_or(outgoing.contents.len()).max(1);
         let now = Instant::now();
@@ -209,12 +280,40 @@ async fn drive(wire: Arc<Wire>) {
     }
 }
 
-/// Ends the timers of a wire with the one who holds this.
-pub(super) struct Drive(tokio::task::JoinHandle<()>);
+/// Ends the tasks of a wire with the one who holds this.
+pub(super) struct Drive(Vec<tokio::task::JoinHandle<()>>);
 
 impl Drop for Drive {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+async fn read_stream(wire: Arc<Wire>, base: SocketAddr, server: SocketAddr, mut reader: OwnedReadHalf) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = reader.read(&mut buffer).await.unwrap_or(0);
+        let came = wire.with(|paths, now| paths.handle_stream(now, base, server, &buffer[..count]));
+        if !came.is_empty() {
+            let mut inbox = wire.inbox.lock();
+            let room = FROM_RELAYS.saturating_sub(inbox.datagrams.len());
+            inbox.datagrams.extend(came.into_iter().take(room));
+            if let Some(waker) = inbox.waker.take() {
+                waker.wake();
+            }
+        }
+        if count == 0 {
+            return;
+        }
+    }
+}
+
+async fn write_stream(mut writer: OwnedWriteHalf, mut written: mpsc::Receiver<Bytes>) {
+    while let Some(data) = written.recv().await {
+        // That it is broken is seen by who reads.
+        if writer.write_all(&data).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -246,6 +345,9 @@ impl AsyncUdpSocket for Wire {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        if let Some(count) = self.take_inbox(cx, bufs, meta) {
+            return Poll::Ready(Ok(count));
+        }
         for socket in &self.sockets {
             while let Poll::Ready(ready) = socket.io.poll_recv_ready(cx) {
                 if ready.is_err() {

@@ -18,11 +18,6 @@ impl Settings {
     /// `password`: of the users of the TURN servers.
     pub fn new(flow: Flow, ice: Ice, password: Option<String>) -> Result<Settings, String> {
         for server in &ice.turn {
-            if server.transport == IceTransport::Tcp {
-                return Err(format!(
-                    "the TURN server {server} cannot be used: only UDP is built yet; leave out ?transport=tcp"
-                ));
-            }
             if server.user.is_none() || password.is_none() {
                 return Err(format!(
                     "the TURN server {server} wants a user and a password: write turn:USER@HOST, and give the password in \
@@ -51,7 +46,8 @@ impl Settings {
         }
         for server in &self.ice.turn {
             let (Some(user), Some(password)) = (&server.user, &self.password) else { continue };
-            let relay = |address| Relay { address, user: user.clone(), password: password.clone() };
+            let tcp = server.transport == IceTransport::Tcp;
+            let relay = |address| Relay { address, tcp, user: user.clone(), password: password.clone() };
             servers.turn.extend(resolve("TURN", server).await.map(relay));
         }
         Ok(servers)
