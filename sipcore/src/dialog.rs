@@ -21,6 +21,13 @@ pub(crate) struct Dialog {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct DialogKey(Box<str>);
 
+/// Where the requests of a dialog go first.
+#[derive(Debug, Clone)]
+pub(crate) enum Hop {
+    Proxy(Uri),
+    Target(Uri),
+}
+
 impl DialogKey {
     pub fn new(call_id: &str, local_tag: &str) -> Self {
         // No Call-ID has a space in it.
@@ -76,6 +83,14 @@ impl Dialog {
         self.remote_tag.as_deref()
     }
 
+    /// Where its requests go: the first proxy on the way, else the other side itself.
+    pub fn next_hop(&self) -> Hop {
+        match self.routes.first().and_then(|route| route_uri(route)) {
+            Some(proxy) => Hop::Proxy(proxy),
+            None => Hop::Target(self.remote_target.clone()),
+        }
+    }
+
     /// A request of the other side within this dialog: the tag must match and CSeq must not go backwards (RFC 3261 12.2.2).
     /// The error is the status owed.
     pub fn admit(&mut self, request: &Message) -> Result<(), u16> {
@@ -109,6 +124,11 @@ impl Dialog {
     pub fn next_cseq(&mut self) -> u32 {
         self.local_cseq += 1;
         self.local_cseq
+    }
+
+    /// Our requests have come up to this CSeq number.
+    pub fn counted(&mut self, cseq: u32) {
+        self.local_cseq = self.local_cseq.max(cseq);
     }
 
     /// ACK for the 2xx to our INVITE, which had the CSeq number `cseq` (RFC 3261 13.2.2.4).

@@ -1,8 +1,9 @@
 #![forbid(unsafe_code)]
-//! The SIP session engine: messages, transactions, dialogs, registration, calls, offer/answer, and the embedded hub.
+//! The SIP session engine: messages, transactions, dialogs, registration, calls, offer/answer, presence, and the embedded hub.
 
 pub mod agent;
 pub mod auth;
+mod backoff;
 mod dialog;
 pub mod flow;
 pub mod hub;
@@ -10,6 +11,7 @@ pub mod label;
 pub mod locate;
 pub mod message;
 pub mod netcheck;
+pub mod presence;
 mod random;
 mod registration;
 pub mod sdp;

@@ -1,14 +1,10 @@
 //! Registration of one contact (RFC 3261 10.2): when to send REGISTER, how long it stands, and how failures are paced (RFC 5626 4.5).
 
+use crate::backoff::{Backoff, Failure};
 use std::time::{Duration, Instant};
 
-/// First pause after a failure; it doubles up to the limit for its kind.
-const BACKOFF_FIRST: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Agents that lose one registrar do not all come back at the same moment.
 const SPREAD: Duration = Duration::from_secs(1);
-/// Nobody is troubled by an attempt that the network refuses, and the registrar may be back any moment.
-const BACKOFF_MAX_REFUSED: Duration = Duration::from_secs(5);
 /// A registrar that keeps raising Min-Expires is not followed for ever.
 const MIN_EXPIRES_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -26,19 +22,6 @@ enum Phase {
     Removing,
 }
 
-/// How an attempt failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The registrar's address refuses, at once.
-    Unreachable,
-    /// No answer in time.
-    Silence,
-    /// A final response that is no success; it may say how long to wait.
-    Refused(Option<Duration>),
-    /// A final response that another attempt would get again.
-    Final,
-}
-
 /// What has changed for the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -53,6 +36,8 @@ pub(crate) enum Change {
     Refused,
     /// The binding is gone, as wanted.
     Removed,
+    /// The answer for which the removal had to wait: REGISTER with Expires: 0 is due now.
+    Leaving,
 }
 
 /// The machine. It knows no messages: the user agent writes REGISTER and reads the answer.
@@ -62,14 +47,24 @@ pub(crate) struct Registration {
     /// It stood once since `start`.
     stood: bool,
     lost: bool,
+    /// The binding is not wanted any more, but a REGISTER still waits for its answer, and there is one at a time (RFC 3261 10.2).
+    leaving: bool,
     asked: Duration,
-    failures: u32,
+    backoff: Backoff,
     next: Option<Instant>,
 }
 
 impl Registration {
     pub fn new(expires: Duration) -> Self {
-        Registration { phase: Phase::Idle, stood: false, lost: false, asked: expires, failures: 0, next: None }
+        Registration {
+            phase: Phase::Idle,
+            stood: false,
+            lost: false,
+            leaving: false,
+            asked: expires,
+            backoff: Backoff::default(),
+            next: None,
+        }
     }
 
     /// The Expires value for the next REGISTER.
@@ -82,7 +77,7 @@ impl Registration {
 
     /// The binding stands as far as we know.
     pub fn is_standing(&self) -> bool {
-        self.stood && !self.lost && self.phase != Phase::Removing
+        self.stood && !self.lost && !self.leaving && self.phase != Phase::Removing
     }
 
     /// The user wants to be registered. `true`: send REGISTER now.
@@ -100,7 +95,11 @@ impl Registration {
     /// The user wants the binding gone. `true`: send REGISTER with Expires 0 now.
     pub fn remove(&mut self) -> bool {
         self.next = None;
-        let had = self.stood || self.phase == Phase::Asking;
+        if matches!(self.phase, Phase::Asking | Phase::Removing) {
+            self.leaving |= self.phase == Phase::Asking;
+            return false;
+        }
+        let had = self.stood;
         self.phase = if had { Phase::Removing } else { Phase::Idle };
         had
     }
@@ -108,10 +107,15 @@ impl Registration {
     /// 2xx: the binding stands for `granted`. The refresh comes after 50 to 60 % of it, and after `longest` at the latest; `jitter` is between 0
     /// and 1.
     pub fn on_success(&mut self, now: Instant, granted: Duration, longest: Option<Duration>, jitter: f64) -> Change {
-        self.failures = 0;
+        self.backoff.reset();
         if self.phase == Phase::Removing {
             *self = Registration::new(self.asked);
             return Change::Removed;
+        }
+        if self.leaving {
+            self.leaving = false;
+            self.phase = Phase::Removing;
+            return Change::Leaving;
         }
         self.phase = Phase::Standing;
         let refresh = longest.map_or(granted, |longest| granted.min(longest.mul_f64(1.0 / 0.6)));
@@ -137,7 +141,7 @@ impl Registration {
 
     /// The attempt failed; `jitter` is between 0 and 1.
     pub fn on_failure(&mut self, now: Instant, failure: Failure, jitter: f64) -> Change {
-        if self.phase == Phase::Removing {
+        if self.phase == Phase::Removing || self.leaving {
             *self = Registration::new(self.asked);
             return Change::Removed;
         }
@@ -145,15 +149,7 @@ impl Registration {
             *self = Registration::new(self.asked);
             return Change::Refused;
         }
-        let (limit, at_least) = match failure {
-            Failure::Final => (BACKOFF_MAX, BACKOFF_MAX.mul_f64(0.5)),
-            Failure::Unreachable => (BACKOFF_MAX_REFUSED, Duration::ZERO),
-            Failure::Silence => (BACKOFF_MAX, Duration::ZERO),
-            Failure::Refused(retry_after) => (BACKOFF_MAX, retry_after.unwrap_or_default().min(BACKOFF_MAX)),
-        };
-        let pause = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(10)).min(limit);
-        self.failures += 1;
-        let pause = pause.mul_f64(0.5 + 0.5 * jitter).max(at_least);
+        let pause = self.backoff.pause(failure, jitter);
         self.phase = Phase::Waiting;
         self.next = Some(now + pause);
         match (self.stood, std::mem::replace(&mut self.lost, true)) {
@@ -189,6 +185,7 @@ impl Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backoff::{MAX as BACKOFF_MAX, MAX_REFUSED as BACKOFF_MAX_REFUSED};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -292,5 +289,22 @@ mod tests {
         assert_eq!(registration.expires(), Duration::ZERO);
         assert_eq!(registration.on_failure(now, Failure::Refused(None), 0.0), Change::Removed);
         assert!(!registration.is_standing());
+    }
+
+    #[test]
+    fn removal_waits_for_the_answer_that_is_owed() {
+        let now = Instant::now();
+        let mut registration = Registration::new(HOUR);
+        registration.start();
+        registration.on_success(now, HOUR, None, 0.0);
+        let due = registration.next().expect("a refresh is set");
+        assert!(registration.on_timer(due));
+        assert!(!registration.remove(), "one REGISTER at a time");
+        assert!(!registration.is_standing());
+        assert_eq!(registration.on_success(due, HOUR, None, 0.0), Change::Leaving);
+        assert_eq!(registration.expires(), Duration::ZERO);
+        assert!(!registration.remove(), "it is on its way");
+        assert_eq!(registration.on_success(due, HOUR, None, 0.0), Change::Removed);
+        assert_eq!(registration.next(), None);
     }
 }

@@ -1,6 +1,8 @@
 //! Agents and a hub in virtual time, over links that lose, double and reorder what is sent. Thousands of calls with every kind of race have
 //! to come to the same end at both sides and leave nothing behind.
 
+mod presence;
+
 use crate::agent::{CallError, Media, SessionId};
 use crate::hub::HubConfig;
 use crate::hub::home::HomeProxy;
@@ -12,7 +14,7 @@ use crate::transaction::Timing;
 use crate::transport::{Flow, Listen, Machine, Transmit, Transport};
 use crate::user_agent::{Config, Notice, UserAgent, contact_uri};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -87,8 +89,12 @@ struct World {
     link: Link,
     /// Of the agents: how often they register.
     refresh: Option<Duration>,
+    /// Of the agents: for how long they register, publish and subscribe.
+    expires: Duration,
+    /// Nodes to and from which nothing comes through.
+    deaf: BTreeSet<usize>,
     nodes: Vec<Node>,
-    on_the_way: BTreeMap<(Instant, u64), (usize, usize, Bytes)>,
+    on_the_way: BTreeMap<(Instant, u64), (usize, Transport, usize, Bytes)>,
     plans: BTreeMap<(Instant, u64), Act>,
     serial: u64,
     /// How many were lost in a row, from and to.
@@ -113,6 +119,8 @@ impl World {
             start: now,
             link,
             refresh: None,
+            expires: 3600 * SECOND,
+            deaf: BTreeSet::new(),
             nodes: Vec::new(),
             on_the_way: BTreeMap::new(),
             plans: BTreeMap::new(),
@@ -132,7 +140,7 @@ impl World {
             instance: format!("urn:uuid:00000000-0000-4000-8000-{:012x}", self.nodes.len()),
             next_hop: Flow { transport, local: 0, remote: address(next_hop) },
             credentials: None,
-            expires: 3600 * SECOND,
+            expires: self.expires,
             refresh: self.refresh,
             timing: Timing::default(),
         };
@@ -164,23 +172,31 @@ impl World {
         for node in 0..self.nodes.len() {
             while let Some(Transmit { flow, payload }) = self.nodes[node].poll_transmit() {
                 let to = (0..self.nodes.len()).find(|to| address(*to) == flow.remote).expect("a node has this address");
-                let copies = if chance(self.link.doubled) { 2 } else { 1 };
+                // What is too large for a datagram goes over a connection.
+                let link = match flow.transport {
+                    Transport::Udp => self.link,
+                    _ => STREAM,
+                };
+                let copies = if chance(link.doubled) { 2 } else { 1 };
                 for _ in 0..copies {
+                    if self.deaf.contains(&node) || self.deaf.contains(&to) {
+                        continue;
+                    }
                     let lost = self.lost.entry((node, to)).or_default();
-                    if *lost < MAX_LOST && chance(self.link.loss) {
+                    if *lost < MAX_LOST && chance(link.loss) {
                         *lost += 1;
                         continue;
                     }
                     *lost = 0;
                     let mut bytes = payload.to_vec();
-                    if chance(self.link.garbled) {
+                    if chance(link.garbled) {
                         let at = random::number() as usize % bytes.len();
                         bytes[at] = random::number() as u8;
                     }
                     self.serial += 1;
-                    let delay = random::number() % (self.link.max_delay_ms + 1) * 1000 + 10;
+                    let delay = random::number() % (link.max_delay_ms + 1) * 1000 + 10;
                     let at = self.now + Duration::from_micros(delay);
-                    self.on_the_way.insert((at, self.serial), (node, to, bytes.into()));
+                    self.on_the_way.insert((at, self.serial), (node, flow.transport, to, bytes.into()));
                 }
             }
             if let Node::Agent(agent) = &mut self.nodes[node] {
@@ -203,9 +219,9 @@ impl World {
         self.now = self.now.max(next);
         let now = self.now;
         if message.is_some_and(|at| at <= now) {
-            let (_, (from, to, bytes)) = self.on_the_way.pop_first().unwrap();
+            let (_, (from, transport, to, bytes)) = self.on_the_way.pop_first().unwrap();
             if let Ok(message) = Message::parse_datagram(bytes) {
-                let flow = Flow { transport: self.link.transport, local: 0, remote: address(from) };
+                let flow = Flow { transport, local: 0, remote: address(from) };
                 self.nodes[to].handle_message(now, flow, message);
             }
         } else if plan.is_some_and(|at| at <= now) {

@@ -252,7 +252,7 @@ async fn serve_locked() -> Result<(), String> {
     loop {
         tokio::time::sleep(IDLE / 4).await;
         let activity = hub.activity();
-        if activity.bindings == 0 && activity.last.elapsed() >= IDLE {
+        if activity.bindings == 0 && activity.subscriptions == 0 && activity.last.elapsed() >= IDLE {
             break;
         }
     }

@@ -454,6 +454,9 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
                     });
                 }
             }
+            Event::NotPublished(error) => tracing::info!(%error, "presence is not published"),
+            // This agent watches nobody.
+            Event::Presence { .. } | Event::SubscriptionLost { .. } => {}
             Event::RegistrationRestored => {
                 crate::say::say!("registered as {}", supervisor.sessions.identity.aor)
             }

@@ -141,3 +141,62 @@ pub enum CallError {
     #[error("no session: the agent has been shut down")]
     Shutdown,
 }
+
+/// Why something is not published, or somebody's presence is not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PresenceError {
+    /// The server refused.
+    #[error("the presence server answered {status} {reason}")]
+    Rejected {
+        /// Status of the final response.
+        status: u16,
+        /// Its reason phrase.
+        reason: String,
+    },
+    /// No answer within 32 seconds.
+    #[error("no answer from the presence server")]
+    Timeout,
+    /// The subscription was accepted, but nothing was told within 32 seconds.
+    #[error("the presence server accepted and then said nothing")]
+    Silent,
+    /// The server cannot be reached.
+    #[error("the presence server is not reachable: {why}")]
+    Unreachable {
+        /// What the network said.
+        why: String,
+    },
+    /// A password is wanted and none was given.
+    #[error("the presence server wants credentials for realm {realm:?} and none are set")]
+    NoCredentials {
+        /// Realm of the challenge.
+        realm: String,
+    },
+    /// The user name and password were not accepted.
+    #[error("the presence server refuses the credentials for realm {realm:?}")]
+    BadCredentials {
+        /// Realm of the challenge.
+        realm: String,
+    },
+    /// The server ended the subscription (RFC 6665 4.1.3).
+    #[error("the presence server ended the subscription ({reason})")]
+    Ended {
+        /// `rejected`, `noresource`, ...
+        reason: String,
+    },
+}
+
+impl PresenceError {
+    /// Another attempt would get the same answer.
+    pub fn is_final(&self) -> bool {
+        match self {
+            PresenceError::Rejected { status, .. } => {
+                matches!(status, 300..=499 | 501 | 505 | 600..=699) && !matches!(status, 408 | 423 | 480 | 486 | 491)
+            }
+            PresenceError::NoCredentials { .. }
+            | PresenceError::BadCredentials { .. }
+            | PresenceError::Ended { .. } => true,
+            _ => false,
+        }
+    }
+}

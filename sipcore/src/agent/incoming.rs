@@ -1,7 +1,7 @@
 //! What happens to an agent without its asking.
 
 use super::seat::Seat;
-use super::{EndReason, IncomingOffer, Media, Quic, SessionId};
+use super::{EndReason, IncomingOffer, Media, PresenceError, Quic, SessionId, SubscriptionId, Update};
 use crate::message::Uri;
 use crate::transport::Core;
 use std::fmt;
@@ -27,6 +27,24 @@ pub enum Event {
     },
     /// The registration stands again.
     RegistrationRestored,
+    /// What is to be published is not; attempts go on unless the server does no presence.
+    NotPublished(PresenceError),
+    /// What is known of those whom a subscription is about has changed.
+    Presence {
+        /// Which one.
+        id: SubscriptionId,
+        /// What has changed.
+        update: Update,
+    },
+    /// A subscription does not stand. It is tried again unless it is `over`.
+    SubscriptionLost {
+        /// Which one.
+        id: SubscriptionId,
+        /// Why.
+        error: PresenceError,
+        /// Nothing comes of it any more.
+        over: bool,
+    },
 }
 
 /// A call that waits for `accept` or `reject`. Dropping it rejects it with 500.

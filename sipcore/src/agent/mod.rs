@@ -10,11 +10,14 @@ mod types;
 
 pub use crate::auth::Credentials;
 pub use crate::label::{Label, Proto};
+pub use crate::presence::{Document, Tuple, Update, Watchers};
 pub use crate::sdp::{Direct, Machine, Offer, Quic, Setup};
 pub use crate::transport::{Counters, Direction, StartError, Tap, TapEvent, Transport};
-pub use error::{CallError, RegisterError};
+pub use error::{CallError, PresenceError, RegisterError};
 pub use incoming::{Event, IncomingCall};
-pub use types::{AgentConfig, EndReason, IncomingDirect, IncomingOffer, Media, Registrar, Session, SessionId};
+pub use types::{
+    AgentConfig, EndReason, IncomingDirect, IncomingOffer, Media, Registrar, Session, SessionId, SubscriptionId,
+};
 
 use crate::message::Uri;
 use crate::transaction::Timing;
@@ -107,7 +110,26 @@ impl Agent {
         self.core().with(|seat, now| seat.agent.end(now, id));
     }
 
-    /// Ends all sessions, removes the binding, and waits at most `limit` for the answers. Afterwards nothing is sent or received
+    /// From now on this is our presence (RFC 3903): published while the registration stands, with our GRUU for the contact of each tuple, refreshed, and
+    /// removed at the end. Nothing: it is removed. A server that refuses is told of by `Event::NotPublished`.
+    pub fn publish(&self, tuples: Vec<Tuple>) {
+        self.core().with(|seat, now| seat.publish(now, tuples));
+    }
+
+    /// Subscribes to the presence of `resource`, a user or a list, until `unsubscribe`; with `fetch` asks once. What is known comes as
+    /// `Event::Presence`, failures and the end as `Event::SubscriptionLost`.
+    pub fn subscribe(&self, resource: &Uri, fetch: bool) -> SubscriptionId {
+        let id = SubscriptionId::next();
+        self.core().with(|seat, now| seat.subscribe(now, id, resource, fetch));
+        id
+    }
+
+    /// Ends a subscription.
+    pub fn unsubscribe(&self, id: SubscriptionId) {
+        self.core().with(|seat, now| seat.agent.unsubscribe(now, id));
+    }
+
+    /// Ends all sessions and subscriptions, removes what is published and the binding, and waits at most `limit` for the answers. Afterwards nothing is sent or received
     /// any more; the sockets close with the last handle.
     pub async fn shutdown(&self, limit: Duration) {
         let idle = self.core().with(|seat, now| seat.close(now));

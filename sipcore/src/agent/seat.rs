@@ -1,6 +1,6 @@
 //! The user agent machine together with those who wait for its outcomes.
 
-use super::{CallError, Event, IncomingCall, RegisterError, Session, SessionId};
+use super::{CallError, Event, IncomingCall, RegisterError, Session, SessionId, SubscriptionId, Tuple};
 use crate::message::{Message, Uri};
 use crate::sdp::Offer;
 use crate::transport::{Core, Flow, Machine, Sign, Transmit};
@@ -83,6 +83,18 @@ impl Seat {
         self.agent.end(now, id);
     }
 
+    pub fn publish(&mut self, now: Instant, tuples: Vec<Tuple>) {
+        if !self.closed {
+            self.agent.publish(now, tuples);
+        }
+    }
+
+    pub fn subscribe(&mut self, now: Instant, id: SubscriptionId, resource: &Uri, fetch: bool) {
+        if !self.closed {
+            self.agent.subscribe(now, id, resource, fetch);
+        }
+    }
+
     /// Ends everything; what waits learns that the agent has been shut down.
     pub fn close(&mut self, now: Instant) -> Arc<Notify> {
         self.closed = true;
@@ -119,6 +131,9 @@ impl Seat {
             Notice::Ended { id, reason } => Event::Ended { id, reason },
             Notice::RegistrationLost(why) => Event::RegistrationLost { why },
             Notice::RegistrationRestored => Event::RegistrationRestored,
+            Notice::NotPublished(error) => Event::NotPublished(error),
+            Notice::Presence { id, update } => Event::Presence { id, update },
+            Notice::SubscriptionLost { id, error, over } => Event::SubscriptionLost { id, error, over },
         };
         if let Err(mpsc::error::SendError(Event::Incoming(call))) = self.events.send(event) {
             // Nobody listens any more. The call must not answer by itself here: the machine is in use.

@@ -78,6 +78,19 @@ impl fmt::Display for SessionId {
     }
 }
 
+static LAST_SUBSCRIPTION: AtomicU64 = AtomicU64::new(0);
+
+/// A subscription, unique in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubscriptionId(u64);
+
+impl SubscriptionId {
+    /// A number that no other subscription of this process has.
+    pub fn next() -> Self {
+        SubscriptionId(LAST_SUBSCRIPTION.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
 /// A session that stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {

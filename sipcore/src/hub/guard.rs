@@ -35,6 +35,11 @@ impl Guard {
         self.users.accounts.keys().map(String::as_str)
     }
 
+    /// Every name has the same password.
+    pub fn knows_everybody(&self) -> bool {
+        self.users.shared.is_some()
+    }
+
     /// Lets a request of the user `identity` pass, or gives the answer that it gets. `registering`: 401 instead of 407.
     pub fn check(
         &mut self,

@@ -5,6 +5,7 @@ use super::guard::Guard;
 use super::journal::{Journal, Kept};
 use super::location::{Contact, Location};
 use super::outcome::Context;
+use super::presence::{EVENTS, Presence};
 use super::rate::Rates;
 use super::watch::{Sessions, Tally};
 use super::{Activity, HubConfig, RelayOffer, Users};
@@ -24,7 +25,7 @@ use tokio::sync::Notify;
 /// requests are answered 503.
 const MAX_TRANSACTIONS: usize = 100_000;
 /// Methods that the hub itself answers.
-const ALLOW: &str = "OPTIONS, REGISTER";
+const ALLOW: &str = "OPTIONS, REGISTER, PUBLISH, SUBSCRIBE";
 /// Extensions that the registrar understands (RFC 3327, 5626, 5627).
 pub(super) const SUPPORTED: [&str; 3] = ["path", "outbound", "gruu"];
 
@@ -42,6 +43,7 @@ pub(crate) struct HomeProxy {
     pub(super) location: Location,
     pub(super) guard: Option<Guard>,
     pub(super) mint: Mint,
+    pub(super) presence: Presence,
     pub(super) limits: Limits,
     pub(super) domains: Vec<String>,
     pub(super) own: Vec<Listen>,
@@ -74,6 +76,7 @@ impl HomeProxy {
             location: Location::default(),
             guard: None,
             mint: Mint::new(secret),
+            presence: Presence::new(groups(config)),
             limits: Limits {
                 max_expires: config.max_expires,
                 min_expires: config.min_expires,
@@ -147,13 +150,15 @@ impl HomeProxy {
             self.contexts.len(),
             self.clients.len(),
             self.invites.len(),
-            self.timers.len(),
+            self.timers.len() + self.presence.leftovers(),
         ]
     }
 
     pub fn activity(&self) -> Activity {
         Activity {
             bindings: self.location.len(),
+            publications: self.presence.publications(),
+            subscriptions: self.presence.subscriptions(),
             transactions: self.layer.len(),
             shed: self.layer.shed(),
             last: self.last,
@@ -202,12 +207,15 @@ impl HomeProxy {
             match event {
                 Event::Request { id, flow, message } => self.on_request(now, id, flow, message),
                 Event::Ack { flow, message } => self.on_ack(now, flow, message),
+                Event::Response { id, message } if self.on_notify_outcome(id, message.status()) => {}
                 Event::Response { id, message } => self.on_response(now, id, message),
+                Event::Timeout { id } | Event::Unreachable { id, .. } if self.on_notify_outcome(id, None) => {}
                 Event::Timeout { id } => self.on_no_response(now, id, false),
                 Event::Unreachable { id, .. } => self.on_no_response(now, id, true),
                 Event::Gone { id } => self.on_gone(id),
             }
         }
+        self.notify(now);
     }
 
     fn on_request(&mut self, now: Instant, server: ServerId, flow: Flow, request: Message) {
@@ -220,6 +228,7 @@ impl HomeProxy {
             Some(Method::Register) if self.is_for_registrar(&request) => {
                 self.on_register(now, server, flow, &request);
             }
+            _ if self.is_for_presence(&request) => self.on_presence_request(now, server, flow, &request),
             _ => self.proxy(now, server, flow, request),
         }
     }
@@ -238,6 +247,7 @@ impl HomeProxy {
             }
             Some(Method::Options) => Message::response_to(request, 200, "OK")
                 .header(name::ALLOW, ALLOW)
+                .header(name::ALLOW_EVENTS, EVENTS)
                 .header(name::SUPPORTED, SUPPORTED.join(", ")),
             Some(Method::Invite) => Message::response_to(request, 404, "Not Found"),
             _ => Message::response_to(request, 405, "Method Not Allowed").header(name::ALLOW, ALLOW),
@@ -283,7 +293,10 @@ impl Machine for HomeProxy {
 
     fn handle_timeout(&mut self, now: Instant) {
         self.layer.handle_timeout(now);
-        self.location.expire(now);
+        for record in self.location.expire(now) {
+            self.presence.on_registration(&record);
+        }
+        self.on_presence_timers(now);
         while let Some((_, context)) = self.timers.pop_due(now) {
             self.on_ring_limit(now, context);
         }
@@ -299,7 +312,8 @@ impl Machine for HomeProxy {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.layer.poll_timeout(), self.location.next_expiry(), self.timers.next()].into_iter().flatten().min()
+        let own = [self.layer.poll_timeout(), self.location.next_expiry(), self.timers.next(), self.presence.next()];
+        own.into_iter().flatten().min()
     }
 
     fn deliver_events(&mut self, _now: Instant) {
@@ -310,4 +324,13 @@ impl Machine for HomeProxy {
             told.notify_one();
         }
     }
+}
+
+/// The groups of a hub as addresses of record.
+fn groups(config: &HubConfig) -> impl Iterator<Item = (String, Vec<String>)> {
+    let domain = config.domains.first().map(|domain| domain.to_ascii_lowercase()).unwrap_or_default();
+    config.groups.iter().map(move |(name, members)| {
+        let record = |name: &String| format!("{name}@{domain}");
+        (record(name), members.iter().map(record).collect())
+    })
 }

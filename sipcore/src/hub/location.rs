@@ -116,13 +116,16 @@ impl Location {
         }
     }
 
-    /// Removes what has expired.
-    pub fn expire(&mut self, now: Instant) {
+    /// Removes what has expired; whose it was.
+    pub fn expire(&mut self, now: Instant) -> Vec<Arc<str>> {
+        let mut changed = Vec::new();
         while let Some((_, id)) = self.expiry.pop_due(now) {
             if let Some(owner) = self.owners.get(&id).cloned() {
                 self.remove(&owner, id);
+                changed.push(owner);
             }
         }
+        changed
     }
 
     /// Remembers an address of record that has an account but no binding yet.

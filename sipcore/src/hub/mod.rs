@@ -1,4 +1,4 @@
-//! The embedded hub: registrar and proxy for one machine, a LAN, CI and small teams. It needs no set-up; its bindings outlive it when it is
+//! The embedded hub: registrar, proxy and presence server for one machine, a LAN, CI and small teams. It needs no set-up; its bindings outlive it when it is
 //! given a file for them.
 
 mod choice;
@@ -10,6 +10,7 @@ mod journal;
 mod location;
 mod outcome;
 mod page;
+mod presence;
 pub(crate) mod rate;
 mod registrar;
 mod routes;
@@ -115,6 +116,8 @@ pub struct HubConfig {
     pub tap: Option<Tap>,
     /// Who may use the hub; `None`: everyone who reaches it.
     pub users: Option<Users>,
+    /// Lists of users: by subscribing to the presence of a group one is told of all its members (RFC 4662).
+    pub groups: HashMap<String, Vec<String>>,
     /// Requests of one address that are taken in a second; above it they are answered 503. `None`: all.
     pub rate: Option<u32>,
     /// Where the bindings are kept, so that the next hub has them, however this one ends. `None`: nowhere.
@@ -152,6 +155,7 @@ impl Default for HubConfig {
             default_expires: Duration::from_secs(60),
             tap: None,
             users: None,
+            groups: HashMap::new(),
             rate: None,
             state: None,
             page: None,
@@ -208,6 +212,10 @@ pub enum HubError {
 pub struct Activity {
     /// Bindings that stand.
     pub bindings: usize,
+    /// Publications of presence that stand.
+    pub publications: usize,
+    /// Subscriptions that stand.
+    pub subscriptions: usize,
     /// Transactions that live, up to half a minute after their last message.
     pub transactions: usize,
     /// Requests answered 503 because there were too many transactions.

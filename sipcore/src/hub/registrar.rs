@@ -5,6 +5,7 @@ use super::gruu;
 use super::home::{HomeProxy, SUPPORTED};
 use super::location::{Binding, Change, Contact, Lookup, Refusal, address_of, transport_of};
 use crate::message::{Message, NameAddr, ResponseBuilder, Uri, address, name};
+use crate::presence::WATCHERS_OPTION;
 use crate::transaction::ServerId;
 use crate::transport::{Flow, Transport};
 use crate::turn::Credentials;
@@ -70,8 +71,9 @@ impl HomeProxy {
                 }
             })?;
             self.changed.push(record.clone());
+            self.presence.on_registration(&record);
         }
-        let mut answer = self.list(now, request, &record, &to);
+        let mut answer = self.list(now, request, &record, &to).header(name::SUPPORTED, WATCHERS_OPTION);
         for proxy in request.headers_named(name::PATH) {
             answer = answer.copy(proxy);
         }
@@ -162,7 +164,7 @@ impl HomeProxy {
 
     /// How a contact is reached: on the connection that registered it; by datagram at its own address, or where the request came from when
     /// the instance itself has registered through a NAT (RFC 5626 5.3, RFC 3581).
-    fn flow_to_contact(&self, source: Flow, contact: &Uri, instance: bool) -> Flow {
+    pub(super) fn flow_to_contact(&self, source: Flow, contact: &Uri, instance: bool) -> Flow {
         let transport = transport_of(contact);
         let Some(addr) = address_of(contact) else { return source };
         let same_host = addr.ip() == source.remote.ip();

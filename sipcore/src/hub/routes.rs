@@ -71,7 +71,7 @@ impl HomeProxy {
         Routed { destination, sealed }
     }
 
-    fn contacts(&self, now: Instant, uri: &Uri) -> Destination {
+    pub(super) fn contacts(&self, now: Instant, uri: &Uri) -> Destination {
         let found = match gruu::instance_of(uri) {
             Some(instance) => self.location.reach_instance(&self.record(uri), &instance, now),
             None if uri.has_param("gr") => match uri.user_decoded().and_then(|user| self.mint.read(&user)) {

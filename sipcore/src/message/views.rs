@@ -66,7 +66,19 @@ pub struct ContentType<'a> {
     pub params: Params<'a>,
 }
 
-impl ContentType<'_> {
+impl<'a> ContentType<'a> {
+    /// Reads `type/subtype;params`.
+    pub(crate) fn parse(value: &'a [u8]) -> Result<Self, HeaderError> {
+        const BAD: HeaderError = HeaderError::Malformed("Content-Type is not type/subtype");
+        let mut scan = Scanner::new(value);
+        let kind = scan.token().ok_or(BAD)?;
+        if !scan.eat(b'/') {
+            return Err(BAD);
+        }
+        let subtype = scan.token().ok_or(BAD)?;
+        Ok(ContentType { kind, subtype, params: Params::parse(scan.rest)? })
+    }
+
     /// True for that type and subtype, case and parameters aside.
     pub fn is(&self, kind: &str, subtype: &str) -> bool {
         self.kind.eq_ignore_ascii_case(kind) && self.subtype.eq_ignore_ascii_case(subtype)
@@ -211,15 +223,7 @@ impl Message {
 
     /// Content-Type; `None` when the header is missing.
     pub fn content_type(&self) -> Result<Option<ContentType<'_>>, HeaderError> {
-        const BAD: HeaderError = HeaderError::Malformed("Content-Type is not type/subtype");
-        let Some(header) = self.header(name::CONTENT_TYPE) else { return Ok(None) };
-        let mut scan = Scanner::new(header.value());
-        let kind = scan.token().ok_or(BAD)?;
-        if !scan.eat(b'/') {
-            return Err(BAD);
-        }
-        let subtype = scan.token().ok_or(BAD)?;
-        Ok(Some(ContentType { kind, subtype, params: Params::parse(scan.rest)? }))
+        self.header(name::CONTENT_TYPE).map(|header| ContentType::parse(header.value())).transpose()
     }
 
     /// Content-Length; `None` when the header is missing. Several headers must agree.

@@ -26,6 +26,7 @@ impl UserAgent {
             (Method::Cancel, _) => self.on_cancel(now, server, &request),
             (Method::Invite, false) => self.on_invite(now, server, request),
             (Method::Invite | Method::Update | Method::Bye, true) => self.on_in_dialog(now, server, &method, &request),
+            (Method::Notify, _) => self.on_notify(now, server, &request),
             // No provisional response of ours asks for PRACK (RFC 3262 3).
             (Method::Bye | Method::Update, false) | (Method::Prack, _) => {
                 self.respond(now, server, refusal(&request, 481, "Call/Transaction Does Not Exist"));
@@ -85,7 +86,10 @@ impl UserAgent {
         for id in ids {
             self.hang_up(now, id);
         }
-        self.work(now);
+        for id in self.watches.ids() {
+            self.drop_watch(now, id);
+        }
+        self.publish(now, Vec::new());
     }
 
     pub(super) fn hang_up(&mut self, now: Instant, id: SessionId) {

@@ -1,4 +1,4 @@
-//! One user agent (RFC 3261 8, 10 to 15): registration and calls as a single state machine without I/O. Everything is sent to one next hop,
+//! One user agent (RFC 3261 8, 10 to 15): registration, calls and presence as a single state machine without I/O. Everything is sent to one next hop,
 //! the registrar and outbound proxy.
 
 mod called;
@@ -7,13 +7,17 @@ mod credentials;
 mod hops;
 mod in_dialog;
 mod keep_alive;
+mod publishing;
 mod refreshing;
 mod registering;
 mod service;
 #[cfg(test)]
 mod tests;
+mod watching;
 
-use crate::agent::{CallError, EndReason, IncomingOffer, RegisterError, Session, SessionId};
+use crate::agent::{
+    CallError, EndReason, IncomingOffer, PresenceError, RegisterError, Session, SessionId, SubscriptionId, Update,
+};
 use crate::auth::Credentials;
 use crate::dialog::{Dialog, DialogKey};
 use crate::message::{Message, Method, ResponseBuilder, Uri, address, name};
@@ -28,17 +32,19 @@ use credentials::Wallet;
 pub(crate) use hops::Hop;
 use hops::Hops;
 use keep_alive::{Act, KeepAlive};
+use publishing::Publisher;
 use service::Service;
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
 use std::time::{Duration, Instant};
+use watching::Watches;
 
 /// The methods that are answered (Allow, RFC 3261 20.5).
-const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, PRACK";
+const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, PRACK, NOTIFY";
 /// Extensions of calls that are understood (Supported, RFC 3261 20.37).
 const SUPPORTED: &str = "gruu, timer";
 /// What may be required of us (RFC 3261 20.32). Of reliable provisional responses (100rel, RFC 3262) we send none, so nothing is owed.
-const UNDERSTOOD: [&str; 3] = ["gruu", session_timer::TAG, "100rel"];
+const UNDERSTOOD: [&str; 4] = ["gruu", session_timer::TAG, "100rel", watching::LISTS];
 /// Transactions of one side; above it new requests are answered 503.
 const MAX_TRANSACTIONS: usize = 100_000;
 /// How long a call may ring before it is cancelled.
@@ -83,6 +89,17 @@ pub(crate) enum Notice {
     NotRegistered(RegisterError),
     RegistrationLost(String),
     RegistrationRestored,
+    NotPublished(PresenceError),
+    Presence {
+        id: SubscriptionId,
+        update: Update,
+    },
+    /// It is tried again unless it is `over`.
+    SubscriptionLost {
+        id: SubscriptionId,
+        error: PresenceError,
+        over: bool,
+    },
 }
 
 /// Why a request of ours is on its way.
@@ -93,6 +110,8 @@ enum Purpose {
     Bye(SessionId),
     /// UPDATE or INVITE that keeps a session up.
     Refresh(SessionId),
+    Publish,
+    Subscribe(SubscriptionId),
     /// The answer changes nothing.
     Courtesy,
 }
@@ -195,6 +214,8 @@ pub(crate) struct UserAgent {
     timers: Timers<SessionId>,
     keep_alive: KeepAlive,
     hops: Hops,
+    publisher: Publisher,
+    watches: Watches,
     /// Connections that are to be closed.
     closing: VecDeque<Flow>,
     tag_key: RandomState,
@@ -222,6 +243,8 @@ impl UserAgent {
             timers: Timers::default(),
             keep_alive: KeepAlive::new(config.next_hop.transport),
             hops: Hops::default(),
+            publisher: Publisher::new(config.expires),
+            watches: Watches::default(),
             closing: VecDeque::new(),
             tag_key: RandomState::new(),
             notices: VecDeque::new(),
@@ -243,7 +266,9 @@ impl UserAgent {
 
     pub fn poll_timeout(&self) -> Option<Instant> {
         let own = [self.registration.next(), self.keep_alive.next(), self.hops.limit];
-        [self.layer.poll_timeout(), self.timers.next()].into_iter().chain(own).flatten().min()
+        let presence = [self.publisher.machine.next(), self.watches.next()];
+        let calls = [self.layer.poll_timeout(), self.timers.next()];
+        calls.into_iter().chain(own).chain(presence).flatten().min()
     }
 
     /// No call is up and no request of ours waits for an answer.
@@ -251,7 +276,7 @@ impl UserAgent {
         self.calls.is_empty() && self.purposes.keys().all(|client| self.acks.contains_key(client))
     }
 
-    /// Everything that is remembered of calls and transactions: transactions, calls, dialogs and requests under way.
+    /// Everything that is remembered of calls, subscriptions and transactions: transactions, calls, dialogs and requests under way.
     #[cfg(test)]
     pub fn leftovers(&self) -> [usize; 8] {
         [
@@ -262,7 +287,7 @@ impl UserAgent {
             self.offered.len(),
             self.purposes.len(),
             self.acks.len(),
-            self.timers.len(),
+            self.timers.len() + self.watches.len(),
         ]
     }
 
@@ -292,6 +317,7 @@ impl UserAgent {
         if flow == self.config.next_hop {
             self.keep_alive.stop();
             self.registration.on_doubt(now, random::fraction());
+            self.doubt_watches(now);
         }
         self.work(now);
     }
@@ -309,6 +335,9 @@ impl UserAgent {
             self.hops.limit = None;
             self.on_register_too_slow(now);
         }
+        self.publisher.machine.on_timer(now);
+        self.work_on_publication(now);
+        self.on_watch_timers(now);
         match self.keep_alive.on_timer(now) {
             Act::Nothing => {}
             Act::Send(wire) => self.layer.transmit(self.config.next_hop, wire),
@@ -349,6 +378,8 @@ impl UserAgent {
             Purpose::Invite(id) => self.on_invite_response(now, client, id, status, response),
             Purpose::Refresh(id) => self.on_refresh_response(now, client, id, status, response),
             Purpose::Bye(id) if status >= 200 => self.on_bye_response(now, id, status, response),
+            Purpose::Publish if status >= 200 => self.on_publish_response(now, status, response),
+            Purpose::Subscribe(id) if status >= 200 => self.on_subscribe_response(now, id, status, response),
             _ => {}
         }
     }
@@ -360,6 +391,8 @@ impl UserAgent {
             Some(Purpose::Invite(id)) => self.on_invite_silence(now, id, why),
             Some(Purpose::Bye(id)) => self.remove_call(id),
             Some(Purpose::Refresh(id)) => self.on_vanished(now, id),
+            Some(Purpose::Publish) => self.on_publish_silence(now, why),
+            Some(Purpose::Subscribe(id)) => self.on_subscribe_silence(now, id, why),
             Some(Purpose::Courtesy) | None => {}
         }
     }

@@ -1,12 +1,14 @@
 //! REGISTER: written and read (RFC 3261 10.2, RFC 5626 4.2).
 
 use super::credentials::CannotAnswer;
+use super::publishing::min_expires;
 use super::service::Service;
 use super::{Notice, Purpose, USER_AGENT, UserAgent};
 use crate::agent::RegisterError;
+use crate::backoff::Failure;
 use crate::message::{Message, Method, NameAddr, Uri, address, name};
 use crate::random;
-use crate::registration::{Change, Failure};
+use crate::registration::Change;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -117,11 +119,14 @@ impl UserAgent {
         self.service = Service::of(response, ours.as_ref(), &self.config.aor);
         self.wallet.accepted(response);
         let change = self.registration.on_success(now, granted, self.config.refresh, random::fraction());
-        if change == Change::Removed {
-            return;
+        match change {
+            Change::Removed => return,
+            Change::Leaving => return self.send_register(now),
+            _ => {}
         }
         self.keep_alive.start(now, self.service.outbound, self.service.flow_timer);
         self.notices.push_back(Notice::Registered);
+        self.publish_where_registered(now, change == Change::Restored);
         if change == Change::Restored {
             info!(aor = %self.config.aor, "registration restored");
             self.notices.push_back(Notice::RegistrationRestored);
@@ -166,15 +171,11 @@ impl UserAgent {
         if change == Change::Removed {
             return;
         }
+        self.publisher.machine.forbid();
         if change == Change::Lost {
             warn!(aor = %self.config.aor, %error, "registration lost");
             self.notices.push_back(Notice::RegistrationLost(error.to_string()));
         }
         self.notices.push_back(Notice::NotRegistered(error));
     }
-}
-
-/// What a 423 asks for (RFC 3261 10.2.8).
-fn min_expires(response: &Message) -> Duration {
-    Duration::from_secs(response.seconds(name::MIN_EXPIRES).unwrap_or(0).into())
 }

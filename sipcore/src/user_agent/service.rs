@@ -2,6 +2,7 @@
 //! flows are kept (RFC 5626 4.2.1).
 
 use crate::message::{Message, NameAddr, Uri, name};
+use crate::presence::WATCHERS_OPTION;
 use std::time::Duration;
 
 /// The longest route and the longest list of identities that is taken from a registrar.
@@ -20,6 +21,8 @@ pub(super) struct Service {
     pub flow_timer: Option<Duration>,
     /// Who we are to others, when it is not our address of record.
     pub identity: Option<Uri>,
+    /// The presence server decides for each watcher by what we tell it of who may know.
+    pub watchers: bool,
 }
 
 impl Service {
@@ -40,6 +43,7 @@ impl Service {
             outbound: response.has_token(name::REQUIRE, "outbound"),
             flow_timer: response.seconds(FLOW_TIMER).map(|seconds| Duration::from_secs(seconds.into())),
             identity: identities.into_iter().next().filter(|_| barred),
+            watchers: response.has_token(name::SUPPORTED, WATCHERS_OPTION),
         }
     }
 }
