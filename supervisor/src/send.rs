@@ -105,13 +105,13 @@ fn send_now(call: &mut Call, room: &mut [u8]) -> Result<Begun, Errno> {
             result => return result.map(|n| Begun::Done(n as i64)),
         }
     }
+    let limit = data_limit(kind, &target, length)?;
     if kind == Some(Proto::Udp) {
         match datagram::send(call, &target, &address, data, &[], now) {
             Err(Errno::EAGAIN) => {}
             result => return result.map(|n| Begun::Done(n as i64)),
         }
     }
-    let limit = data_limit(kind, &target, length)?;
     let data = if data.len() == length { data.to_vec() } else { call.n.gather(&whole, limit)? };
     let rest = behind(&whole, data.len());
     let (name, address) = (name.to_vec(), Some(address));

@@ -133,8 +133,9 @@ static void *serves(void *unused) {
         if (s < 0) return NULL;
         if (read_all(s, &n, sizeof n) == sizeof n) {
             n *= 2;
-            write_all(s, &n, sizeof n);
+            /* Before the answer: who has it may ask how many there were. */
             __atomic_add_fetch(&served, 1, __ATOMIC_SEQ_CST);
+            write_all(s, &n, sizeof n);
         }
         close(s);
     }

@@ -151,10 +151,23 @@ fn parse(text: &str) -> BTreeMap<(String, String, String, String), Vec<String>> 
             let before = all.insert(key, Vec::new());
             assert!(before.is_none(), "{title} ran twice");
         } else if let Some(lines) = current.as_ref().and_then(|key| all.get_mut(key)) {
-            lines.push(line.to_owned());
+            lines.push(in_any_checkout(line));
         }
     }
     all
+}
+
+/// A failed check names its place by the whole path of the source: only the file's name is the same everywhere.
+fn in_any_checkout(line: &str) -> String {
+    let place = line.strip_prefix("FAIL: ").and_then(|rest| rest.split_once(": "));
+    match place {
+        Some((place, what)) if place.contains('/') => {
+            let file = place.rsplit('/').next().unwrap_or(place);
+            let file = file.split(':').next().unwrap_or(file);
+            format!("FAIL: {file}: {what}")
+        }
+        _ => line.to_owned(),
+    }
 }
 
 fn run_all(world: &World) -> Vec<Outcome> {
