@@ -118,10 +118,16 @@ impl Suite<'_> {
             let dir = self.world.make_dir(name, 0o755);
             launch.arg(&self.script).arg(self.module).args(arguments).cwd(&dir).env("TMPDIR", &dir).start()
         };
-        let native = start(self.world.native("/usr/bin/python3"), "n");
+        let natively = || start(self.world.native("/usr/bin/python3"), "n");
+        let native = natively();
         let policy = self.policy.to_string_lossy();
         let boxed = start(self.world.run(&["--policy", &policy], "/usr/bin/python3"), "b");
-        let (native, boxed) = (native.wait_within(LIMIT), boxed.wait_within(LIMIT));
+        let (mut native, boxed) = (native.wait_within(LIMIT), boxed.wait_within(LIMIT));
+        // Natively a test hangs when another process of this machine takes the port that it has just found to be free.
+        if !native.stdout.lines().any(|line| line == "done") {
+            println!("{}: natively it did not come to its end, and is run again", self.module);
+            native = natively().wait_within(LIMIT);
+        }
         let seconds = [&native, &boxed].map(|done| done.took.as_secs_f64());
         Pair {
             native: Outcomes::of(&native, "native"),
