@@ -29,6 +29,8 @@ struct Outbox {
     queue: VecDeque<Bytes>,
     bytes: usize,
     closed: bool,
+    /// Why it ended, when that is known.
+    why: Option<String>,
 }
 
 /// The sending half, shared by everyone who sends; its task owns the receiving half.
@@ -112,6 +114,16 @@ impl Connection {
         self.wake.notified().await;
     }
 
+    /// Why nothing can be sent any more.
+    pub fn why(&self) -> io::Error {
+        self.outbox.lock().why.clone().map_or(ErrorKind::BrokenPipe.into(), io::Error::other)
+    }
+
+    fn ended(&self, why: &str) {
+        self.outbox.lock().why = Some(why.to_owned());
+        self.close();
+    }
+
     /// Makes the task end the connection.
     pub fn abandon(&self) {
         self.close();
@@ -137,7 +149,7 @@ pub(super) async fn run<M: Machine>(
         Ok(()) => "connection closed".to_string(),
         Err(error) => error.to_string(),
     };
-    connection.close();
+    connection.ended(&why);
     core.forget(flow, &connection);
     core.unreachable(flow, &why);
 }

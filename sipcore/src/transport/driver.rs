@@ -293,7 +293,7 @@ impl<M: Machine> Core<M> {
         };
         match connection.send(payload) {
             true => Ok(()),
-            false => Err(ErrorKind::BrokenPipe.into()),
+            false => Err(connection.why()),
         }
     }
 

@@ -123,7 +123,7 @@ impl UserAgent {
         self.fail(
             id,
             match why {
-                Some(why) => CallError::Unreachable { target, hop, why: why.to_string() },
+                Some(why) => CallError::Unreachable { target, hop, why: self.all_reasons(why) },
                 None => CallError::Timeout { target, hop },
             },
         );

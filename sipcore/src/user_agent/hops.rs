@@ -25,6 +25,8 @@ pub(super) struct Hops {
     all: Vec<Hop>,
     /// How many have failed since the last success.
     failed: usize,
+    /// Why each could not be reached when it was tried last.
+    reasons: Vec<(SocketAddr, String)>,
     /// When the silence of the current one has lasted too long.
     pub limit: Option<Instant>,
 }
@@ -40,7 +42,7 @@ impl UserAgent {
     pub fn set_servers(&mut self, now: Instant, hops: Vec<Hop>) {
         let stays = hops.iter().any(|hop| hop.flow == self.config.next_hop);
         let first = hops.first().cloned();
-        self.hops = Hops { all: hops, failed: 0, limit: None };
+        self.hops = Hops { all: hops, ..Hops::default() };
         if let Some(first) = first.filter(|_| !stays) {
             self.use_hop(first);
             self.registration.on_doubt(now, 0.0);
@@ -84,8 +86,24 @@ impl UserAgent {
         self.config.contact = hop.contact;
     }
 
+    /// A server cannot be reached.
+    pub(super) fn note_reason(&mut self, flow: Flow, why: &str) {
+        let Hops { all, reasons, .. } = &mut self.hops;
+        if all.len() > 1 && all.iter().any(|hop| hop.flow == flow) {
+            reasons.retain(|(remote, _)| *remote != flow.remote);
+            reasons.push((flow.remote, why.to_owned()));
+        }
+    }
+
+    /// Why the last server could not be reached, and why the others could not be before.
+    pub(super) fn all_reasons(&self, why: &str) -> String {
+        let others = self.hops.reasons.iter().filter(|(remote, _)| *remote != self.config.next_hop.remote);
+        others.fold(why.to_owned(), |said, (remote, why)| format!("{said}; {remote}: {why}"))
+    }
+
     /// A server has answered.
     pub(super) fn on_hop_works(&mut self) {
+        self.hops.reasons.clear();
         self.hops.failed = 0;
         self.hops.limit = None;
     }

@@ -313,6 +313,7 @@ impl UserAgent {
     }
 
     pub fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
+        self.note_reason(flow, why);
         self.layer.handle_unreachable(now, flow, why);
         if flow == self.config.next_hop {
             self.keep_alive.stop();

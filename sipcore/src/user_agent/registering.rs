@@ -158,7 +158,7 @@ impl UserAgent {
         }
         match why {
             Some(why) => {
-                let error = RegisterError::Unreachable { aor, registrar, why: why.to_string() };
+                let error = RegisterError::Unreachable { aor, registrar, why: self.all_reasons(why) };
                 self.on_register_failure(now, error, Failure::Unreachable);
             }
             None => self.on_register_failure(now, RegisterError::Timeout { aor, registrar }, Failure::Silence),
