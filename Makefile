@@ -21,19 +21,7 @@ APART = programs faults foreign shows kamailio interfaces attacks conformance cp
 # again over encrypted flows; and every test of programs in a network of the program's own.
 test: build lint
 	tests/programs/build.sh
-	@if cargo nextest --version >/dev/null 2>&1; then \
-	    set -ex; \
-	    cargo nextest run --workspace --release --no-fail-fast --test-threads 4; \
-	    SIPBOX_TEST_OVER=kamailio cargo nextest run --release -p tests --test programs --no-fail-fast --test-threads 4; \
-	    SIPBOX_TEST_FLOW=quic cargo nextest run --release -p tests --test programs --no-fail-fast --test-threads 4; \
-	    SIPBOX_TEST_ISOLATION=netns cargo nextest run --release -p tests $(APART:%=--test %) --no-fail-fast --test-threads 4; \
-	else \
-	    set -ex; \
-	    cargo test --workspace --release --no-fail-fast; \
-	    SIPBOX_TEST_OVER=kamailio cargo test --release -p tests --test programs --no-fail-fast; \
-	    SIPBOX_TEST_FLOW=quic cargo test --release -p tests --test programs --no-fail-fast; \
-	    SIPBOX_TEST_ISOLATION=netns cargo test --release -p tests $(APART:%=--test %) --no-fail-fast; \
-	fi
+	@tests/rounds.sh $(APART)
 
 lint: install
 	cargo fmt --all --check
