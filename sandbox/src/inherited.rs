@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, setsockopt, socket, sockopt};
 
+use crate::netns::{Net, Networks};
 use crate::sock;
 
 /// A listener that was handed in, and what takes its place.
@@ -26,6 +27,23 @@ pub struct Handed {
 }
 
 impl Handed {
+    /// Puts a socket of the program's own network in the place of the new one. As [`take_listeners`], while this process has one thread.
+    ///
+    /// # Errors
+    /// As [`Networks::socket`], and what setsockopt(2) gives.
+    pub fn move_into(&mut self, networks: &Networks) -> io::Result<()> {
+        let family = if self.address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+        let fd = networks.socket(Net::Program, family, libc::SOCK_STREAM, 0)?;
+        if self.address.is_ipv6() {
+            setsockopt(&fd, sockopt::Ipv6V6Only, &self.v6only)?;
+        }
+        imitate(self.fd.as_fd(), fd.as_fd())?;
+        // SAFETY: two descriptors that are open; the number is this process's, and `passed` goes on to own it.
+        Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), self.number) })?;
+        self.fd = fd;
+        Ok(())
+    }
+
     /// To be called when the program has been forked: this process gives up its own copy of the number. Gives the socket.
     ///
     /// # Errors
@@ -39,6 +57,15 @@ impl Handed {
         }
         Ok((self.fd, self.address, self.v6only))
     }
+}
+
+/// What the program may rely on before it calls listen(2) or bind(2) anew: the mode, and the options about sharing a port.
+fn imitate(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
+    if sock::is_nonblocking(old)? {
+        sock::set_nonblocking(new)?;
+    }
+    setsockopt(&new, sockopt::ReuseAddr, &getsockopt(&old, sockopt::ReuseAddr)?)?;
+    Ok(setsockopt(&new, sockopt::ReusePort, &getsockopt(&old, sockopt::ReusePort)?)?)
 }
 
 /// Takes the listeners among the open descriptors that an exec would pass on. To be called while this process has one thread,
@@ -68,9 +95,7 @@ pub fn take_listeners() -> io::Result<Vec<Handed>> {
         let address = sock::local_addr(old)?;
         let v6only = family == AddressFamily::Inet6 && getsockopt(&old, sockopt::Ipv6V6Only)?;
         let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        if sock::is_nonblocking(old)? {
-            sock::set_nonblocking(fd.as_fd())?;
-        }
+        imitate(old, fd.as_fd())?;
         // SAFETY: two descriptors that are open; what was under the number is closed here by intention.
         Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;
         // SAFETY: the number is this process's since it was started, and nothing else in it owns it.

@@ -21,7 +21,6 @@ pub fn adopt(supervisor: &Supervisor, fd: OwnedFd, address: SocketAddr, v6only: 
     let cookie = sandbox::sock::socket_cookie(fd.as_fd()).map_err(errno)?;
     let target = Target { fd, cookie };
     supervisor.known(&target)?;
-    let v6 = address.is_ipv6();
     let ip = match address.ip() {
         ip if supervisor.is_own(ip) => ip,
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -33,17 +32,12 @@ pub fn adopt(supervisor: &Supervisor, fd: OwnedFd, address: SocketAddr, v6only: 
         crate::say::say!("a listener on {address} was handed in, and {rule} refuses it; {advice}");
         return Err(Errno::EACCES);
     }
-    let physical = supervisor.bind_physical(&target, v6, 0)?;
-    {
-        let mut table = supervisor.table.lock();
-        table.bind(cookie, Bound { virtual_, physical, port_chosen: true });
-        if let Some(s) = table.get_mut(cookie) {
-            s.v6only = v6only;
+    match supervisor.network {
+        Some(_) => {
+            sandbox::sock::bind(target.as_fd(), &virtual_).map_err(errno)?;
+            listen(&target.fd, Backlog::MAXALLOWABLE)?;
         }
-    }
-    listen(&target.fd, Backlog::MAXALLOWABLE)?;
-    if let Some(s) = supervisor.table.lock().get_mut(cookie) {
-        s.state = State::Listening;
+        None => listen_here(supervisor, &target, virtual_, v6only)?,
     }
     let whose =
         if is_reachable(supervisor, Proto::Tcp, &virtual_) { "its peers reach it" } else { "it is the run's own" };
@@ -52,5 +46,22 @@ pub fn adopt(supervisor: &Supervisor, fd: OwnedFd, address: SocketAddr, v6only: 
          own port",
         address.port()
     );
+    Ok(())
+}
+
+/// At an address of the kernel's that stands for `virtual_`.
+fn listen_here(supervisor: &Supervisor, target: &Target, virtual_: SocketAddr, v6only: bool) -> Result<(), Errno> {
+    let physical = supervisor.bind_physical(target, virtual_.is_ipv6(), 0)?;
+    {
+        let mut table = supervisor.table.lock();
+        table.bind(target.cookie, Bound { virtual_, physical, port_chosen: true });
+        if let Some(s) = table.get_mut(target.cookie) {
+            s.v6only = v6only;
+        }
+    }
+    listen(&target.fd, Backlog::MAXALLOWABLE)?;
+    if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
+        s.state = State::Listening;
+    }
     Ok(())
 }

@@ -76,11 +76,7 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
         cli::Isolation::Auto | cli::Isolation::Seccomp => Scope::Here,
     };
     let filters = sandbox::filter::Filters::build(scope).map_err(|e| internal(&e))?;
-    let handed = match scope {
-        Scope::Here => sandbox::inherited::take_listeners().map_err(|e| internal(&e))?,
-        // One of this network is none of the program's own: it is kept back, and said.
-        Scope::Own { .. } => Vec::new(),
-    };
+    let mut handed = sandbox::inherited::take_listeners().map_err(|e| internal(&e))?;
     let numbers: Vec<_> = handed.iter().map(|h| h.number).collect();
     let kept = sandbox::child::keep_back(&numbers).map_err(|e| internal(&e))?;
     if !kept.is_empty() {
@@ -99,6 +95,9 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
             })?)
         }
     };
+    if let Some(networks) = &networks {
+        handed.iter_mut().try_for_each(|listener| listener.move_into(networks)).map_err(|e| internal(&e))?;
+    }
     let entrance = networks.as_ref().map(Networks::entrance);
     let arguments_of_it = command.collect();
     let prepared = sandbox::child::prepare(program.clone(), arguments_of_it, &secrets(&policy), &filters, entrance)

@@ -37,7 +37,7 @@ pub struct World {
 }
 
 /// Who has an account when the programs run over Kamailio: every name that they use.
-const ACCOUNTS: [&str; 24] = [
+const ACCOUNTS: [&str; 25] = [
     "alice",
     "blocking",
     "chat",
@@ -45,6 +45,7 @@ const ACCOUNTS: [&str; 24] = [
     "dual",
     "echo",
     "games",
+    "handed",
     "held",
     "mp",
     "nonblocking",

@@ -565,17 +565,18 @@ fn socket_calls_answer_as_linux_does() {
     }
 }
 
-/// Starts sipbox with a listening socket under a number, as systemd and inetd do, and a program behind it that accepts once.
+/// Starts the command that it is given with a listening socket under a number, as systemd and inetd do. The number is the command's last
+/// argument, and the program behind it accepts once.
 const HANDS_IN: &str = r#"
 import os, socket, sys
-number, sipbox, program = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+command, number = sys.argv[1:], int(sys.argv[-1])
 s = socket.create_server(("0.0.0.0", 0))
 print("port", s.getsockname()[1], flush=True)
 os.dup2(s.fileno(), number)
 os.set_inheritable(number, True)
 if number == 3:
     os.environ["LISTEN_FDS"], os.environ["LISTEN_PID"] = "1", str(os.getpid())
-os.execv(sipbox, [sipbox, "run", "--as", "handed", "--", "python3", "-c", program, str(number)])
+os.execv(command[0], command)
 "#;
 const IS_HANDED: &str = r#"
 import os, socket, sys
@@ -593,9 +594,10 @@ print("served", flush=True)
 #[test]
 fn listeners_that_are_handed_in() {
     let world = World::new("handed-in");
+    let hands_in = world.write("hands-in.py", HANDS_IN);
     for number in ["0", "3"] {
-        let sipbox = world.sipbox_path().display().to_string();
-        let mut server = world.native("python3").args(["-c", HANDS_IN, number, &sipbox, IS_HANDED]).start();
+        let server = world.run(&["--as", "handed"], "python3").args(["-c", IS_HANDED, number]);
+        let mut server = server.behind("python3", &hands_in.to_string_lossy()).start();
         let port = server.wait_for("port ");
         let port: u16 = port.trim().rsplit(' ').next().unwrap().parse().unwrap();
         let at = server.wait_for("listens at");
