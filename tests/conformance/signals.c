@@ -219,12 +219,12 @@ CASE(recvmmsg_interrupted, UDP | UNIXD) {
 }
 
 static void fill(int fd) {
-    /* TCP moves on, and finds more room, for a while. */
+    /* TCP finds more room for a while: an acknowledgement is held back for up to 200 ms (TCP_DELACK_MAX). */
     char block[4096] = "";
     for (int quiet = 0; quiet < 3; quiet++) {
         while (send(fd, block, sizeof block, MSG_DONTWAIT) > 0) quiet = 0;
         while (send(fd, block, 1, MSG_DONTWAIT) > 0) quiet = 0;
-        rest(10);
+        rest(100);
     }
 }
 
