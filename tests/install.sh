@@ -9,7 +9,7 @@ musl-tools busybox-static
 redis-server redis-tools nginx-light curl iperf3
 openssh-client openssh-server postgresql
 python3 python3-pip libpython3.11-testsuite
-kamailio kamailio-outbound-modules kamailio-tls-modules sip-tester
+kamailio kamailio-outbound-modules kamailio-tls-modules kamailio-presence-modules sip-tester sipsak baresip-core
 chromium-headless-shell unbound
 netcat-openbsd openssl tmux hyperfine
 coturn nftables

@@ -7,7 +7,7 @@ use crate::flags::Flags;
 use crate::ice::{self, Flow, Ice};
 use crate::names::Space;
 use crate::policy::{App, Credentials, Limits, Tls};
-use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead};
+use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead, description};
 use crate::uri::{self, HUB_DOMAIN, PeerPattern};
 
 /// What a file says. Bare names in it are users at `domain`, which the flags have a say in.
@@ -285,12 +285,19 @@ fn bind(mut section: Section<'_, '_>, file: &mut File) {
     let source = section.source;
     let port = section.number_or_text("port");
     let proto = section.choice("proto", &Proto::WORDS);
-    let publish = section.filled_text("publish", "\"Bob's world\"");
+    let publish = section.parsed("publish", "\"Bob's world\"", description);
     let accept = section.boolean("accept");
     let deny = section.boolean("deny");
     let from = section.texts("accept-from", "[\"sip:*@example.org\"]");
+    let visible = section.texts("visible-to", "[\"sip:*@example.org\"]");
     let action = one_action(&section, publish, accept, deny);
-    let accept_from = from.map(|list| patterns(&section, list, &file.domain));
+    let accept_from = from.map(|list| patterns(&section, list, &file.domain, &ACCEPT_FROM));
+    let visible_to = visible.map(|list| patterns(&section, list, &file.domain, &VISIBLE_TO));
+    if section.has("visible-to") && !section.means("publish") {
+        let wrong = Wrong::new("visible-to means nothing where nothing is published");
+        section
+            .mistake(&section.key_span("visible-to"), wrong.help("add publish = \"what peers read\", or leave it out"));
+    }
     if action == Some(BindAction::Deny) && section.has("accept-from") {
         let wrong = Wrong::new("accept-from means nothing where the rule denies");
         section.mistake(&section.key_span("accept-from"), wrong.help("leave it out"));
@@ -304,7 +311,7 @@ fn bind(mut section: Section<'_, '_>, file: &mut File) {
         && let Some(ports) = source.check(&port.span, Ports::parse(&port.value))
     {
         let words = format!("{} [[bind]] port = {}", source.place(&port.span), port.value);
-        let rule = BindRule { ports, proto: proto.map(|proto| proto.value), action, accept_from, words };
+        let rule = BindRule { ports, proto: proto.map(|proto| proto.value), action, accept_from, visible_to, words };
         match file.binds.iter().find(|earlier| earlier.covers(&rule)) {
             Some(earlier) => section.mistake(&port.span, shadowed(&earlier.words)),
             None => file.binds.push(rule),
@@ -347,10 +354,33 @@ fn one_action(
     publish.or(accept.map(|_| BindAction::Accept)).or(deny.map(|_| BindAction::Deny))
 }
 
-fn patterns(section: &Section<'_, '_>, list: Located<Vec<Located<String>>>, domain: &str) -> Vec<PeerPattern> {
+/// What is wrong with an empty list of peers, and what is meant by it most likely.
+struct Whom {
+    empty: &'static str,
+    help: &'static str,
+}
+
+const ACCEPT_FROM: Whom =
+    Whom { empty: "an empty accept-from lets nobody in", help: "leave it out to let anyone in, or write deny = true" };
+const VISIBLE_TO: Whom = Whom {
+    empty: "an empty visible-to shows it to nobody",
+    help: "leave it out to show it to anyone, or write accept = true in place of publish",
+};
+/// Patterns of one list.
+const MOST_PATTERNS: usize = 64;
+
+fn patterns(
+    section: &Section<'_, '_>,
+    list: Located<Vec<Located<String>>>,
+    domain: &str,
+    whom: &Whom,
+) -> Vec<PeerPattern> {
     if list.value.is_empty() {
-        let wrong = Wrong::new("an empty accept-from lets nobody in");
-        section.mistake(&list.span, wrong.help("leave it out to let anyone in, or write deny = true"));
+        section.mistake(&list.span, Wrong::new(whom.empty).help(whom.help));
+    }
+    if list.value.len() > MOST_PATTERNS {
+        let wrong = Wrong::new(format!("{} patterns, and {MOST_PATTERNS} are looked at", list.value.len()));
+        section.mistake(&list.span, wrong.help("write patterns that cover more, such as \"sip:*@example.org\""));
     }
     let parse = |text: &Located<String>| section.source.check(&text.span, PeerPattern::parse(&text.value, domain));
     list.value.iter().filter_map(parse).collect()

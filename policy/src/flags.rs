@@ -4,7 +4,7 @@ use crate::destination::Destination;
 use crate::document::choose;
 use crate::error::{Error, Wrong};
 use crate::ice::{self, Flow, Ice};
-use crate::rule::{ConnectRule, Lead};
+use crate::rule::{ConnectRule, Lead, description};
 use crate::uri;
 
 /// What the command line says; each as the user typed it.
@@ -18,6 +18,8 @@ pub struct Flags {
     pub maps: Vec<String>,
     /// `--registrar URI`: the server to register with.
     pub registrar: Option<String>,
+    /// `--publish TEXT`: what peers read of the sockets that no `[[bind]]` is about.
+    pub publish: Option<String>,
     /// `--flow auto|direct|quic`: what carries the bytes.
     pub flow: Option<String>,
     /// `--stun HOST:PORT`, each: they replace those of a file.
@@ -32,6 +34,7 @@ const MAP_EXAMPLE: &str = "--map game.example:30000=sip:alice@example.org";
 const FLOW_EXAMPLE: &str = "--flow quic";
 const STUN_EXAMPLE: &str = "--stun stun.example.org:3478";
 const TURN_EXAMPLE: &str = "--turn alice@relay.example.org:3478";
+const PUBLISH_EXAMPLE: &str = "--as bob --publish \"Bob's world\"";
 const REGISTRAR_EXAMPLE: &str = "--registrar sip:sip.example.org";
 
 fn flag_error(flag: &'static str, given: &str, wrong: Wrong, example: &str) -> Error {
@@ -53,6 +56,16 @@ impl Flags {
     pub(crate) fn registrar(&self) -> Result<Option<String>, Error> {
         let Some(given) = &self.registrar else { return Ok(None) };
         uri::server(given).map(Some).map_err(|wrong| flag_error("--registrar", given, wrong, REGISTRAR_EXAMPLE))
+    }
+
+    /// The description of `--publish`; `named`: the application is somebody.
+    pub(crate) fn publish(&self, named: bool) -> Result<Option<String>, Error> {
+        let Some(given) = &self.publish else { return Ok(None) };
+        let text = description(given).and_then(|text| match named {
+            true => Ok(text),
+            false => Err(Wrong::new("nobody can be told of a program without a name").help("add --as NAME")),
+        });
+        text.map(Some).map_err(|wrong| flag_error("--publish", given, wrong, PUBLISH_EXAMPLE))
     }
 
     pub(crate) fn flow(&self) -> Result<Option<Flow>, Error> {

@@ -10,6 +10,7 @@ use crate::flags::Flags;
 use crate::ice::{Flow, Ice};
 use crate::names::{NameAnswer, Names};
 use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead};
+use crate::uri::PeerPattern;
 
 /// `[app]`: what the policy is for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -136,6 +137,8 @@ pub struct Policy {
     domain: String,
     connect_default: (ConnectDefault, String),
     bind_default: (BindDefault, String),
+    /// `--publish`: the description of what no rule is about.
+    publish: Option<String>,
     connects: Vec<ConnectRule>,
     binds: Vec<BindRule>,
     /// URIs of `[names]`, for advice.
@@ -163,8 +166,8 @@ impl Policy {
         Policy::build(None, file::absent(flags), flags)
     }
 
-    /// The policy of a file under a command line: `--as` and `--registrar` replace what the file says, `--map` and then
-    /// `--to` come before its rules.
+    /// The policy of a file under a command line: `--as`, `--registrar` and `--publish` replace what the file says by default,
+    /// `--map` and then `--to` come before its rules.
     ///
     /// # Errors
     /// As [`Policy::parse`] and [`Policy::from_flags`].
@@ -188,6 +191,7 @@ impl Policy {
             expires: file.expires,
             tls: file.tls,
         };
+        let publish = flags.publish(identity.aor.is_some())?;
         connects.extend(file.connects);
         let named = file.names.iter().map(|(name, uri)| (name.clone(), Some(uri.clone())));
         let ruled = connects.iter().filter_map(|rule| Some((rule.to.virtual_name()?, rule.uri())));
@@ -203,7 +207,11 @@ impl Policy {
             identity,
             domain,
             connect_default: file.connect_default.unwrap_or((ConnectDefault::AllowLocal, "default".to_owned())),
-            bind_default: file.bind_default.unwrap_or(bind_default),
+            bind_default: match &publish {
+                Some(_) => (BindDefault::Publish, "--publish".to_owned()),
+                None => file.bind_default.unwrap_or(bind_default),
+            },
+            publish,
             connects,
             binds: file.binds,
             named: file.names,
@@ -328,7 +336,7 @@ impl Policy {
             BindDefault::Local => BindDecision::Local { rule },
             _ if address.is_loopback() => BindDecision::Local { rule: "bound to the loopback".to_owned() },
             BindDefault::Accept => BindDecision::Accept { rule },
-            BindDefault::Publish => BindDecision::Publish { text: None, rule },
+            BindDefault::Publish => BindDecision::Publish { text: self.publish.clone(), rule },
         }
     }
 
@@ -336,6 +344,19 @@ impl Policy {
     pub fn may_deny_bind(&self) -> bool {
         matches!(self.bind_default.0, BindDefault::Deny)
             || self.binds.iter().any(|rule| matches!(rule.action, BindAction::Deny))
+    }
+
+    /// Whether there is any bind() that [`Policy::bind`] publishes.
+    pub fn may_publish(&self) -> bool {
+        matches!(self.bind_default.0, BindDefault::Publish)
+            || self.binds.iter().any(|rule| matches!(rule.action, BindAction::Publish(_)))
+    }
+
+    /// Who may read of the local endpoint at `port`, which [`Policy::bind`] publishes: patterns such as `sip:*@example.org`, 64 at most, or
+    /// `*`. None: anyone.
+    pub fn visible_to(&self, proto: Proto, port: u16) -> Option<Vec<String>> {
+        let patterns = self.bind_rule(proto, port)?.visible_to.as_ref()?;
+        Some(patterns.iter().map(PeerPattern::to_string).collect())
     }
 
     fn bind_rule(&self, proto: Proto, port: u16) -> Option<&BindRule> {

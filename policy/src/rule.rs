@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::destination::{Destination, Ports, Proto, proto_covers};
+use crate::error::Wrong;
 use crate::uri::PeerPattern;
 
 /// The errors that a policy may give to a connect(); their names are those of errno(3).
@@ -52,6 +53,28 @@ impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(Self::WORDS.iter().find(|(_, errno)| errno == self).map_or("", |(word, _)| word))
     }
+}
+
+/// Characters of a description that peers are shown.
+const MOST_DESCRIPTION: usize = 512;
+
+/// What peers read of a socket: some words, in one line.
+pub(crate) fn description(given: &str) -> Result<String, Wrong> {
+    let text = given.trim();
+    if text.is_empty() {
+        return Err(
+            Wrong::new("the description is empty").help("write what peers are to read, such as \"Bob's world\"")
+        );
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Wrong::new("a description has no line breaks or other control characters").help("write one line"));
+    }
+    let length = text.chars().count();
+    if length > MOST_DESCRIPTION {
+        let wrong = Wrong::new(format!("the description has {length} characters, and {MOST_DESCRIPTION} are shown"));
+        return Err(wrong.help("shorten it"));
+    }
+    Ok(text.to_owned())
 }
 
 /// What `[default]` says of a connect() that no rule is about.
@@ -120,6 +143,8 @@ pub(crate) struct BindRule {
     pub action: BindAction,
     /// None: from anyone.
     pub accept_from: Option<Vec<PeerPattern>>,
+    /// Who may read of it. None: anyone.
+    pub visible_to: Option<Vec<PeerPattern>>,
     /// The rule in words, for the trace.
     pub words: String,
 }

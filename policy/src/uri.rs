@@ -1,5 +1,7 @@
 //! As much of SIP URIs (RFC 3261 section 19.1) as a policy needs: is it one, whose is it, does a pattern meet it.
 
+use std::fmt;
+
 use crate::error::{Error, Wrong};
 
 /// The domain of the hub that sipbox brings along: bare names are users there. RFC 2606 keeps `.invalid` out of the DNS.
@@ -250,6 +252,17 @@ impl PeerPattern {
                     && parts.user.is_some_and(|name| glob(user, &unescaped(name)))
                     && glob(host, &host_form(&parts))
             }),
+        }
+    }
+}
+
+impl fmt::Display for PeerPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerPattern::Anyone => f.write_str("*"),
+            PeerPattern::Like { secure, user, host } => {
+                write!(f, "{}:{user}@{host}", if *secure { "sips" } else { "sip" })
+            }
         }
     }
 }

@@ -44,6 +44,7 @@ pub fn listen(mut call: Call) {
         s.state = State::Listening;
         Ok(s.bound)
     })();
+    supervisor.published.note();
     match result {
         Ok(Some(bound)) if is_reachable(&supervisor, Proto::Tcp, &bound.virtual_) => {
             let runtime = supervisor.runtime.clone();

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use policy::{Flags, Policy};
 use sipcore::turn::Network;
 
 /// Lets an unmodified program's sockets be SIP sessions.
@@ -29,6 +30,8 @@ pub enum Command {
     Run(Run),
     /// Run a hub (registrar and proxy) in the foreground
     Hub(HubArguments),
+    /// Print which programs can be reached: names, descriptions, and the URIs that lead to them
+    Peers(crate::peers::Arguments),
     /// Try what sipbox needs of this kernel, and print the table
     Doctor,
     /// Find out what stands between this host and the public network, and which path to expect
@@ -64,19 +67,11 @@ pub struct Run {
     /// Where one name or address leads; may be repeated
     #[arg(long, value_name = "HOST:PORT=URI")]
     pub map: Vec<String>,
-    /// The registrar, instead of this user's own hub: sip:HOST[:PORT][;transport=tcp|tls] or sips:HOST. The password is
-    /// read from SIPBOX_PASSWORD or as the policy says
-    #[arg(long, value_name = "URI")]
-    pub registrar: Option<String>,
-    /// Authorities that may vouch for a registrar's certificate (PEM), instead of those of this machine
-    #[arg(long, value_name = "FILE")]
-    pub tls_ca: Option<PathBuf>,
-    /// The SHA-256 of the only certificate that is taken from a registrar
-    #[arg(long, value_name = "HEX", conflicts_with = "tls_ca")]
-    pub tls_fingerprint: Option<String>,
-    /// The DNS server that knows where the registrar is, instead of this machine's
-    #[arg(long, value_name = "IP:PORT")]
-    pub dns: Option<SocketAddr>,
+    /// What peers read of what it binds, by `sipbox peers`. Without it the program can be called, and is shown to nobody
+    #[arg(long, value_name = "TEXT")]
+    pub publish: Option<String>,
+    #[command(flatten)]
+    pub home: Home,
     /// What carries the bytes: auto (directly on this machine, else encrypted), direct (only on this machine) or quic (always
     /// encrypted)
     #[arg(long, value_name = "auto|direct|quic")]
@@ -104,6 +99,24 @@ pub struct Run {
     /// The program and its arguments
     #[arg(required = true, last = true, value_name = "PROGRAM")]
     pub command: Vec<OsString>,
+}
+
+/// Where to register, and whom to believe there.
+#[derive(Debug, Args)]
+pub struct Home {
+    /// The registrar, instead of this user's own hub: sip:HOST[:PORT][;transport=tcp|tls] or sips:HOST. The password is
+    /// read from SIPBOX_PASSWORD or as the policy says
+    #[arg(long, value_name = "URI")]
+    pub registrar: Option<String>,
+    /// Authorities that may vouch for a registrar's certificate (PEM), instead of those of this machine
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// The SHA-256 of the only certificate that is taken from a registrar
+    #[arg(long, value_name = "HEX", conflicts_with = "tls_ca")]
+    pub tls_fingerprint: Option<String>,
+    /// The DNS server that knows where the registrar is, instead of this machine's
+    #[arg(long, value_name = "IP:PORT")]
+    pub dns: Option<SocketAddr>,
 }
 
 /// How a program is kept apart from the network.
@@ -153,6 +166,9 @@ pub struct HubArguments {
     /// Who may register and call; see `sipbox hub user` [default: ~/.config/sipbox/hub.users, if it is there]. SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     pub users: Option<PathBuf>,
+    /// A list of users, which `sipbox peers NAME` shows like one of them; may be repeated
+    #[arg(long, value_name = "NAME=USER,..", value_parser = group)]
+    pub group: Vec<(String, Vec<String>)>,
     /// Where the registrations are kept, so that they outlive the hub, however it ends
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
@@ -190,6 +206,18 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     }
 }
 
+/// `NAME=USER,..`
+fn group(text: &str) -> Result<(String, Vec<String>), String> {
+    let (name, members) = text.split_once('=').ok_or("write NAME=USER,USER, such as friends=alice,bob")?;
+    let members: Vec<&str> = members.split(',').collect();
+    let strange =
+        |name: &str| name.is_empty() || name.chars().any(|c| c.is_whitespace() || matches!(c, '@' | ':' | ';' | '='));
+    match [name].iter().chain(&members).find(|name| strange(name)) {
+        Some(wrong) => Err(format!("{wrong:?} is not the name of a user or a list")),
+        None => Ok((name.to_owned(), members.into_iter().map(str::to_owned).collect())),
+    }
+}
+
 /// What else than serving a hub can do.
 #[derive(Debug, Subcommand)]
 pub enum HubCommand {
@@ -218,4 +246,16 @@ pub enum UserCommand {
     },
     /// Print the names
     List,
+}
+
+/// The policy of a file under a command line, or that of the command line alone.
+pub fn policy(file: Option<&Path>, flags: &Flags) -> Result<Policy, String> {
+    match file {
+        Some(file) => {
+            let name = file.display().to_string();
+            let text = std::fs::read_to_string(file).map_err(|e| format!("the policy {name} cannot be read: {e}"))?;
+            Policy::parse_with_flags(&name, &text, flags).map_err(|e| e.to_string())
+        }
+        None => Policy::from_flags(flags).map_err(|e| e.to_string()),
+    }
 }

@@ -260,11 +260,13 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
     if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
         datagram_of(s).connected = Some(peer);
     }
+    supervisor.published.note();
     Ok(0)
 }
 
 /// Ends the association of a connected socket, if it has one.
 fn dissolve(supervisor: &Supervisor, cookie: Cookie) {
+    supervisor.published.note();
     let mut table = supervisor.table.lock();
     let Some(s) = table.get_mut(cookie) else { return };
     let source = s.bound.map(|b| b.physical);

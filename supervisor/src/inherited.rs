@@ -39,6 +39,7 @@ pub fn adopt(supervisor: &Supervisor, fd: OwnedFd, address: SocketAddr, v6only: 
         }
         None => listen_here(supervisor, &target, virtual_, v6only)?,
     }
+    supervisor.published.note();
     let whose =
         if is_reachable(supervisor, Proto::Tcp, &virtual_) { "its peers reach it" } else { "it is the run's own" };
     crate::say::say!(

@@ -14,9 +14,11 @@ mod dns;
 mod doorbell;
 mod flow;
 mod hub;
+mod identity;
 mod inbound;
 mod inherited;
 mod interfaces;
+mod json;
 mod ladder;
 mod message;
 mod names;
@@ -26,6 +28,8 @@ mod nobody;
 mod options;
 mod own;
 mod parking;
+mod peers;
+mod published;
 mod receive;
 mod registrar;
 mod resolver;
@@ -50,6 +54,10 @@ fn main() {
         cli::Command::Hub(arguments) => {
             log();
             serve_hub(arguments)
+        }
+        cli::Command::Peers(arguments) => {
+            log();
+            peers::run(arguments)
         }
         cli::Command::Netcheck(arguments) => netcheck::run(arguments).unwrap_or_else(|why| {
             say::line(&why);

@@ -119,6 +119,7 @@ pub fn bind(mut call: Call) {
         Ok(true) => {
             // The endpoint is reachable from here on: the registration stands before the program goes on.
             let supervisor = call.supervisor.clone();
+            supervisor.published.note();
             let runtime = supervisor.runtime.clone();
             runtime.spawn(async move {
                 supervisor.sessions.ensure_registered().await;

@@ -6,6 +6,7 @@ use policy::{Flags, IceServer, Policy};
 use sipcore::netcheck::{self, Filtering, Mapping, Relayed, Seen};
 
 use crate::cli::Netcheck;
+use crate::json::{self, quoted};
 
 /// The password of the TURN servers' user.
 const PASSWORD: &str = "SIPBOX_TURN_PASSWORD";
@@ -64,7 +65,7 @@ pub fn run(arguments: Netcheck) -> Result<i32, String> {
     });
     let expected = expected(&looked, &asked);
     match arguments.json {
-        true => println!("{}", json(&looked, &asked, expected)),
+        true => println!("{}", in_json(&looked, &asked, expected)),
         false => print(&looked, &asked, expected),
     }
     Ok(i32::from(expected == Expected::Nothing))
@@ -180,21 +181,8 @@ fn print(looked: &[Looked], asked: &[Asked], expected: Expected) {
     println!("expect: {}", expected.text());
 }
 
-/// A string of JSON: what is shown has no characters beyond the printable ones of ASCII but in errors.
-fn quoted(text: &str) -> String {
-    let escaped: String = text
-        .chars()
-        .map(|c| match c {
-            '"' | '\\' => format!("\\{c}"),
-            c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
-            c => c.to_string(),
-        })
-        .collect();
-    format!("\"{escaped}\"")
-}
-
-fn json(looked: &[Looked], asked: &[Asked], expected: Expected) -> String {
-    let text = |value: Option<String>| value.map_or_else(|| "null".to_owned(), |value| quoted(&value));
+fn in_json(looked: &[Looked], asked: &[Asked], expected: Expected) -> String {
+    let text = |value: Option<String>| json::text(value.as_deref());
     let stun = looked.iter().map(|Looked { server, seen }| {
         format!(
             "{{\"server\":{},\"kind\":{},\"local\":{},\"mapped\":{},\"mapping\":{},\"filtering\":{},\"by_tcp\":{},\"rtt_ms\":{}}}",

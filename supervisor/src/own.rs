@@ -53,6 +53,8 @@ struct Kept {
     by_session: HashMap<SessionId, Arc<datagram::Flow>>,
     /// Sockets in the program's network that are the supervisor's.
     mine: HashSet<Cookie>,
+    /// Datagram sockets that the program bound to a port of its choice; known when something is published.
+    named: HashSet<Cookie>,
 }
 
 /// The network of one run.
@@ -120,6 +122,14 @@ impl Network {
         });
     }
 
+    /// A socket of the program takes what comes from now on, and peers may be told of it until it is gone.
+    fn note_open(&self, supervisor: &Arc<Supervisor>) {
+        if supervisor.published.is_wanted() {
+            self.watch(supervisor);
+            supervisor.published.note();
+        }
+    }
+
     /// Where the connects to `address` wait for their sessions.
     fn lot(&self, net: Net, address: SocketAddr) -> Result<Arc<Lot>, Errno> {
         let mut lots = self.lots.lock();
@@ -175,6 +185,20 @@ impl Network {
         let first = all.first()?;
         // Sockets that share one address (SO_REUSEPORT) are one endpoint.
         all.iter().all(|e| e.local == first.local).then_some(*first)
+    }
+
+    /// Listeners, and datagram sockets that were bound to a port of the program's choice.
+    pub fn open_endpoints(&self) -> Vec<(Proto, SocketAddr)> {
+        let kept = self.kept.lock();
+        let open = |e: &Endpoint, proto| match proto {
+            Proto::Tcp => e.listens && !kept.mine.contains(&e.cookie),
+            Proto::Udp => e.peer.is_none() && kept.named.contains(&e.cookie),
+        };
+        let of = |proto| {
+            let all = self.inspector().endpoints(proto == Proto::Tcp).unwrap_or_default();
+            all.into_iter().filter(move |e| open(e, proto)).map(move |e| (proto, e.local))
+        };
+        of(Proto::Tcp).chain(of(Proto::Udp)).collect()
     }
 
     /// Makes the resolver answer at `address`, as the name server that the program takes it for.
@@ -246,6 +270,7 @@ impl Network {
         let mut kept = self.kept.lock();
         kept.errors.remove(&cookie);
         kept.mine.remove(&cookie);
+        kept.named.remove(&cookie);
         if let Some(attempt) = kept.attempts.remove(&cookie) {
             attempt.set(Progress::Abandoned);
         }
@@ -265,7 +290,7 @@ impl Network {
         let live: HashSet<Cookie> = live.iter().map(|e| e.cookie).collect();
         let known: Vec<Cookie> = {
             let kept = self.kept.lock();
-            kept.attempts.keys().chain(kept.datagrams.keys()).copied().collect()
+            kept.attempts.keys().chain(kept.datagrams.keys()).chain(&kept.named).copied().collect()
         };
         known.into_iter().filter(|c| !live.contains(c)).for_each(|c| self.destroyed(c));
     }
@@ -317,6 +342,7 @@ async fn follow(supervisor: Arc<Supervisor>, mut watch: DestroyWatch) {
         if lost == Lost::Some {
             network.sweep();
         }
+        supervisor.published.note();
         tokio::time::sleep(BATCH).await;
     }
 }
@@ -325,8 +351,8 @@ async fn follow(supervisor: Arc<Supervisor>, mut watch: DestroyWatch) {
 pub fn handle(network: &Arc<Network>, call: Call) {
     match call.n.call {
         libc::SYS_connect => connect(network, call),
-        libc::SYS_listen => listen(call),
-        libc::SYS_bind => bind(call),
+        libc::SYS_listen => listen(network, call),
+        libc::SYS_bind => bind(network, call),
         libc::SYS_sendto => send::sendto(call),
         libc::SYS_sendmsg => send::sendmsg(call),
         libc::SYS_sendmmsg => send::sendmmsg(call),
@@ -395,7 +421,7 @@ fn connect(network: &Arc<Network>, mut call: Call) {
 }
 
 /// listen(2): the kernel's own; who has a name is registered before it returns.
-fn listen(mut call: Call) {
+fn listen(network: &Arc<Network>, mut call: Call) {
     let (number, backlog) = (call.int(0), call.int(1));
     call.note(|| format!("listen({number}, {backlog})"));
     let supervisor = call.supervisor.clone();
@@ -405,6 +431,7 @@ fn listen(mut call: Call) {
         let backlog = nix::sys::socket::Backlog::new(backlog.clamp(-1, 4096)).map_err(|_| Errno::EINVAL)?;
         nix::sys::socket::listen(&target.fd, backlog)?;
         let local = (proto_of(&target) == Some(Proto::Tcp)).then(|| sock::local_addr(target.as_fd()).ok());
+        network.note_open(&supervisor);
         Ok(local.flatten())
     })();
     match result {
@@ -420,7 +447,7 @@ fn listen(mut call: Call) {
 }
 
 /// bind(2), where the policy may refuse it: decided here, and done by the kernel with what was decided on.
-fn bind(mut call: Call) {
+fn bind(network: &Arc<Network>, mut call: Call) {
     let number = call.int(0);
     let read = call.target_after(number, |memory| memory.address(call.argument(1), call.argument(2)));
     let (target, address) = match read.and_then(|(target, address)| Ok((target, address?))) {
@@ -442,7 +469,12 @@ fn bind(mut call: Call) {
                 call.rule(|| rule);
                 return Err(Errno::EACCES);
             }
-            sock::bind(target.as_fd(), wanted).map_err(errno)
+            sock::bind(target.as_fd(), wanted).map_err(errno)?;
+            if proto == Proto::Udp && wanted.port() != 0 && supervisor.published.is_wanted() {
+                network.kept.lock().named.insert(target.cookie);
+                network.note_open(&supervisor);
+            }
+            Ok(())
         }
         (Some(_), Address::Unspecified(Some(a))) => sock::bind_unspecified(target.as_fd(), *a).map_err(errno),
         (Some(_), Address::Other { length, .. }) if *length < 16 => Err(Errno::EINVAL),

@@ -17,19 +17,19 @@ use sandbox::filter::Scope;
 use sandbox::netns::Networks;
 use sandbox::notify::Listener;
 use sandbox::watch::Watcher;
-use sipcore::agent::Credentials;
-use sipcore::tls::Trust;
 
 use crate::datagram::Stub;
 use crate::deaths::Deaths;
 use crate::flow::Settings;
+use crate::identity::{self, Identity, PASSWORD_VARIABLE, password};
 use crate::interfaces::Interfaces;
 use crate::netlink::Netlink;
 use crate::nobody::Nobody;
 use crate::own::Network;
-use crate::sessions::{Identity, Sessions, user_of};
+use crate::published::{self, Published};
+use crate::sessions::Sessions;
 use crate::supervisor::{Options, Supervisor};
-use crate::{cli, datagram, dns, hub, inherited, ladder, registrar};
+use crate::{cli, datagram, dns, hub, inherited, ladder};
 
 /// Exit statuses, as shells and env(1) have them.
 const NOT_FOUND: i32 = 127;
@@ -37,8 +37,6 @@ const NOT_EXECUTABLE: i32 = 126;
 const FAILED: i32 = 125;
 const BAD_POLICY: i32 = 2;
 
-/// Where the password comes from when the policy does not say.
-const PASSWORD_VARIABLE: &str = "SIPBOX_PASSWORD";
 /// The same for TURN servers.
 const TURN_PASSWORD_VARIABLE: &str = "SIPBOX_TURN_PASSWORD";
 /// How long the end of a run waits for the answers to its last messages.
@@ -71,7 +69,7 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     let flows = flows(&policy).map_err(|e| (BAD_POLICY, e))?;
     let internal = |e: &dyn std::fmt::Display| (FAILED, e.to_string());
     let scope = match arguments.isolation {
-        cli::Isolation::Netns => Scope::Own { bind: policy.may_deny_bind() },
+        cli::Isolation::Netns => Scope::Own { bind: policy.may_deny_bind() || policy.may_publish() },
         // A relay costs more than a trapped call, and in a user namespace the files of others are nobody's: direct flows suit most.
         cli::Isolation::Auto | cli::Isolation::Seccomp => Scope::Here,
     };
@@ -165,56 +163,22 @@ fn load_policy(arguments: &cli::Run) -> Result<Policy, String> {
         as_uri: arguments.as_uri.clone(),
         to: arguments.to.clone(),
         maps: arguments.map.clone(),
-        registrar: arguments.registrar.clone(),
+        registrar: arguments.home.registrar.clone(),
+        publish: arguments.publish.clone(),
         flow: arguments.flow.clone(),
         stun: arguments.stun.clone(),
         turn: arguments.turn.clone(),
     };
-    match &arguments.policy {
-        Some(file) => {
-            let name = file.display().to_string();
-            let text = std::fs::read_to_string(file).map_err(|e| format!("the policy {name} cannot be read: {e}"))?;
-            Policy::parse_with_flags(&name, &text, &flags).map_err(|e| e.to_string())
-        }
-        None => Policy::from_flags(&flags).map_err(|e| e.to_string()),
-    }
+    cli::policy(arguments.policy.as_deref(), &flags)
 }
 
 /// Who the run is: what the policy says, or a name of its own that nobody can call.
 fn identity(policy: &Policy, arguments: &cli::Run) -> Result<Identity, String> {
-    let wanted = policy.identity();
-    let trust = trust(&wanted.tls, arguments)?;
-    let registrar = wanted.registrar.as_deref().map(|uri| registrar::Home::new(uri, &trust, arguments.dns));
-    let registrar = registrar.transpose()?;
-    let given = wanted.aor.is_some();
-    let aor = wanted.aor.clone().unwrap_or_else(|| {
+    let tap = arguments.ladder.then(ladder::tap);
+    Identity::new(policy, &arguments.home, tap, || {
         let program = arguments.command.first().map(PathBuf::from).unwrap_or_default();
         let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).collect();
-        format!("sip:{name}-{}@{}", std::process::id(), policy.domain())
-    });
-    let user = user_of(&aor).to_owned();
-    let password = password("[identity]", &wanted.credentials, PASSWORD_VARIABLE)?;
-    Ok(Identity {
-        aor,
-        given,
-        registrar,
-        credentials: password.map(|password| Credentials { username: user, password }),
-        expires: wanted.expires.map(|s| Duration::from_secs(s.into())),
-        tap: arguments.ladder.then(ladder::tap),
-    })
-}
-
-/// Whom a registrar's certificate has to come from: what the flags say, else the policy.
-fn trust(wanted: &policy::Tls, arguments: &cli::Run) -> Result<Trust, String> {
-    let fingerprint = arguments.tls_fingerprint.as_ref().or(wanted.fingerprint.as_ref());
-    let fingerprint = fingerprint.filter(|_| arguments.tls_fingerprint.is_some() || arguments.tls_ca.is_none());
-    Ok(Trust {
-        fingerprint: fingerprint
-            .map(|text| text.parse().map_err(|e| format!("--tls-fingerprint {text}: {e}")))
-            .transpose()?,
-        ca: arguments.tls_ca.clone().or_else(|| wanted.ca.clone()),
-        certificate: wanted.certificate.clone(),
+        format!("{}-{}", identity::plain(&name), std::process::id())
     })
 }
 
@@ -223,33 +187,6 @@ fn flows(policy: &Policy) -> Result<Settings, String> {
     let ice = policy.ice().clone();
     let password = password("[ice]", &ice.credentials, TURN_PASSWORD_VARIABLE)?;
     Settings::new(policy.flow(), ice, password)
-}
-
-/// The password that a section of the policy names, else that of the variable `usual`.
-fn password(section: &str, named: &Option<policy::Credentials>, usual: &str) -> Result<Option<String>, String> {
-    match named {
-        Some(policy::Credentials::Env(name)) => {
-            let found = std::env::var(name);
-            found.map(Some).map_err(|_| format!("{section} credentials name the variable {name}, which is not set"))
-        }
-        Some(policy::Credentials::File(path)) => secret(path).map(Some),
-        None => Ok(std::env::var(usual).ok()),
-    }
-}
-
-/// A password file: only its owner may read it.
-fn secret(path: &Path) -> Result<String, String> {
-    use std::os::unix::fs::MetadataExt;
-    let shown = path.display();
-    let m = std::fs::metadata(path).map_err(|e| format!("the password file {shown} cannot be read: {e}"))?;
-    if m.mode() & 0o077 != 0 {
-        return Err(format!(
-            "the password file {shown} can be read by others (mode {:o}); chmod 600 it",
-            m.mode() & 0o777
-        ));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| format!("the password file {shown} cannot be read: {e}"))?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// What lives as long as the run does.
@@ -285,6 +222,7 @@ impl Run {
             options,
             table: Mutex::default(),
             sessions: Sessions::new(identity, flows, IpAddr::V4(physical), limit),
+            published: Published::new(policy.may_publish()),
             physical,
             own_v4,
             own_v6,
@@ -305,6 +243,7 @@ impl Run {
             policy,
         });
         supervisor.sessions.serve(&supervisor);
+        published::serve(&supervisor);
         runtime.spawn(datagram::serve_stub(supervisor.clone(), stub));
         dns.serve(&supervisor);
         supervisor

@@ -88,6 +88,7 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
         origins: arguments.origin,
         tap: arguments.ladder.then(ladder::tap),
         users: known.as_ref().map(UsersFile::users),
+        groups: arguments.group.into_iter().collect(),
         rate: (arguments.rate > 0).then_some(arguments.rate),
         state: arguments.state,
         page: arguments.page,

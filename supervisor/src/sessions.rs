@@ -11,33 +11,19 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 use sandbox::diag::Receiver;
 use sipcore::agent::{
-    Agent, AgentConfig, CallError, Credentials, EndReason, Event, Label, Media, Offer, Proto, Session, SessionId, Tap,
+    Agent, CallError, EndReason, Event, Label, Media, Offer, PresenceError, Proto, Session, SessionId, Transport, Tuple,
 };
 use sipcore::message::Uri;
 
 use crate::flow::{Links, Settings, Wanted};
+use crate::identity::{Identity, user_of};
 use crate::supervisor::Supervisor;
-use crate::{hub, inbound, registrar};
+use crate::{hub, inbound};
 
 /// How many different things are explained to the user in one run: the program must not fill the memory with them.
 const SAID: usize = 1000;
 /// How long a listen() or bind() waits for the registration that makes it reachable.
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
-/// Registrations at the embedded hub are refreshed often: a killed run is gone from it soon.
-const EXPIRES: Duration = Duration::from_secs(60);
-
-/// Who this run is, and where it registers.
-pub struct Identity {
-    /// Address of record.
-    pub aor: String,
-    /// True when the user gave it: only then is the run reachable.
-    pub given: bool,
-    /// None: the embedded hub.
-    pub registrar: Option<registrar::Home>,
-    pub credentials: Option<Credentials>,
-    pub expires: Option<Duration>,
-    pub tap: Option<Tap>,
-}
 
 /// A flow that stands, for one socket.
 pub struct Flow {
@@ -123,36 +109,7 @@ impl Sessions {
         if let Some(agent) = &*slot {
             return Ok(agent.clone());
         }
-        let mut others = Vec::new();
-        let mut locate = None;
-        let mut tls = None;
-        let (registrar, credentials) = match &self.identity.registrar {
-            Some(home) => {
-                let found = home.locate().await?;
-                locate = found.locate;
-                others = found.others;
-                tls = home.tls.clone();
-                (found.first, self.identity.credentials.clone())
-            }
-            None => {
-                let own = hub::ensure().await?;
-                (own.registrar, Some(Credentials::new(user_of(&self.identity.aor), own.secret)))
-            }
-        };
-        let aor = Uri::from_str(&self.identity.aor).map_err(|e| format!("identity {}: {e}", self.identity.aor))?;
-        let config = AgentConfig {
-            aor,
-            local_ip: local_ip(self.physical, &registrar.addr)?,
-            registrar,
-            credentials,
-            instance: instance(),
-            expires: self.identity.expires.unwrap_or(EXPIRES),
-            tap: self.identity.tap.clone(),
-            others,
-            locate,
-            tls,
-        };
-        let (agent, events) = Agent::start(config).await.map_err(|e| e.to_string())?;
+        let (agent, events) = self.identity.start_agent(self.physical, Transport::Udp).await?;
         if let Some(supervisor) = self.supervisor.get() {
             tokio::spawn(serve_events(supervisor.clone(), events));
         }
@@ -181,6 +138,35 @@ impl Sessions {
         };
         self.say_once(&format!("register:{why}"), || {
             format!("{} is not registered, so peers cannot reach the program yet: {why}", self.identity.aor)
+        });
+    }
+
+    /// From now on peers are told of these sockets, and of no others. False when that is to be tried again with the next change.
+    pub async fn publish(&self, tuples: Vec<Tuple>) -> bool {
+        if !self.identity.given {
+            self.say_once("published:nobody", || {
+                "the policy publishes what the program binds, but the run has no name: nobody is told; add --as NAME or \
+                 [identity] aor"
+                    .to_owned()
+            });
+            return true;
+        }
+        // That there is no agent has been said where the registration failed.
+        let Ok(agent) = self.agent().await else { return false };
+        agent.publish(tuples);
+        true
+    }
+
+    fn say_not_published(&self, error: &PresenceError) {
+        self.say_once(&format!("published:{error}"), || {
+            let then = match error {
+                PresenceError::Withheld { .. } => {
+                    "so they are published to nobody: use a hub of sipbox, or leave visible-to out of [[bind]]"
+                }
+                error if error.is_final() => "the program can be called all the same",
+                _ => "it is tried again",
+            };
+            format!("peers are not told of the sockets of {}: {error}; {then}", self.identity.aor)
         });
     }
 
@@ -363,33 +349,6 @@ pub fn may_be_peer(source: SocketAddrV4, from: SocketAddrV4, proto: Proto) -> bo
     }
 }
 
-/// The local address towards the registrar: the run's own on this machine, else what the routing table says.
-fn local_ip(physical: IpAddr, registrar: &SocketAddr) -> Result<IpAddr, String> {
-    match registrar.ip() {
-        IpAddr::V4(ip) if ip.is_loopback() => Ok(physical),
-        _ => {
-            let any: SocketAddr = if registrar.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-            let probe = std::net::UdpSocket::bind(any).and_then(|s| {
-                s.connect(registrar)?;
-                s.local_addr()
-            });
-            probe.map(|a| a.ip()).map_err(|e| format!("there is no route to the registrar {registrar}: {e}"))
-        }
-    }
-}
-
-/// A fresh +sip.instance (RFC 5626, section 4.1): a random UUID as a URN (RFC 9562, section 5.4).
-fn instance() -> String {
-    let mut b = [0u8; 16];
-    if getrandom::fill(&mut b).is_err() {
-        b[..4].copy_from_slice(&std::process::id().to_be_bytes());
-    }
-    b[6] = b[6] & 0x0f | 0x40;
-    b[8] = b[8] & 0x3f | 0x80;
-    let hex: String = b.iter().map(|x| format!("{x:02x}")).collect();
-    format!("urn:uuid:{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
 /// SIP outcome to errno (design/SOCKETS.md).
 fn meaning(e: &CallError) -> Errno {
     match e {
@@ -423,11 +382,6 @@ fn advice(e: &CallError, target: &Uri) -> String {
     }
 }
 
-/// The user of a SIP URI.
-pub fn user_of(uri: &str) -> &str {
-    uri.split_once(':').and_then(|(_, rest)| rest.split_once('@')).map_or(uri, |(user, _)| user)
-}
-
 async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mpsc::UnboundedReceiver<Event>) {
     while let Some(event) = events.recv().await {
         let Some(supervisor) = supervisor.upgrade() else { return };
@@ -454,7 +408,7 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
                     });
                 }
             }
-            Event::NotPublished(error) => tracing::info!(%error, "presence is not published"),
+            Event::NotPublished(error) => supervisor.sessions.say_not_published(&error),
             // This agent watches nobody.
             Event::Presence { .. } | Event::SubscriptionLost { .. } => {}
             Event::RegistrationRestored => {

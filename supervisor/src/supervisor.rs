@@ -19,6 +19,7 @@ use crate::deaths::Deaths;
 use crate::netlink::Netlink;
 use crate::nobody::Nobody;
 use crate::own::{self, Network};
+use crate::published::Published;
 use crate::sessions::Sessions;
 use crate::table::{Bound, Cookie, Removed, Socket, State, Table};
 use crate::{accept, connect, datagram, names, netlink, options, receive, send, unix};
@@ -36,6 +37,8 @@ pub struct Supervisor {
     pub policy: Policy,
     pub table: Mutex<Table>,
     pub sessions: Sessions,
+    /// What peers are told of the program's sockets.
+    pub published: Published,
     /// The loopback address of this run: all its physical endpoints are there.
     pub physical: Ipv4Addr,
     /// The address by which the program's peers see it.
@@ -337,7 +340,8 @@ impl Supervisor {
     pub fn vacate(&self, cookie: Cookie) {
         let mut table = self.table.lock();
         if table.get(cookie).is_some_and(|s| matches!(s.state, State::Connected { .. })) {
-            return table.unbind(cookie);
+            table.unbind(cookie);
+            return self.published.note();
         }
         drop(table);
         self.destroyed(cookie);
@@ -369,6 +373,7 @@ impl Supervisor {
     /// The kernel destroyed this socket.
     pub fn destroyed(&self, cookie: Cookie) {
         let removed = self.table.lock().remove(cookie);
+        self.published.note();
         if let Some(Removed { sessions, attempt, source }) = removed {
             if let Some(a) = attempt {
                 a.set(crate::attempt::Progress::Abandoned);

@@ -32,6 +32,16 @@ pub struct Socket {
     pub datagram: Option<Box<Datagram>>,
 }
 
+impl Socket {
+    /// It takes what comes from anybody.
+    fn is_open(&self) -> bool {
+        match self.proto {
+            Proto::Tcp => matches!(self.state, State::Listening),
+            Proto::Udp => self.datagram.as_ref().is_none_or(|d| d.connected.is_none()),
+        }
+    }
+}
+
 /// A name that the program gave to its end, and the kernel's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound {
@@ -361,11 +371,7 @@ impl Table {
         let ready = |c: &Cookie| {
             let s = self.sockets.get(c)?;
             let b = s.bound?;
-            let open = match proto {
-                Proto::Tcp => matches!(s.state, State::Listening),
-                Proto::Udp => s.datagram.as_ref().is_none_or(|d| d.connected.is_none()),
-            };
-            (open && s.proto == proto && reachable(&b.virtual_)).then_some((*c, b))
+            (s.is_open() && s.proto == proto && reachable(&b.virtual_)).then_some((*c, b))
         };
         if let Some(found) =
             port.and_then(|p| self.ports.get(&(proto, p))).and_then(|cookies| cookies.iter().find_map(ready))
@@ -376,6 +382,12 @@ impl Table {
         let first = all.next()?;
         // Sockets that share one address (SO_REUSEPORT) are one endpoint.
         all.all(|(_, b)| b.physical == first.1.physical).then_some(first)
+    }
+
+    /// Listeners, and datagram sockets that were bound to a port of the program's choice, by the names that the program gave them.
+    pub fn open_endpoints(&self) -> Vec<(Proto, SocketAddr)> {
+        let open = self.sockets.values().filter(|s| s.is_open()).filter_map(|s| Some((s.proto, s.bound?)));
+        open.filter(|(proto, b)| *proto == Proto::Tcp || b.port_chosen).map(|(proto, b)| (proto, b.virtual_)).collect()
     }
 
     pub fn expect(&mut self, source: SocketAddrV4, expected: Expected) {

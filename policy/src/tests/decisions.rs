@@ -228,6 +228,41 @@ fn defaults_of_bind() {
 }
 
 #[test]
+fn what_is_published_by_the_command_line() {
+    let flags = |publish: &str| Flags { as_uri: Some("bob".into()), publish: Some(publish.into()), ..Flags::default() };
+    let policy = Policy::from_flags(&flags(" Bob's world ")).unwrap();
+    assert_eq!(bind(&policy, Proto::Udp, "::", 7), ("publish Bob's world".into(), "--publish".into()));
+    assert_eq!(bind(&policy, Proto::Udp, "::1", 7).0, "local");
+    assert!(policy.may_publish() && policy.visible_to(Proto::Udp, 7).is_none());
+    let text = "[default]\nbind = \"deny\"\n[[bind]]\nport = 8\naccept = true\n";
+    let policy = Policy::parse_with_flags("policy.toml", text, &flags("x")).unwrap();
+    assert_eq!(
+        (bind(&policy, Proto::Tcp, "::", 7).0, bind(&policy, Proto::Tcp, "::", 8).0),
+        ("publish x".into(), "accept".into())
+    );
+    let long = "x".repeat(513);
+    for (flags, words) in [
+        (flags(""), "description is empty"),
+        (flags(&long), "513 characters, and 512 are shown"),
+        (Flags { as_uri: None, ..flags("x") }, "add --as NAME"),
+    ] {
+        let error = Policy::from_flags(&flags).unwrap_err().to_string();
+        assert!(error.starts_with("--publish") && error.contains(words), "{error}");
+    }
+    assert!(!Policy::from_flags(&Flags::default()).unwrap().may_publish());
+}
+
+#[test]
+fn who_may_see() {
+    let text = "[[bind]]\nport = 7\npublish = \"x\"\nvisible-to = [\"carol\", \"sips:B%6fb@X.org\", \"*\"]\n";
+    let policy = parse(text);
+    let patterns = policy.visible_to(Proto::Tcp, 7).unwrap();
+    assert_eq!(patterns, ["sip:carol@sipbox.invalid", "sips:Bob@x.org", "*"]);
+    assert_eq!(policy.visible_to(Proto::Tcp, 8), None);
+    assert!(policy.may_publish() && policy.accept_from(Proto::Tcp, 7, "sip:anyone@anywhere.net"));
+}
+
+#[test]
 fn who_may_call() {
     use Proto::{Tcp, Udp};
     let policy = parse(FULL);

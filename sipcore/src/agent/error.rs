@@ -178,6 +178,12 @@ pub enum PresenceError {
         /// Realm of the challenge.
         realm: String,
     },
+    /// What only some may know of is kept back: the server does not say that it tells nobody else.
+    #[error("{sockets} of them would be shown to everybody: the presence server does not decide by `visible-to`")]
+    Withheld {
+        /// How many tuples.
+        sockets: usize,
+    },
     /// The server ended the subscription (RFC 6665 4.1.3).
     #[error("the presence server ended the subscription ({reason})")]
     Ended {
@@ -195,6 +201,7 @@ impl PresenceError {
             }
             PresenceError::NoCredentials { .. }
             | PresenceError::BadCredentials { .. }
+            | PresenceError::Withheld { .. }
             | PresenceError::Ended { .. } => true,
             _ => false,
         }

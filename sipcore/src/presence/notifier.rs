@@ -62,6 +62,11 @@ impl Notifier {
         self.in_flight = false;
     }
 
+    /// What is known did not fit into this NOTIFY: the rest follows, also of what ends.
+    pub fn on_more(&mut self) {
+        self.due = true;
+    }
+
     /// The NOTIFY was answered, `well` or not. `true`: the subscription is gone.
     pub fn on_answered(&mut self, well: bool) -> bool {
         self.in_flight = false;

@@ -79,6 +79,11 @@ impl Publication {
         }
     }
 
+    /// The way to the server broke: whether it still has what is published is to be found out when the registration stands again.
+    pub fn on_doubt(&mut self) {
+        self.due |= self.held.is_some();
+    }
+
     /// The registration is lost.
     pub fn forbid(&mut self) {
         self.allowed = false;
@@ -183,6 +188,23 @@ mod tests {
         assert_eq!(publication.poll(), Some(Act::Create(document("a"))));
         publication.on_success(now, Some("1"), MINUTE, 0.0);
         publication
+    }
+
+    #[test]
+    fn a_broken_way_is_followed_by_a_refresh() {
+        let now = Instant::now();
+        let mut publication = standing(now);
+        publication.forbid();
+        publication.on_doubt();
+        assert_eq!(publication.poll(), None, "not before the registration stands");
+        publication.allow(false);
+        assert_eq!(publication.poll(), Some(Act::Refresh { etag: "1".into() }));
+        publication.on_condition_failed();
+        assert_eq!(publication.poll(), Some(Act::Create(document("a"))));
+        let mut nothing = Publication::new(MINUTE);
+        nothing.allow(false);
+        nothing.on_doubt();
+        assert_eq!(nothing.poll(), None);
     }
 
     #[test]

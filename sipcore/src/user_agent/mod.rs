@@ -271,9 +271,11 @@ impl UserAgent {
         calls.into_iter().chain(own).chain(presence).flatten().min()
     }
 
-    /// No call is up and no request of ours waits for an answer.
+    /// No call is up, no request of ours waits for an answer, and no subscription for its last notification.
     pub fn is_idle(&self) -> bool {
-        self.calls.is_empty() && self.purposes.keys().all(|client| self.acks.contains_key(client))
+        self.calls.is_empty()
+            && self.watches.is_empty()
+            && self.purposes.keys().all(|client| self.acks.contains_key(client))
     }
 
     /// Everything that is remembered of calls, subscriptions and transactions: transactions, calls, dialogs and requests under way.
@@ -318,6 +320,7 @@ impl UserAgent {
         if flow == self.config.next_hop {
             self.keep_alive.stop();
             self.registration.on_doubt(now, random::fraction());
+            self.publisher.machine.on_doubt();
             self.doubt_watches(now);
         }
         self.work(now);

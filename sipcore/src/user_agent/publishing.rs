@@ -19,11 +19,13 @@ pub(super) struct Publisher {
     tuples: Vec<Tuple>,
     /// The last PUBLISH, without Via.
     request: Option<Message>,
+    /// How many tuples are kept back from this server, as the user has been told.
+    withheld: usize,
 }
 
 impl Publisher {
     pub fn new(expires: Duration) -> Self {
-        Publisher { machine: Publication::new(expires), tuples: Vec::new(), request: None }
+        Publisher { machine: Publication::new(expires), tuples: Vec::new(), request: None, withheld: 0 }
     }
 }
 
@@ -32,6 +34,9 @@ impl UserAgent {
     pub fn publish(&mut self, now: Instant, tuples: Vec<Tuple>) {
         self.publisher.tuples = tuples;
         self.write_document();
+        if self.is_registered() {
+            self.tell_withheld();
+        }
         self.work_on_publication(now);
         self.work(now);
     }
@@ -39,16 +44,26 @@ impl UserAgent {
     /// The registration stands, `anew` after it had been lost.
     pub(super) fn publish_where_registered(&mut self, now: Instant, anew: bool) {
         self.write_document();
+        self.tell_withheld();
         self.publisher.machine.allow(anew);
         self.work_on_publication(now);
     }
 
+    /// Who must not know of a tuple would be told by a server that knows nothing of watchers.
+    fn is_withheld(&self, tuple: &Tuple) -> bool {
+        tuple.watchers.is_some() && !self.service.watchers
+    }
+
+    fn tell_withheld(&mut self) {
+        let sockets = self.publisher.tuples.iter().filter(|tuple| self.is_withheld(tuple)).count();
+        if std::mem::replace(&mut self.publisher.withheld, sockets) < sockets {
+            self.notices.push_back(Notice::NotPublished(PresenceError::Withheld { sockets }));
+        }
+    }
+
     fn write_document(&mut self) {
         let contact = self.service.gruu.as_ref().unwrap_or(&self.config.contact);
-        let shown = |tuple: &&Tuple| {
-            // Who must not know of it would be told by a server that knows nothing of watchers.
-            tuple.watchers.is_none() || self.service.watchers
-        };
+        let shown = |tuple: &&Tuple| !self.is_withheld(tuple);
         let with_contact = |tuple: &Tuple| Tuple { contact: Some(contact.clone()), ..tuple.clone() };
         let tuples: Vec<Tuple> = self.publisher.tuples.iter().filter(shown).map(with_contact).collect();
         let document = (!tuples.is_empty()).then(|| {
@@ -100,6 +115,8 @@ impl UserAgent {
                 let etag = response.header(name::SIP_ETAG).map(|tag| tag.text().into_owned());
                 let granted = response.expires().map(|seconds| Duration::from_secs(seconds.max(1).into()));
                 let granted = granted.unwrap_or(machine.expires());
+                // As with REGISTER: nothing else tells that a server has restarted and forgotten it.
+                let granted = self.config.refresh.map_or(granted, |longest| granted.min(longest * 2));
                 machine.on_success(now, etag.as_deref(), granted, random::fraction());
                 self.wallet.accepted(response);
             }

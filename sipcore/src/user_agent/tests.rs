@@ -1,9 +1,10 @@
 //! What one user agent answers, message by message.
 
 use super::{Config, Notice, UserAgent, contact_uri};
-use crate::agent::{CallError, EndReason, Media, SessionId};
+use crate::agent::{CallError, EndReason, Media, PresenceError, SessionId};
 use crate::label::{Label, Proto};
 use crate::message::{Message, Method, name};
+use crate::presence::{Tuple, Watchers};
 use crate::sdp::Offer;
 use crate::transaction::Timing;
 use crate::transport::{Flow, Sign, Transport, stun};
@@ -620,4 +621,43 @@ fn what_is_required_within_a_dialog_and_prack() {
     assert_eq!(bench.status(prack), 481, "nothing of ours asks for it");
     let update = bench.request("UPDATE", "", "");
     assert_eq!(bench.status(update), 481);
+}
+
+/// What only some may see is kept back from a registrar that does not know of watchers, and the user hears of it once.
+#[test]
+fn what_is_withheld_is_said() {
+    let mut bench = bench();
+    let tuple = |port, watchers: Option<Watchers>| Tuple {
+        id: format!("t{port}"),
+        open: Some(true),
+        label: Some(Label { proto: Proto::Tcp, port }),
+        note: None,
+        contact: None,
+        since: None,
+        watchers,
+    };
+    let now = bench.now;
+    bench.agent.publish(now, vec![tuple(7, Some(Watchers::new(["sip:carol@x"]))), tuple(8, None)]);
+    bench.agent.register(now);
+    let register = bench.sent().pop().unwrap();
+    let contact = register.header(name::CONTACT).unwrap().text().into_owned();
+    let ok = |supported: &str| {
+        let answer = Message::response_to(&register, 200, "OK").to_tag("r").header(name::CONTACT, &contact);
+        answer.header(name::EXPIRES, 60).header(name::SUPPORTED, supported).build()
+    };
+    bench.put(ok("path"));
+    let publish = bench.sent().pop().unwrap();
+    assert_eq!(publish.method(), Some(&Method::Publish));
+    let body = String::from_utf8_lossy(publish.body()).into_owned();
+    assert!(body.contains("tcp/8") && !body.contains("tcp/7"), "{body}");
+    let mut said = || {
+        let notices = std::iter::from_fn(|| bench.agent.poll_notice()).collect::<Vec<_>>();
+        let withheld =
+            notices.iter().filter(|n| matches!(n, Notice::NotPublished(PresenceError::Withheld { sockets: 1 })));
+        withheld.count()
+    };
+    assert_eq!(said(), 1);
+    bench.agent.publish(now, vec![tuple(7, Some(Watchers::new(["*"])))]);
+    let mut said = || std::iter::from_fn(|| bench.agent.poll_notice()).count();
+    assert_eq!(said(), 0, "it has been said");
 }

@@ -48,6 +48,10 @@ impl Watches {
         self.all.keys().copied().collect()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.all.len() + self.dialogs.len()
@@ -72,7 +76,8 @@ impl UserAgent {
     }
 
     pub(super) fn drop_watch(&mut self, now: Instant, id: SubscriptionId) {
-        let Some(watch) = self.watches.all.get_mut(&id) else { return };
+        // One that is ending waits for its last notification.
+        let Some(watch) = self.watches.all.get_mut(&id).filter(|watch| watch.machine.is_wanted()) else { return };
         match watch.machine.end() {
             Some(_) if watch.dialog.is_some() => self.send_in_dialog(now, id),
             _ => self.forget_watch(id),

@@ -299,6 +299,7 @@ async fn carry(near: &UdpSocket, far: &UdpSocket, mut ending: watch::Receiver<bo
 /// connect(2): nothing is sent, so no session is asked for yet.
 pub fn connect(network: &Arc<Network>, mut call: Call, target: Target, address: &Address) {
     let result = connect_now(network, &mut call, &target, address);
+    call.supervisor.published.note();
     drop(target);
     call.finish(result.map(|()| 0));
 }

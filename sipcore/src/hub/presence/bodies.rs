@@ -49,7 +49,7 @@ impl HomeProxy {
                 let About::List(list) = &mut subscription.about else { return None };
                 let body = self.list_body(list, subscription.version, &watcher, &watcher_record);
                 if !list.changed.is_empty() {
-                    subscription.notifier.on_change();
+                    subscription.notifier.on_more();
                 }
                 self.presence.subscriptions.insert(id, subscription);
                 match body {

@@ -12,7 +12,7 @@ use super::home::HomeProxy;
 use super::routes::Destination;
 use crate::dialog::{Dialog, DialogKey, Hop};
 use crate::message::{Message, Method, Uri, address, name};
-use crate::presence::event::{PRESENCE, REG, SubscriptionState};
+use crate::presence::event::{PRESENCE, REG, Standing, SubscriptionState};
 use crate::presence::notifier::Notifier;
 use crate::transaction::{ClientId, ServerId, Timers};
 use crate::transport::Flow;
@@ -20,8 +20,10 @@ use crate::user_agent::USER_AGENT;
 use compositor::Compositor;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+/// How soon the rest of a long list comes.
+const REST: Duration = Duration::from_secs(32);
 /// Subscriptions in all, and of one watcher.
 const MAX_SUBSCRIPTIONS: usize = 20_000;
 const MAX_OF_WATCHER: usize = 500;
@@ -326,6 +328,12 @@ impl HomeProxy {
         };
         let contact = self.presence_contact(flow);
         let subscription = self.presence.subscriptions.get_mut(&id)?;
+        let has_more = matches!(&subscription.about, About::List(list) if !list.changed.is_empty());
+        // A fetch (RFC 6665 4.4.3) of a long list: it ends with the last of its pieces.
+        let state = match has_more && state.standing == Standing::Terminated {
+            true => &SubscriptionState::active(REST),
+            false => state,
+        };
         let event = match &subscription.event_id {
             Some(event_id) => format!("{};id={event_id}", subscription.about.event()),
             None => subscription.about.event().to_owned(),

@@ -248,7 +248,15 @@ fn long_lists_come_in_pieces() {
         let request = bench.request("PUBLISH", &who, &who, &extra, &body);
         assert_eq!(status(&bench.put(request)[0]), 200);
     }
-    let mut sent = bench.subscribe("sip:sipbox.invalid", &format!("{EVENT}Supported: eventlist\r\n"));
+    // A subscription, and a fetch, which ends with the last piece.
+    for (extra, last) in [("", "active"), ("Expires: 0\r\n", "terminated;reason=timeout")] {
+        let sent = bench.subscribe("sip:sipbox.invalid", &format!("{EVENT}{extra}Supported: eventlist\r\n"));
+        pieces_of_a_list(&mut bench, sent, last);
+    }
+    assert_eq!(bench.hub.activity().subscriptions, 1);
+}
+
+fn pieces_of_a_list(bench: &mut Bench, mut sent: Vec<Message>, last: &str) {
     let mut notify = sent.remove(1);
     let (mut known, mut pieces) = (0, 0);
     loop {
@@ -258,7 +266,12 @@ fn long_lists_come_in_pieces() {
         assert_eq!((update.full, update.version), (pieces == 0, Some(pieces)));
         known += update.changes.len();
         pieces += 1;
-        let Some(next) = bench.answer(&notify, 200).into_iter().next() else { break };
+        let state = header(&notify, name::SUBSCRIPTION_STATE);
+        let Some(next) = bench.answer(&notify, 200).into_iter().next() else {
+            assert!(state.starts_with(last), "{state}");
+            break;
+        };
+        assert!(state.starts_with("active"), "{state}");
         notify = next;
     }
     assert_eq!(known, 200);
