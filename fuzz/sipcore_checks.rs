@@ -4,7 +4,7 @@ use bytes::Bytes;
 use sipcore::auth::{AuthHeader, Challenge};
 use sipcore::label::Label;
 use sipcore::message::{Frame, Limits, Message, StreamParser, Uri, name, validate, via_value};
-use sipcore::sdp::{Answer, Offer, Origin, ReceivedOffer, Setup};
+use sipcore::sdp::{Answer, Direct, End, Offer, Origin, ReceivedOffer, Setup, Tls};
 
 /// Growth by normal line ends could pass the limit of a datagram; such inputs prove nothing.
 const MAX: usize = 30_000;
@@ -141,19 +141,31 @@ pub fn sdp(data: &[u8]) {
     let ours = Offer::direct(label, source, ([198, 18, 0, 1], 9).into());
     let _ = Answer::parse(data, &ours);
     let Ok(offer) = ReceivedOffer::parse(data) else { return };
-    for flow in &offer.flows {
-        for setup in [Setup::Active, Setup::Passive] {
-            let Ok(answer) = offer.answer(flow.index, source, setup, origin) else { continue };
-            assert!(ReceivedOffer::parse(&answer).is_ok(), "{}", answer.escape_ascii());
+    for line in &offer.lines {
+        let ends = match &line.end {
+            End::Direct(_) => vec![End::Direct(Direct::active(source)), End::Direct(Direct::passive(source))],
+            End::Tls(tls) => vec![Setup::Active, Setup::Passive]
+                .into_iter()
+                .map(|setup| End::Tls(Tls { setup, listen: vec![source], ..tls.clone() }))
+                .collect(),
+            other => vec![other.clone()],
+        };
+        for end in ends {
+            let Ok(answer) = offer.answer(line.index, &end, origin) else { continue };
+            // An answer of QUIC has no label.
+            let read = ReceivedOffer::parse(&answer).is_ok() || matches!(end, End::Quic(_));
+            assert!(read, "{}", answer.escape_ascii());
         }
     }
-    if let Some(flow) = &offer.quic {
-        let both = Offer { quic: Some(flow.quic.clone()), ..ours };
-        let read = ReceivedOffer::parse(&both.to_sdp(origin)).map(|offer| offer.quic.map(|flow| flow.quic));
-        assert!(matches!(read, Ok(Some(_))), "{read:?}");
-        assert!(offer.answer_quic(&flow.quic, origin).is_ok());
-        let _ = Answer::parse(data, &both);
-    }
+    // What was read can be offered, and reads back as it was.
+    let mut ends: Vec<End> = offer.lines.iter().map(|line| line.end.clone()).collect();
+    ends.retain(|end| matches!(end, End::Tls(_) | End::Quic(_)));
+    ends.truncate(8);
+    ends.insert(0, End::Direct(Direct::active(source)));
+    let all = Offer { flows: ends, ..ours };
+    let read = ReceivedOffer::parse(&all.to_sdp(origin));
+    assert!(read.as_ref().is_ok_and(|read| read.lines.len() == all.flows.len()), "{read:?}");
+    let _ = Answer::parse(data, &all);
 }
 
 /// A header of authentication.

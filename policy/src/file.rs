@@ -4,7 +4,8 @@ use crate::destination::{Destination, Ports, Proto, host_name};
 use crate::document::{Located, Section, Source, choose};
 use crate::error::{Error, Wrong};
 use crate::flags::Flags;
-use crate::ice::{self, Flow, Ice};
+use crate::flows::Said;
+use crate::ice::{self, Ice};
 use crate::names::Space;
 use crate::policy::{App, Credentials, Limits, Tls};
 use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead, description};
@@ -29,7 +30,7 @@ pub(crate) struct File {
     pub names: Vec<(String, String)>,
     pub space: Space,
     pub limits: Limits,
-    pub flow: Option<Flow>,
+    pub flows: Said,
     pub ice: Ice,
 }
 
@@ -211,7 +212,7 @@ fn defaults(mut section: Section<'_, '_>, file: &mut File) {
     file.bind_default = bind.map(|Located { value: (value, text), span }| {
         (value, format!("{} [default] bind = \"{text}\"", section.source.place(&span)))
     });
-    file.flow = section.choice("flow", &Flow::WORDS).map(|flow| flow.value);
+    file.flows = Said::read(&mut section, true);
     section.finish();
 }
 
@@ -220,9 +221,9 @@ fn connect(mut section: Section<'_, '_>, file: &mut File) {
     let proto = section.choice("proto", &Proto::WORDS);
     let uri = section.parsed("uri", URI_EXAMPLE, |text| uri::expand(text, &file.domain));
     let refuse = section.choice("refuse", &Errno::WORDS);
-    let cleartext = section.boolean("cleartext");
+    let flows = Said::read(&mut section, false);
     let place = section.source;
-    let lead = one_lead(&section, uri, refuse, cleartext.as_ref());
+    let lead = one_lead(&section, uri, refuse, flows);
     if !section.means("to") {
         let wrong = Wrong::new("[[connect]] does not say what it is about");
         section.mistake(&section.span, wrong.help("add to = \"HOST:PORT\", or to = \"*\" for everything"));
@@ -255,7 +256,7 @@ fn one_lead(
     section: &Section<'_, '_>,
     uri: Option<Located<String>>,
     refuse: Option<Located<Errno>>,
-    cleartext: Option<&Located<bool>>,
+    flows: Said,
 ) -> Option<Lead> {
     match (section.has("uri"), section.has("refuse")) {
         (true, true) => {
@@ -270,11 +271,11 @@ fn one_lead(
             section.mistake(&section.span, wrong.help(help));
             None
         }
-        (true, false) => uri.map(|uri| Lead::Uri { uri: uri.value, cleartext: cleartext.map(|set| set.value) }),
+        (true, false) => uri.map(|uri| Lead::Uri { uri: uri.value, flows }),
         (false, true) => {
-            if let Some(cleartext) = cleartext {
-                let wrong = Wrong::new("cleartext means nothing where the rule refuses");
-                section.mistake(&cleartext.span, wrong.help("leave it out"));
+            for key in ["flows", "cleartext"].into_iter().filter(|key| section.has(key)) {
+                let wrong = Wrong::new(format!("{key} means nothing where the rule refuses"));
+                section.mistake(&section.key_span(key), wrong.help("leave it out"));
             }
             refuse.map(|errno| Lead::Refuse(errno.value))
         }

@@ -1,9 +1,9 @@
 //! The part of a policy that stands on the command line.
 
 use crate::destination::Destination;
-use crate::document::choose;
 use crate::error::{Error, Wrong};
-use crate::ice::{self, Flow, Ice};
+use crate::flows::{self, Said};
+use crate::ice::{self, Ice};
 use crate::rule::{ConnectRule, Lead, description};
 use crate::uri;
 
@@ -20,8 +20,10 @@ pub struct Flags {
     pub registrar: Option<String>,
     /// `--publish TEXT`: what peers read of the sockets that no `[[bind]]` is about.
     pub publish: Option<String>,
-    /// `--flow auto|direct|quic`: what carries the bytes.
+    /// `--flow auto|direct|quic`: what carries the bytes, whatever a file says.
     pub flow: Option<String>,
+    /// `--cleartext`: also in the clear between machines.
+    pub cleartext: bool,
     /// `--stun HOST:PORT`, each: they replace those of a file.
     pub stun: Vec<String>,
     /// `--turn USER@HOST:PORT`, each: they replace those of a file.
@@ -68,10 +70,12 @@ impl Flags {
         text.map(Some).map_err(|wrong| flag_error("--publish", given, wrong, PUBLISH_EXAMPLE))
     }
 
-    pub(crate) fn flow(&self) -> Result<Option<Flow>, Error> {
-        let Some(given) = &self.flow else { return Ok(None) };
-        let flow = choose("flow", given, &Flow::WORDS);
-        flow.map(Some).map_err(|wrong| flag_error("--flow", given, wrong, FLOW_EXAMPLE))
+    pub(crate) fn flows(&self) -> Result<Said, Error> {
+        let flow = self
+            .flow
+            .as_ref()
+            .map(|given| flows::flow(given).map_err(|wrong| flag_error("--flow", given, wrong, FLOW_EXAMPLE)));
+        Ok(Said::of(flow.transpose()?, self.cleartext))
     }
 
     /// The servers of the file, those of the command line in their place.
@@ -114,7 +118,7 @@ impl Flags {
         }
         if let Some(given) = &self.to {
             let uri = uri::expand(given, domain).map_err(|wrong| flag_error("--to", given, wrong, TO_EXAMPLE))?;
-            let lead = Lead::Uri { uri, cleartext: None };
+            let lead = Lead::Uri { uri, flows: Said::default() };
             rules.push(ConnectRule { to: Destination::ANY, proto: None, lead, words: format!("--to {given}") });
         }
         Ok(rules)
@@ -129,5 +133,10 @@ fn map_rule(given: &str, domain: &str) -> Result<ConnectRule, Wrong> {
     };
     let to = Destination::parse(to)?;
     let uri = uri::expand(target, domain)?;
-    Ok(ConnectRule { to, proto: None, lead: Lead::Uri { uri, cleartext: None }, words: format!("--map {given}") })
+    Ok(ConnectRule {
+        to,
+        proto: None,
+        lead: Lead::Uri { uri, flows: Said::default() },
+        words: format!("--map {given}"),
+    })
 }

@@ -1,4 +1,4 @@
-//! `[ice]`, `--stun` and `--turn`: the servers that help two ends find a path through NATs (RFC 8445), and `[default] flow`.
+//! `[ice]`, `--stun` and `--turn`: the servers that help two ends find a path through NATs (RFC 8445).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,23 +10,6 @@ use crate::policy::Credentials;
 const PORT: u16 = 3478;
 /// Servers of each kind that make sense: every one costs a round trip of every first connect.
 pub(crate) const MOST_SERVERS: usize = 8;
-
-/// What carries the bytes between two programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Flow {
-    /// Directly, in the clear, where both ends are on this machine; else encrypted.
-    #[default]
-    Auto,
-    /// Only directly, in the clear, on this machine.
-    Direct,
-    /// Only encrypted: QUIC on a pair of addresses that ICE found.
-    Quic,
-}
-
-impl Flow {
-    pub(crate) const WORDS: [(&'static str, Flow); 3] =
-        [("auto", Flow::Auto), ("direct", Flow::Direct), ("quic", Flow::Quic)];
-}
 
 /// How a server is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use crate::destination::Proto;
 use crate::error::Error;
 use crate::file::{self, File};
 use crate::flags::Flags;
-use crate::ice::{Flow, Ice};
+use crate::flows::{Flows, Said};
+use crate::ice::Ice;
 use crate::names::{NameAnswer, Names};
 use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead};
 use crate::uri::PeerPattern;
@@ -78,8 +79,8 @@ pub enum ConnectDecision {
     Uri {
         /// A SIP URI.
         uri: String,
-        /// Whether a flow without encryption is good enough; None: the rule does not say.
-        cleartext: Option<bool>,
+        /// What may carry the bytes.
+        flows: Flows,
         /// What decided.
         rule: String,
     },
@@ -145,7 +146,9 @@ pub struct Policy {
     named: Vec<(String, String)>,
     names: Names,
     limits: Limits,
-    flow: Flow,
+    /// What `--flow` and `--cleartext` say, before any rule.
+    flagged: Said,
+    flows: Flows,
     ice: Ice,
 }
 
@@ -178,6 +181,7 @@ impl Policy {
     fn build(file_name: Option<&str>, file: File, flags: &Flags) -> Result<Policy, Error> {
         let domain = file.domain;
         let flag_aor = flags.identity(&domain)?;
+        let flagged = flags.flows()?;
         // A default that nobody wrote down; who gives the application a name wants it to be reached.
         let bind_default = match &flag_aor {
             Some(_) => (BindDefault::Accept, format!("--as {}", flags.as_uri.as_deref().unwrap_or_default())),
@@ -217,7 +221,8 @@ impl Policy {
             named: file.names,
             names,
             limits: file.limits,
-            flow: flags.flow()?.or(file.flow).unwrap_or_default(),
+            flows: flagged.clone().over(file.flows).or(&Flows::default()),
+            flagged,
             ice: flags.ice(file.ice)?,
         })
     }
@@ -242,9 +247,9 @@ impl Policy {
         self.limits
     }
 
-    /// What carries the bytes between the application and its peers.
-    pub fn flow(&self) -> Flow {
-        self.flow
+    /// What may carry the bytes between the application and its peers, where no rule says more: of sessions that peers begin.
+    pub fn flows(&self) -> &Flows {
+        &self.flows
     }
 
     /// The servers that help to find a path to peers.
@@ -264,8 +269,9 @@ impl Policy {
         let met = rules.find(|rule| rule.matches(proto, address, name, dest.port()));
         let (default, words) = &self.connect_default;
         match met {
-            Some(ConnectRule { lead: Lead::Uri { uri, cleartext }, words, .. }) => {
-                ConnectDecision::Uri { uri: uri.clone(), cleartext: *cleartext, rule: words.clone() }
+            Some(ConnectRule { lead: Lead::Uri { uri, flows }, words, .. }) => {
+                let flows = self.flagged.clone().over(flows.clone()).or(&self.flows);
+                ConnectDecision::Uri { uri: uri.clone(), flows, rule: words.clone() }
             }
             Some(ConnectRule { lead: Lead::Refuse(errno), words, .. }) => {
                 self.refuse(*errno, words, Some(words), proto, dest)

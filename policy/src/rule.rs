@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::destination::{Destination, Ports, Proto, proto_covers};
 use crate::error::Wrong;
+use crate::flows::Said;
 use crate::uri::PeerPattern;
 
 /// The errors that a policy may give to a connect(); their names are those of errno(3).
@@ -96,7 +97,7 @@ pub(crate) enum BindDefault {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Lead {
-    Uri { uri: String, cleartext: Option<bool> },
+    Uri { uri: String, flows: Said },
     Refuse(Errno),
 }
 

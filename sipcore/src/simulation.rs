@@ -3,7 +3,7 @@
 
 mod presence;
 
-use crate::agent::{CallError, Media, SessionId};
+use crate::agent::{CallError, Direct, End, SessionId};
 use crate::hub::HubConfig;
 use crate::hub::home::HomeProxy;
 use crate::label::{Label, Proto};
@@ -228,7 +228,7 @@ impl World {
             let (_, act) = self.plans.pop_first().unwrap();
             match act {
                 Act::Accept(node, id) => {
-                    self.agent(node).accept(now, id, Media::Direct("10.9.9.9:7000".parse().unwrap()))
+                    self.agent(node).accept(now, id, 0, &End::Direct(Direct::passive("10.9.9.9:7000".parse().unwrap())))
                 }
                 Act::Reject(node, id) => self.agent(node).reject(now, id, 486, "Busy Here"),
                 Act::End(node, id) => self.agent(node).end(now, id),

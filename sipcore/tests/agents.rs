@@ -75,7 +75,7 @@ async fn giving_up_cancels() {
         };
         // The caller has gone; its CANCEL and our answer cross or do not cross. Either way the end is one `Ended`.
         let id = call.id;
-        call.accept(media(LOCAL));
+        call.accept(0, media(LOCAL));
         match event(&mut at_bob).await {
             Event::Ended { id: ended, .. } => assert_eq!(ended, id),
             other => panic!("{other:?}"),
@@ -101,7 +101,7 @@ async fn a_call_cancelled_long_ago_ends_when_it_is_accepted() {
     // Once the agent is idle the 487 has come back, so bob's side has answered.
     soon("shutdown", alice.shutdown(PATIENCE)).await;
     let id = call.id;
-    call.accept(media(LOCAL));
+    call.accept(0, media(LOCAL));
     let ended = event(&mut at_bob).await;
     assert!(matches!(ended, Event::Ended { id: e, reason: EndReason::Cancelled } if e == id), "{ended:?}");
 }
@@ -118,13 +118,13 @@ async fn the_first_of_two_agents_gets_the_call() {
         let take = async {
             let (one, two) = tokio::join!(incoming(&mut at_one), incoming(&mut at_two));
             let (first, second) = (one.id, two.id);
-            one.accept(media(LOCAL));
+            one.accept(0, media(LOCAL));
             (first, second, two)
         };
         let (outcome, (first, second, two)) =
             tokio::join!(soon("invite", alice.invite(&target, offer(1, LOCAL))), take);
         let session = outcome.unwrap();
-        two.accept(media(LOCAL));
+        two.accept(0, media(LOCAL));
         assert!(matches!(event(&mut at_two).await, Event::Ended { id, .. } if id == second));
         alice.bye(session.id);
         assert!(matches!(event(&mut at_one).await, Event::Ended { id, .. } if id == first));
@@ -142,8 +142,8 @@ async fn when_both_take_the_call_one_session_is_left() {
     let target = uri("bob");
     let take = async {
         let (one, two) = tokio::join!(incoming(&mut at_one), incoming(&mut at_two));
-        one.accept(media(LOCAL));
-        two.accept(media(LOCAL));
+        one.accept(0, media(LOCAL));
+        two.accept(0, media(LOCAL));
     };
     let (outcome, ()) = tokio::join!(soon("invite", alice.invite(&target, offer(1, LOCAL))), take);
     let session = outcome.unwrap();
@@ -171,7 +171,7 @@ async fn a_hundred_calls_at_once() {
             let mut ended = 0;
             while ended < 100 {
                 match event(&mut at_bob).await {
-                    Event::Incoming(call) => call.accept(media(LOCAL)),
+                    Event::Incoming(call) => call.accept(0, media(LOCAL)),
                     Event::Ended { .. } => ended += 1,
                     other => panic!("{other:?}"),
                 }
@@ -197,7 +197,7 @@ async fn shutdown_ends_sessions_and_what_waits() {
     let (_bob, mut at_bob) = registered(config("bob", hub.addresses()[0], Transport::Udp)).await;
     let (alice, _at_alice) = registered(config("alice", hub.addresses()[0], Transport::Udp)).await;
     let target = uri("bob");
-    let take = async { incoming(&mut at_bob).await.accept(media(LOCAL)) };
+    let take = async { incoming(&mut at_bob).await.accept(0, media(LOCAL)) };
     let (session, ()) = tokio::join!(soon("invite", alice.invite(&target, offer(1, LOCAL))), take);
     session.unwrap();
     let (waiting, ()) = tokio::join!(soon("the second call", alice.invite(&target, offer(2, LOCAL))), async {
@@ -261,7 +261,7 @@ async fn users_have_passwords() {
         let (bob, mut at_bob) = registered(agent("bob", password("bob", "secret b"))).await;
         let (alice, _at_alice) = registered(agent("alice", password("alice", "secret a"))).await;
         let target = uri("bob");
-        let take = async { incoming(&mut at_bob).await.accept(media(LOCAL)) };
+        let take = async { incoming(&mut at_bob).await.accept(0, media(LOCAL)) };
         let (session, ()) = tokio::join!(soon("invite", alice.invite(&target, offer(1, LOCAL))), take);
         alice.bye(session.unwrap().id);
         assert!(matches!(event(&mut at_bob).await, Event::Ended { .. }));

@@ -4,7 +4,6 @@
 mod common;
 
 use common::{config, event, hub_on, incoming, media, offer, registered, soon, uri};
-use sipcore::agent::Media;
 use sipcore::agent::{Event, Transport};
 use std::net::IpAddr;
 
@@ -18,21 +17,19 @@ async fn call_and_hang_up(ip: &str, caller: Transport, called: Transport) {
     for by_caller in [true, false] {
         let take = async {
             let call = incoming(&mut at_bob).await;
-            let (id, from, offer) = (call.id, call.from.clone(), call.offer.clone());
-            call.accept(media(ip));
+            let (id, from, offer) = (call.id, call.from.clone(), call.lines.clone());
+            call.accept(0, media(ip));
             (id, from, offer)
         };
         let target = uri("bob");
         let (session, (id, from, offered)) = tokio::join!(soon("invite", alice.invite(&target, wanted.clone())), take);
         let session = session.unwrap();
-        assert_eq!(session.media, Media::Direct(media(ip)));
+        assert_eq!(session.end, media(ip));
         assert_eq!(session.remote_aor, uri("bob"));
         assert_eq!(from, uri("alice"));
-        assert_eq!(offered.label, Some(wanted.label));
-        assert_eq!(
-            (offered.direct.as_ref().map(|d| d.source), offered.virtual_source),
-            (wanted.direct.as_ref().map(|d| d.source), wanted.virtual_source)
-        );
+        let [line] = offered.as_slice() else { panic!("{offered:?}") };
+        assert_eq!((line.label, line.virtual_source), (Some(wanted.label), wanted.virtual_source));
+        assert_eq!(Some(&line.end), wanted.flows.first());
         if by_caller {
             alice.bye(session.id);
             alice.bye(session.id);

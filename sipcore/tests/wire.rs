@@ -5,7 +5,7 @@
 mod common;
 
 use common::{config, event, hub_on, incoming, media, registered, soon};
-use sipcore::agent::{Direction, Event, Proto, Setup, TapEvent, Transport};
+use sipcore::agent::{Direct, Direction, End, Event, Proto, TapEvent, Transport};
 use sipcore::hub::Hub;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -119,11 +119,11 @@ async fn a_caller_that_is_no_sipbox() {
     let call = incoming(&mut at_bob).await;
     assert_eq!(call.from.as_str(), "sip:phone@elsewhere.example");
     let source: SocketAddr = "127.0.0.1:4001".parse().unwrap();
-    assert_eq!((call.offer.proto, call.offer.label), (Proto::Udp, None));
-    assert_eq!((call.offer.direct.as_ref().unwrap().source, call.offer.virtual_source), (source, source));
-    assert_eq!(call.offer.direct.as_ref().unwrap().setup, Setup::Active);
+    let [line] = call.lines.as_slice() else { panic!("{call:?}") };
+    assert_eq!((line.proto, line.label, line.virtual_source), (Proto::Udp, None, source));
+    assert_eq!(line.end, End::Direct(Direct { sipbox: false, ..Direct::active(source) }));
     let id = call.id;
-    call.accept(media(LOCAL));
+    call.accept(0, media(LOCAL));
     let mut buffer = [0; 4096];
     let ok = loop {
         let n = soon("an answer", socket.recv(&mut buffer)).await.unwrap();

@@ -17,7 +17,7 @@ use tokio::io::Interest;
 use crate::attempt::{Attempt, Progress};
 use crate::call::{Call, Held, Target, errno};
 use crate::send::send_timeout;
-use crate::sessions::{Failure, Flow};
+use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::{Supervisor, Way};
 use crate::table::{Bound, Cookie, Expected, State};
 use crate::{datagram, netlink, unix};
@@ -161,12 +161,12 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
             drop(table);
             connect_near(call, target, ends, to.physical, nonblocking);
         }
-        Way::Uri(uri) => {
+        Way::Peer(callee) => {
             let attempt = Arc::new(Attempt::new());
             if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
                 s.state = State::Connecting(attempt.clone());
             }
-            let connecting = Connecting { uri, target, ends, bound, attempt };
+            let connecting = Connecting { callee, target, ends, bound, attempt };
             let runtime = supervisor.runtime.clone();
             if nonblocking {
                 runtime.spawn(connecting.without_blocking(call));
@@ -355,7 +355,7 @@ type Opened = Result<Flow, Failure>;
 
 /// A connect() that needs a session.
 struct Connecting {
-    uri: String,
+    callee: Arc<Callee>,
     target: Target,
     ends: Ends,
     bound: Bound,
@@ -366,9 +366,9 @@ impl Connecting {
     /// INVITE and answer.
     fn opening(&self, supervisor: &Arc<Supervisor>) -> impl Future<Output = Opened> + Send + use<> {
         let label = Label { proto: Proto::Tcp, port: self.ends.peer.port() };
-        let (uri, source, local) = (self.uri.clone(), self.bound.physical, self.ends.local);
+        let (callee, source, local) = (self.callee.clone(), self.bound.physical, self.ends.local);
         let supervisor = supervisor.clone();
-        async move { supervisor.sessions.open(&uri, label, source, local).await }
+        async move { supervisor.sessions.open(&callee, label, source, local).await }
     }
 
     /// The program's own socket to the flow's address. What carries it, for the trace.

@@ -18,6 +18,7 @@ use tokio::net::UdpSocket;
 use crate::ancillary;
 use crate::call::{Call, Target, errno};
 use crate::connect::{destination, loopback_for_any};
+use crate::sessions::Callee;
 use crate::supervisor::{Supervisor, Way};
 use crate::table::{Cookie, Datagram, Peer, Socket};
 
@@ -68,7 +69,7 @@ impl Holder {
 /// A connected socket whose session does not stand yet.
 struct Waiting {
     holder: Holder,
-    uri: String,
+    callee: Arc<Callee>,
     peer: SocketAddr,
     queue: VecDeque<Vec<u8>>,
     asked: bool,
@@ -106,13 +107,13 @@ pub async fn serve_stub(supervisor: Arc<Supervisor>, socket: UdpSocket) {
 
 /// Sets up the session of a connected socket and turns the socket to it.
 async fn open_connected(supervisor: Arc<Supervisor>, source: SocketAddrV4) {
-    let (uri, peer, cookie) = {
+    let (callee, peer, cookie) = {
         let waiting = supervisor.stub.waiting.lock();
         let Some(w) = waiting.get(&source) else { return };
-        (w.uri.clone(), w.peer, w.holder.cookie)
+        (w.callee.clone(), w.peer, w.holder.cookie)
     };
     let label = Label { proto: Proto::Udp, port: peer.port() };
-    let opened = supervisor.sessions.open(&uri, label, source, supervisor.local_for(&peer, source.port())).await;
+    let opened = supervisor.sessions.open(&callee, label, source, supervisor.local_for(&peer, source.port())).await;
     let holder = supervisor.stub.waiting.lock().get(&source).map(|w| w.holder);
     // None: the program closed or reconnected the socket meanwhile.
     let Some(socket) = holder.and_then(|h| h.find()) else {
@@ -131,7 +132,7 @@ async fn open_connected(supervisor: Arc<Supervisor>, source: SocketAddrV4) {
                 tracing::warn!(%error, %peer, "connect to the media address failed");
             }
             note_peer(&supervisor, cookie, peer, flow.media, Some(flow.session));
-            trace_flow(&supervisor, &peer, &uri, flow.kind);
+            trace_flow(&supervisor, &peer, &callee.uri, flow.kind);
             let queue = supervisor.stub.waiting.lock().remove(&source).map(|w| w.queue).unwrap_or_default();
             for data in queue {
                 let _ = message::send(socket.as_fd(), &data, Destination::Connected, &[], libc::MSG_DONTWAIT);
@@ -249,8 +250,9 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
             b.physical
         }
         (None, Some(Way::Resolver)) => supervisor.resolver,
-        (None, Some(Way::Uri(uri))) => {
-            let waiting = Waiting { holder: Holder::of(call, target), uri, peer, queue: VecDeque::new(), asked: false };
+        (None, Some(Way::Peer(callee))) => {
+            let waiting =
+                Waiting { holder: Holder::of(call, target), callee, peer, queue: VecDeque::new(), asked: false };
             supervisor.stub.waiting.lock().insert(bound.physical, waiting);
             supervisor.stub.address
         }
@@ -374,14 +376,14 @@ pub fn send(
             note_own(&supervisor, target.cookie, other, &to, b.physical);
             message::send(target.as_fd(), data, inet(v6, b.physical), control, flags)
         }
-        Way::Uri(uri) => {
+        Way::Peer(callee) => {
             if let Some(s) = supervisor.table.lock().get_mut(target.cookie)
                 && !datagram_of(s).await_session(canonical(to), &ancillary::segments(data, control))
             {
                 return Err(Errno::ENOBUFS);
             }
             let fd = target.fd.try_clone().map_err(errno)?;
-            let opening = Opening { cookie: target.cookie, fd, v6, to, uri, source: bound.physical };
+            let opening = Opening { cookie: target.cookie, fd, v6, to, callee, source: bound.physical };
             supervisor.runtime.clone().spawn(opening.run(supervisor));
             Ok(data.len())
         }
@@ -444,7 +446,7 @@ struct Opening {
     fd: OwnedFd,
     v6: bool,
     to: SocketAddr,
-    uri: String,
+    callee: Arc<Callee>,
     source: SocketAddrV4,
 }
 
@@ -452,10 +454,10 @@ impl Opening {
     async fn run(self, supervisor: Arc<Supervisor>) {
         let label = Label { proto: Proto::Udp, port: self.to.port() };
         let local = supervisor.local_for(&self.to, self.source.port());
-        let opened = supervisor.sessions.open(&self.uri, label, self.source, local).await;
+        let opened = supervisor.sessions.open(&self.callee, label, self.source, local).await;
         match opened {
             Ok(flow) => {
-                trace_flow(&supervisor, &self.to, &self.uri, flow.kind);
+                trace_flow(&supervisor, &self.to, &self.callee.uri, flow.kind);
                 let waiting = note_peer(&supervisor, self.cookie, self.to, flow.media, Some(flow.session));
                 if let Some(Peer::Pending(queue)) = waiting {
                     for data in queue {

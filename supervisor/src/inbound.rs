@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
-use sipcore::agent::{IncomingCall, IncomingDirect, Proto, Quic, Setup};
+use policy::Encrypted;
+use sipcore::agent::{Direct, End, IncomingCall, Line, Proto, Quic, Setup};
 
 use crate::names::is_reachable;
 use crate::sessions::may_be_peer;
@@ -67,75 +68,89 @@ enum Chosen {
 
 /// An INVITE from a peer: finds the socket that its label means and answers.
 pub fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
-    let chosen = match choose(supervisor, &call) {
-        Ok(chosen) => chosen,
+    let (line, chosen) = match choose(supervisor, &call) {
+        Ok((line, chosen)) => (line.clone(), chosen),
         Err(why) => return call.reject(488, why),
     };
     if supervisor.sessions.is_full() {
         return call.reject(480, "Too Many Sessions");
     }
-    let offer = &call.offer;
-    let seen_port = match (offer.virtual_source.port(), &chosen) {
+    let seen_port = match (line.virtual_source.port(), &chosen) {
         (0, Chosen::Direct(source, _)) => source.port(),
         (port, _) => port,
     };
-    let port = offer.label.as_ref().map(|l| l.port);
-    let endpoint = match find(supervisor, &call.from.to_string(), offer.proto, port, seen_port) {
+    let port = line.label.as_ref().map(|l| l.port);
+    let endpoint = match find(supervisor, &call.from.to_string(), line.proto, port, seen_port) {
         Ok(endpoint) => endpoint,
         Err((status, reason)) => return call.reject(status, reason),
     };
     match chosen {
-        Chosen::Direct(source, setup) => accept_direct(supervisor, call, endpoint, source, setup),
+        Chosen::Direct(source, setup) => accept_direct(supervisor, call, &line, endpoint, source, setup),
         Chosen::Encrypted(remote) => {
             supervisor.sessions.note(call.id);
-            tokio::spawn(flow::accept(supervisor.clone(), call, remote));
+            tokio::spawn(flow::accept(supervisor.clone(), call, line.index, remote));
         }
     }
 }
 
-/// The direct flow where both ends are on this machine and the policy takes it, else the encrypted one. The error is said to the
-/// peer, and to the user if something less than the policy wants was offered.
-fn choose(supervisor: &Supervisor, call: &IncomingCall) -> Result<Chosen, &'static str> {
-    let offer = &call.offer;
+/// The first of the offered flows that the policy takes; a direct one only where both ends are on this machine. The error is said to the
+/// peer, and to the user if only less than the policy wants was offered.
+fn choose<'c>(supervisor: &Supervisor, call: &'c IncomingCall) -> Result<(&'c Line, Chosen), &'static str> {
     let settings = supervisor.sessions.links.settings();
-    let here = |direct: &IncomingDirect| match (direct.source, &direct.machine) {
-        (SocketAddr::V4(source), None) if source.ip().is_loopback() => Some((source, direct.setup)),
-        (SocketAddr::V4(source), Some(machine)) if settings.is_here(machine) => Some((source, direct.setup)),
+    let flows = &settings.flows;
+    let here = |direct: &Direct| match (direct.source, &direct.machine) {
+        (SocketAddr::V4(source), None) if source.ip().is_loopback() => Some(source),
+        (SocketAddr::V4(source), Some(machine)) if settings.is_here(machine) => Some(source),
         _ => None,
     };
-    let direct = offer.direct.as_ref().filter(|_| settings.flow != policy::Flow::Quic).and_then(here);
-    if let Some((source, setup)) = direct {
-        if offer.proto == Proto::Tcp && setup == Setup::Holdconn {
-            return Err("No Connection Is Wanted");
+    let (mut encrypted, mut held) = (false, false);
+    for line in &call.lines {
+        match &line.end {
+            End::Direct(direct) if flows.local => {
+                let Some(source) = here(direct) else { continue };
+                if line.proto == Proto::Tcp && direct.setup == Setup::Holdconn {
+                    held = true;
+                    continue;
+                }
+                return Ok((line, Chosen::Direct(source, direct.setup)));
+            }
+            End::Quic(remote) => {
+                encrypted = true;
+                if flows.has(Encrypted::Quic) {
+                    return Ok((line, Chosen::Encrypted(remote.clone())));
+                }
+            }
+            _ => {}
         }
-        return Ok(Chosen::Direct(source, setup));
     }
-    match &offer.quic {
-        Some(remote) if settings.flow != policy::Flow::Direct => Ok(Chosen::Encrypted(remote.clone())),
-        Some(_) => Err("Encrypted Flows Are Switched Off"),
-        None if settings.flow == policy::Flow::Quic => {
+    match () {
+        () if held => Err("No Connection Is Wanted"),
+        () if encrypted => Err("Encrypted Flows Are Switched Off"),
+        () if !flows.local => {
             let key = format!("cleartext:{}", call.from);
             supervisor.sessions.say_once(&key, || {
                 format!("{} offered only a flow in the clear, which --flow quic (or [default] flow) refuses", call.from)
             });
             Err("Only Encrypted Flows Are Taken")
         }
-        None => Err("Cleartext Flows Stay on This Machine"),
+        () => Err("Cleartext Flows Stay on This Machine"),
     }
 }
 
 fn accept_direct(
     supervisor: &Arc<Supervisor>,
     call: IncomingCall,
+    line: &Line,
     endpoint: Endpoint,
     source: SocketAddrV4,
     setup: Setup,
 ) {
     if let Some(network) = &supervisor.network {
-        return own::accept_direct(network, supervisor, call, endpoint, source, setup);
+        return own::accept_direct(network, supervisor, call, line, endpoint, (source, setup));
     }
     let Endpoint { cookie, bound, peer } = endpoint;
-    let proto = call.offer.proto;
+    let proto = line.proto;
+    let answer = answer(line, bound.physical, setup);
     // What the program or the supervisor will connect or send to must be a peer's own socket.
     let is_asked = proto == Proto::Udp || setup == Setup::Passive;
     if is_asked && !may_be_peer(source, bound.physical, proto) {
@@ -148,7 +163,7 @@ fn accept_direct(
             let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };
             if setup == Setup::Passive {
                 tokio::spawn(doorbell::deliver(supervisor.clone(), SocketAddr::V4(source), bound, expected));
-                return call.accept(SocketAddr::V4(bound.physical));
+                return call.accept(line.index, answer);
             }
             let mut table = supervisor.table.lock();
             // RFC 4145, section 4.1: an active end that does not say more has port 9.
@@ -161,5 +176,11 @@ fn accept_direct(
         }
         Proto::Udp => datagram::admit(supervisor, cookie, source, peer, id),
     }
-    call.accept(SocketAddr::V4(bound.physical));
+    call.accept(line.index, answer);
+}
+
+/// The answer to a direct flow; `media` is where this end listens or receives.
+pub fn answer(line: &Line, media: SocketAddrV4, setup: Setup) -> End {
+    let sipbox = matches!(&line.end, End::Direct(direct) if direct.sipbox);
+    End::Direct(Direct { source: media.into(), setup: setup.answered(), machine: None, sipbox })
 }

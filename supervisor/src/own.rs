@@ -26,6 +26,7 @@ use tokio::io::Interest;
 use crate::attempt::{Attempt, Progress};
 use crate::call::{Call, Target, errno};
 use crate::names::is_reachable;
+use crate::sessions::Callee;
 use crate::supervisor::{Supervisor, Way, policy_proto};
 use crate::table::Cookie;
 use crate::{dns, receive, send, unix};
@@ -71,7 +72,7 @@ enum Where {
     /// Where the kernel of the program's own network takes it.
     There,
     /// To a peer, who stands in this network.
-    Peer(String, Net),
+    Peer(Arc<Callee>, Net),
     Refused(Errno),
 }
 
@@ -246,12 +247,12 @@ impl Network {
         };
         match supervisor.way(call, proto, to) {
             Way::Own(..) => Where::There,
-            Way::Resolver | Way::Uri(_) if taken(call) => Where::There,
+            Way::Resolver | Way::Peer(_) if taken(call) => Where::There,
             Way::Resolver => match self.resolve_at(&supervisor, net, to) {
                 Ok(()) => Where::There,
                 Err(e) => Where::Refused(e),
             },
-            Way::Uri(uri) => Where::Peer(uri, net),
+            Way::Peer(callee) => Where::Peer(callee, net),
             // Nothing listens there, and the kernel says so.
             Way::Refused(Errno::ECONNREFUSED) if own || proto == Proto::Tcp => Where::There,
             Way::Refused(e) => Where::Refused(e),

@@ -166,6 +166,7 @@ fn load_policy(arguments: &cli::Run) -> Result<Policy, String> {
         registrar: arguments.home.registrar.clone(),
         publish: arguments.publish.clone(),
         flow: arguments.flow.clone(),
+        cleartext: false,
         stun: arguments.stun.clone(),
         turn: arguments.turn.clone(),
     };
@@ -186,7 +187,7 @@ fn identity(policy: &Policy, arguments: &cli::Run) -> Result<Identity, String> {
 fn flows(policy: &Policy) -> Result<Settings, String> {
     let ice = policy.ice().clone();
     let password = password("[ice]", &ice.credentials, TURN_PASSWORD_VARIABLE)?;
-    Settings::new(policy.flow(), ice, password)
+    Settings::new(policy.flows().clone(), ice, password)
 }
 
 /// What lives as long as the run does.

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
+use policy::Flows;
 use sandbox::diag::Receiver;
 use sipcore::agent::{
-    Agent, CallError, EndReason, Event, Label, Media, Offer, PresenceError, Proto, Session, SessionId, Transport, Tuple,
+    Agent, CallError, Direct, End, EndReason, Event, Label, Offer, PresenceError, Proto, Session, SessionId, Transport,
+    Tuple,
 };
 use sipcore::message::Uri;
 
@@ -24,6 +26,15 @@ use crate::{hub, inbound};
 const SAID: usize = 1000;
 /// How long a listen() or bind() waits for the registration that makes it reachable.
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whom an address leads to, and how.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Callee {
+    /// A SIP URI.
+    pub uri: String,
+    /// What may carry the bytes.
+    pub flows: Flows,
+}
 
 /// A flow that stands, for one socket.
 pub struct Flow {
@@ -170,16 +181,16 @@ impl Sessions {
         });
     }
 
-    /// A session with `uri` for the socket at `source`.
+    /// A session with `callee` for the socket at `source`.
     pub async fn open(
         &self,
-        uri: &str,
+        callee: &Callee,
         label: Label,
         source: SocketAddrV4,
         seen_as: SocketAddr,
     ) -> Result<Flow, Failure> {
         let fail = |errno: Errno, why: String| {
-            crate::say::say!("{label} of {uri}: {why} ({errno:?} to the program)");
+            crate::say::say!("{label} of {}: {why} ({errno:?} to the program)", callee.uri);
             Failure { errno }
         };
         let opening = Opening::begin(&self.opening);
@@ -189,23 +200,23 @@ impl Sessions {
                 format!("[limits] sessions = {} is reached; raise it in the policy", self.limit),
             ));
         }
-        let target = Uri::from_str(uri);
+        let target = Uri::from_str(&callee.uri);
         let target = target.map_err(|e| fail(Errno::EINVAL, format!("not a URI: {e}")))?;
         let agent = self.agent().await.map_err(|why| fail(Errno::ENETUNREACH, why))?;
-        let wanted = Wanted { uri, target: &target, label, source, seen_as };
-        let flow = self.links.settings().flow;
+        let wanted = Wanted { callee, target: &target, label, source, seen_as };
+        let flows = &callee.flows;
+        let has_others = !flows.encrypted.is_empty();
         // The user's own hub, and a registrar on the loopback, have only peers on this machine, as far as one can tell.
-        let here = agent.local_addr().is_some_and(|a| a.ip().is_loopback()) || self.links.is_near(uri);
+        let here = agent.local_addr().is_some_and(|a| a.ip().is_loopback()) || self.links.is_near(&callee.uri);
         let mut elsewhere = false;
-        if flow == policy::Flow::Direct || (flow == policy::Flow::Auto && here) {
-            let mut offer = Offer::direct(label, SocketAddr::V4(source), seen_as);
-            if let Some(direct) = &mut offer.direct {
-                direct.machine = Some(self.links.settings().machine());
-            }
-            match self.call(&agent, &target, offer).await {
-                Ok(Session { id, media: Media::Direct(media), .. }) => return self.direct(&agent, &wanted, id, media),
+        if flows.local && (here || !has_others) {
+            let flows = vec![End::Direct(self.local(source))];
+            match self.call(&agent, &target, Offer { label, virtual_source: seen_as, flows }).await {
+                Ok(Session { id, end: End::Direct(direct), .. }) => {
+                    return self.direct(&agent, &wanted, id, direct.source);
+                }
                 // It wants encryption, or is elsewhere.
-                Err(CallError::Rejected { status: 488, .. }) if flow == policy::Flow::Auto => elsewhere = true,
+                Err(CallError::Rejected { status: 488, .. }) if has_others => elsewhere = true,
                 Ok(other) => {
                     agent.bye(other.id);
                     return Err(wanted.fail(Errno::ECONNREFUSED, "the peer took what was not offered".to_owned()));
@@ -214,7 +225,12 @@ impl Sessions {
             }
         }
         let supervisor = self.supervisor.get().and_then(Weak::upgrade).ok_or(Failure { errno: Errno::ENETUNREACH })?;
-        self.links.open(&supervisor, &agent, wanted, flow == policy::Flow::Auto && !elsewhere).await
+        self.links.open(&supervisor, &agent, wanted, flows.local && !elsewhere).await
+    }
+
+    /// The direct flow of a socket, for peers on this machine.
+    pub fn local(&self, source: SocketAddrV4) -> Direct {
+        Direct { machine: Some(self.links.settings().machine()), ..Direct::active(SocketAddr::V4(source)) }
     }
 
     /// One INVITE.
@@ -234,18 +250,18 @@ impl Sessions {
         match e {
             // The run is ending: nobody waits for this any more.
             CallError::Shutdown => Failure { errno: Errno::ENETUNREACH },
-            e => wanted.fail(meaning(e), format!("{e}; {}", self.advice(e, wanted.target))),
+            e => wanted.fail(meaning(e), format!("{e}; {}", self.advice(e, wanted.target, &wanted.callee.flows))),
         }
     }
 
     /// What the user can do about it.
-    fn advice(&self, e: &CallError, target: &Uri) -> String {
-        match (e, self.links.settings().flow) {
-            (CallError::Rejected { status: 488, .. }, policy::Flow::Quic) => {
-                "this run wants an encrypted flow: let the peer allow it (--flow auto or quic)".to_owned()
-            }
-            (CallError::Rejected { status: 488, .. }, policy::Flow::Direct) => {
+    fn advice(&self, e: &CallError, target: &Uri, flows: &Flows) -> String {
+        match e {
+            CallError::Rejected { status: 488, .. } if flows.encrypted.is_empty() => {
                 "--flow direct stays on this machine, in the clear: allow --flow auto or quic here".to_owned()
+            }
+            CallError::Rejected { status: 488, .. } if !flows.local => {
+                "this run wants an encrypted flow: let the peer allow it (--flow auto or quic)".to_owned()
             }
             _ => advice(e, target),
         }

@@ -20,7 +20,7 @@ use crate::netlink::Netlink;
 use crate::nobody::Nobody;
 use crate::own::{self, Network};
 use crate::published::Published;
-use crate::sessions::Sessions;
+use crate::sessions::{Callee, Sessions};
 use crate::table::{Bound, Cookie, Removed, Socket, State, Table};
 use crate::{accept, connect, datagram, names, netlink, options, receive, send, unix};
 
@@ -73,7 +73,7 @@ pub enum Way {
     /// To the resolver.
     Resolver,
     /// To a peer.
-    Uri(String),
+    Peer(Arc<Callee>),
     /// Nowhere.
     Refused(Errno),
 }
@@ -211,9 +211,9 @@ impl Supervisor {
             return Way::Resolver;
         }
         match self.policy.connect(policy_proto(proto), canonical) {
-            ConnectDecision::Uri { uri, rule, .. } => {
+            ConnectDecision::Uri { uri, flows, rule } => {
                 call.rule(|| format!("{rule} -> {uri}"));
-                Way::Uri(uri)
+                Way::Peer(Arc::new(Callee { uri, flows }))
             }
             ConnectDecision::Local { rule } => {
                 call.rule(|| rule);

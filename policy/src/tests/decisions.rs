@@ -96,9 +96,9 @@ fn connects_by_the_full_policy() {
         assert_eq!(connect(&policy, proto, dest), (outcome.into(), rule.into()), "{proto} {dest}");
     }
     let decision = policy.connect(Udp, SocketAddr::new(game4, 30000));
-    assert!(matches!(decision, ConnectDecision::Uri { cleartext: Some(true), .. }));
+    assert!(matches!(decision, ConnectDecision::Uri { ref flows, .. } if flows.cleartext));
     let decision = policy.connect(Tcp, "10.0.0.1:5432".parse().unwrap());
-    assert!(matches!(decision, ConnectDecision::Uri { cleartext: None, .. }));
+    assert!(matches!(decision, ConnectDecision::Uri { ref flows, .. } if !flows.cleartext));
 }
 
 #[test]
@@ -290,14 +290,14 @@ fn who_may_call() {
 #[test]
 fn the_flow_and_its_servers() {
     let policy = parse(super::FULL);
-    assert_eq!(policy.flow(), crate::Flow::Auto);
+    assert_eq!(policy.flows(), &crate::Flows::default());
     let shown = |servers: &[crate::IceServer]| servers.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(shown(&policy.ice().stun), ["stun.example.org:3478", "192.0.2.1:3479"]);
     assert_eq!(shown(&policy.ice().turn), ["192.0.2.1:3478 over TCP"]);
     assert_eq!(policy.ice().credentials, Some(crate::Credentials::Env("BOB_TURN".into())));
     let flags = Flags { flow: Some("quic".into()), stun: vec!["127.0.0.1:1".into()], ..Flags::default() };
     let policy = Policy::parse_with_flags("policy.toml", super::FULL, &flags).unwrap();
-    assert_eq!(policy.flow(), crate::Flow::Quic);
+    assert_eq!(policy.flows().words(), "\"quic\"");
     assert_eq!(shown(&policy.ice().stun), ["127.0.0.1:1"]);
     assert_eq!(shown(&policy.ice().turn), ["192.0.2.1:3478 over TCP"]);
     assert_eq!(Policy::from_flags(&Flags::default()).unwrap().ice(), &crate::Ice::default());

@@ -26,7 +26,7 @@ expires = 600
 [default]
 connect = "deny"
 bind = "local"
-flow = "auto"
+flows = ["direct", "quic"]
 [[connect]]
 to = "game.example:30000-30010"
 proto = "udp"

@@ -1,11 +1,10 @@
 //! What happens to an agent without its asking.
 
 use super::seat::Seat;
-use super::{EndReason, IncomingOffer, Media, PresenceError, Quic, SessionId, SubscriptionId, Update};
+use super::{End, EndReason, Line, PresenceError, SessionId, SubscriptionId, Update};
 use crate::message::Uri;
 use crate::transport::Core;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Weak;
 
 /// Told to the owner of an agent.
@@ -53,31 +52,21 @@ pub struct IncomingCall {
     pub id: SessionId,
     /// Who calls, as an address of record.
     pub from: Uri,
-    /// What is offered.
-    pub offer: Box<IncomingOffer>,
+    /// The flows that the caller offers for one socket, best first; at least one.
+    pub lines: Vec<Line>,
     core: Option<Weak<Core<Seat>>>,
 }
 
 impl IncomingCall {
-    pub(super) fn new(id: SessionId, from: Uri, offer: Box<IncomingOffer>, core: Weak<Core<Seat>>) -> Self {
-        IncomingCall { id, from, offer, core: Some(core) }
+    pub(super) fn new(id: SessionId, from: Uri, lines: Vec<Line>, core: Weak<Core<Seat>>) -> Self {
+        IncomingCall { id, from, lines, core: Some(core) }
     }
 
-    /// Takes the direct flow; `media` is where the program listens or receives. If the caller has given up meanwhile,
-    /// `Event::Ended` follows.
-    pub fn accept(self, media: SocketAddr) {
-        self.accept_flow(Media::Direct(media));
-    }
-
-    /// Takes the encrypted flow; `local` is this end of it, which opens the QUIC connection.
-    pub fn accept_quic(self, local: Quic) {
-        self.accept_flow(Media::Quic(local));
-    }
-
-    fn accept_flow(mut self, media: Media) {
+    /// Takes the line of this [`Line::index`]; `local` is this end of it. If the caller has given up meanwhile, `Event::Ended` follows.
+    pub fn accept(mut self, line: usize, local: End) {
         let id = self.id;
         if let Some(core) = self.take() {
-            core.with(|seat, now| seat.agent.accept(now, id, media));
+            core.with(|seat, now| seat.agent.accept(now, id, line, &local));
         }
     }
 
@@ -113,7 +102,7 @@ impl fmt::Debug for IncomingCall {
         f.debug_struct("IncomingCall")
             .field("id", &self.id)
             .field("from", &self.from)
-            .field("offer", &self.offer)
+            .field("lines", &self.lines)
             .finish_non_exhaustive()
     }
 }

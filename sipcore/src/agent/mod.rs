@@ -11,13 +11,11 @@ mod types;
 pub use crate::auth::Credentials;
 pub use crate::label::{Label, Proto};
 pub use crate::presence::{Document, Tuple, Update, Watchers};
-pub use crate::sdp::{Direct, Machine, Offer, Quic, Setup};
+pub use crate::sdp::{Direct, End, Fingerprint, Line, Machine, Offer, Quic, Setup, Tls};
 pub use crate::transport::{Counters, Direction, StartError, Tap, TapEvent, Transport};
 pub use error::{CallError, PresenceError, RegisterError};
 pub use incoming::{Event, IncomingCall};
-pub use types::{
-    AgentConfig, EndReason, IncomingDirect, IncomingOffer, Media, Registrar, Session, SessionId, SubscriptionId,
-};
+pub use types::{AgentConfig, EndReason, Registrar, Session, SessionId, SubscriptionId};
 
 use crate::message::Uri;
 use crate::transaction::Timing;

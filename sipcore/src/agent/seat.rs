@@ -125,8 +125,8 @@ impl Seat {
                 self.stranded.notify_one();
                 return self.registered(Err(error));
             }
-            Notice::Incoming { id, from, offer } => {
-                Event::Incoming(IncomingCall::new(id, from, offer, self.core.clone()))
+            Notice::Incoming { id, from, lines } => {
+                Event::Incoming(IncomingCall::new(id, from, lines, self.core.clone()))
             }
             Notice::Ended { id, reason } => Event::Ended { id, reason },
             Notice::RegistrationLost(why) => Event::RegistrationLost { why },

@@ -1,10 +1,9 @@
 //! The values that pass between an agent and its user.
 
 use crate::auth::Credentials;
-use crate::label::{Label, Proto};
 use crate::locate::Locator;
 use crate::message::Uri;
-use crate::sdp::{Machine, Quic, Setup};
+use crate::sdp::End;
 use crate::tls::ClientTls;
 use crate::transport::{Tap, Transport};
 use std::fmt;
@@ -98,43 +97,10 @@ pub struct Session {
     pub id: SessionId,
     /// Who answered, as an address of record.
     pub remote_aor: Uri,
-    /// The flow that was agreed on.
-    pub media: Media,
-}
-
-/// One end of the flow of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Media {
-    /// Where to connect or send.
-    Direct(SocketAddr),
-    /// Where to look for the other end, and whom to expect there.
-    Quic(Quic),
-}
-
-/// The flows that a caller offers for one socket: at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IncomingOffer {
-    /// Stream or datagrams.
-    pub proto: Proto,
-    /// The socket that the caller's program asked for; `None` when the caller is no sipbox.
-    pub label: Option<Label>,
-    /// Address under which the program should see the caller; that of its socket when the caller is no sipbox.
-    pub virtual_source: SocketAddr,
-    /// The direct flow.
-    pub direct: Option<IncomingDirect>,
-    /// The encrypted flow.
-    pub quic: Option<Quic>,
-}
-
-/// The direct flow that a caller offers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IncomingDirect {
-    /// Physical address of the caller's socket. For TCP from a caller that is no sipbox the port means nothing.
-    pub source: SocketAddr,
-    /// Which end connects (RFC 4145 4), as the caller sees it.
-    pub setup: Setup,
-    /// The machine that the source is on; `None` when the caller is no sipbox.
-    pub machine: Option<Machine>,
+    /// Which of the flows that were offered was taken.
+    pub line: usize,
+    /// The other end of it.
+    pub end: End,
 }
 
 /// Why a session ended without our doing.

@@ -1,62 +1,51 @@
 //! The answer, as the caller reads it.
 
-use std::net::SocketAddr;
-
-use sdp_types::{Media, Session};
-
-use super::attribute::Sipbox;
 use super::offer::Offer;
-use super::quic::{Quic, foreign, is_ice};
-use super::{SdpError, Setup, address, attribute, direct, session, shown};
+use super::{End, Place, SdpError, Setup, session, shown};
 
 /// A peer's answer to [`Offer`]: the one flow that it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The direct flow.
-    Direct {
-        /// Where to connect or send.
-        media: SocketAddr,
-        /// The peer is a sipbox.
-        sipbox: bool,
-    },
-    /// The encrypted flow; the peer opens the QUIC connection.
-    Quic(Quic),
+pub struct Answer {
+    /// Which flow of the offer it is.
+    pub line: usize,
+    /// The peer's end of it.
+    pub end: End,
 }
 
 impl Answer {
     /// Reads the answer to `offer`: exactly one of its m= lines accepted, with the same protocol.
     pub fn parse(sdp: &[u8], offer: &Offer) -> Result<Answer, SdpError> {
         let session = session(sdp)?;
-        let (offered, answered) = (offer.lines(), session.medias.len());
+        let (offered, answered) = (offer.flows.len(), session.medias.len());
         if answered != offered {
             return Err(SdpError::MediaCount { offered, answered });
         }
         let mut accepted = session.medias.iter().enumerate().filter(|(_, media)| media.port != 0);
-        let (index, media) = accepted.next().ok_or(SdpError::Refused)?;
+        let (line, media) = accepted.next().ok_or(SdpError::Refused)?;
         if accepted.next().is_some() {
             return Err(SdpError::TwoFlows);
         }
         let other = || SdpError::Protocol(shown(&format!("{} {}", media.proto, media.fmt)));
-        match offer.is_direct(index) {
-            true if direct(media) == Some(offer.label.proto) => direct_answer(&session, media, offer),
-            false if is_ice(media) => match Quic::parse(&session, media)? {
-                Some((_, Setup::Passive | Setup::Holdconn, _)) => Err(SdpError::Setup("passive".into())),
-                Some((quic, _, _)) => Ok(Answer::Quic(quic)),
-                None => Err(foreign(media)),
-            },
-            _ => Err(other()),
+        let read = End::parse(&session, media, Place::Answer)?.ok_or_else(other)?;
+        match (offer.flows.get(line), &read.end) {
+            (Some(End::Direct(own)), End::Direct(end)) if read.proto == offer.label.proto => {
+                if read.proto == crate::label::Proto::Tcp {
+                    fits(own.setup, end.setup)?;
+                }
+            }
+            (Some(End::Tls(own)), End::Tls(end)) => fits(own.setup, end.setup)?,
+            (Some(End::Quic(_)), End::Quic(_)) => {}
+            _ => return Err(other()),
         }
+        Ok(Answer { line, end: read.end })
     }
 }
 
-fn direct_answer(session: &Session, media: &Media, offer: &Offer) -> Result<Answer, SdpError> {
-    if offer.label.proto == crate::label::Proto::Tcp {
-        let setup = attribute(session, media, "setup").map_or(Ok(Setup::Passive), Setup::parse)?;
-        if setup != Setup::Passive {
-            return Err(SdpError::Setup(setup.as_str().to_owned()));
-        }
+/// Whether this setup answers that one (RFC 4145 section 4.1).
+pub(super) fn fits(offered: Setup, answered: Setup) -> Result<(), SdpError> {
+    match (offered, answered) {
+        (Setup::Active, Setup::Passive) | (Setup::Passive, Setup::Active) => Ok(()),
+        (Setup::Actpass, Setup::Active | Setup::Passive) => Ok(()),
+        _ => Err(SdpError::Setup(answered.as_str().to_owned())),
     }
-    let sipbox = media.get_first_attribute_value("sipbox").flatten();
-    let sipbox = sipbox.map_or(Ok(None), Sipbox::parse)?.is_some();
-    Ok(Answer::Direct { media: SocketAddr::new(address(session, media)?, media.port), sipbox })
 }

@@ -8,6 +8,9 @@ use super::quic::Fingerprint;
 use super::{Machine, SdpError};
 use crate::label::Label;
 
+/// Addresses of one end that are read of a peer: each is a connection that is tried.
+pub(super) const MAX_LISTEN: usize = 8;
+
 /// The sipbox attribute of an m= line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sipbox {
@@ -23,6 +26,8 @@ pub struct Sipbox {
     pub machine: Option<Machine>,
     /// Of the certificate that this end shows.
     pub fingerprint: Option<Fingerprint>,
+    /// Where this end takes connections, besides c= and m=.
+    pub listen: Vec<SocketAddr>,
 }
 
 pub(super) fn named(name: &str, value: &str) -> Attribute {
@@ -42,6 +47,8 @@ impl Sipbox {
         word("virtual", self.virtual_source.map(|source| source.to_string()));
         word("machine", self.machine.as_ref().map(|machine| machine.to_string()));
         word("fp", self.fingerprint.map(|fingerprint| fingerprint.to_string()));
+        let listen: Vec<String> = self.listen.iter().map(SocketAddr::to_string).collect();
+        word("listen", (!listen.is_empty()).then(|| listen.join(" ")));
         named("sipbox", &value)
     }
 
@@ -70,6 +77,10 @@ impl Sipbox {
                 "source" => out.source = Some(address(text)?),
                 "virtual" => out.virtual_source = Some(address(text)?),
                 "machine" => out.machine = Some(text.parse()?),
+                "listen" => {
+                    let addresses = text.split_ascii_whitespace().take(MAX_LISTEN).map(address);
+                    out.listen = addresses.collect::<Result<_, _>>()?;
+                }
                 "fp" => out.fingerprint = Some(text.parse()?),
                 _ => {}
             }

@@ -7,7 +7,8 @@
 //! a=connection:new
 //! a=sipbox:1 label="tcp/7000" source="127.64.1.2:40112" virtual="198.18.3.4:40112"
 //! ```
-//! An encrypted flow is an m= line of its own ([`Quic`]); the answer accepts exactly one line.
+//! Each flow is an m= line of its own, best first: `TCP` and `udp` ([`Direct`]), `TCP/TLS` (RFC 8122, [`Tls`]), ICE ([`Quic`]); the answer
+//! accepts exactly one.
 //!
 //! Pure functions from values to bytes and back. Lines and attributes that nobody here knows are ignored.
 
@@ -16,10 +17,11 @@ mod attribute;
 mod machine;
 mod offer;
 mod quic;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use sdp_types::{Media, Session};
 
@@ -27,8 +29,9 @@ pub use crate::label::{Label, Proto};
 pub use answer::Answer;
 pub use attribute::Sipbox;
 pub use machine::Machine;
-pub use offer::{Direct, Flow, Offer, QuicFlow, ReceivedOffer};
+pub use offer::{Line, Offer, ReceivedOffer};
 pub use quic::{Fingerprint, MAX_CANDIDATES, Quic};
+pub use tcp::{Direct, Tls};
 
 /// The longest session description read.
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -71,6 +74,82 @@ impl Setup {
     }
 }
 
+/// One end of a flow: what an m= line says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// In the clear: a socket of the program itself, or of one who stands for it.
+    Direct(Direct),
+    /// A TLS connection, and whom to expect in it.
+    Tls(Tls),
+    /// Where to look for the other end by ICE, and whom to expect there.
+    Quic(Quic),
+}
+
+impl End {
+    /// The address for the frame of a session description.
+    fn ip(&self) -> IpAddr {
+        match self {
+            End::Direct(direct) => direct.source.ip(),
+            End::Tls(tls) => tls.address().ip(),
+            End::Quic(quic) => quic.ip(),
+        }
+    }
+
+    /// The m= line.
+    fn media(&self, place: Place, proto: Proto, sipbox: Sipbox) -> Media {
+        match self {
+            End::Direct(direct) => direct.media(proto, sipbox),
+            End::Tls(tls) => tls.media(sipbox),
+            End::Quic(quic) => quic.media(place, sipbox),
+        }
+    }
+
+    /// Reads an m= line, with what a sipbox has said in it. `None`: it is no flow that is known here.
+    fn parse(session: &Session, media: &Media, place: Place) -> Result<Option<Read>, SdpError> {
+        let sipbox = media.get_first_attribute_value("sipbox").flatten();
+        let sipbox = sipbox.map_or(Ok(None), Sipbox::parse)?;
+        let (proto, end) = if let Some(proto) = direct(media) {
+            (proto, End::Direct(Direct::parse(session, media, place, sipbox.as_ref())?))
+        } else if tcp::is_tls(media) {
+            (Proto::Tcp, End::Tls(Tls::parse(session, media, place, sipbox.as_ref())?))
+        } else if let Some(quic) = Quic::parse(session, media, place, sipbox.as_ref())? {
+            // It carries both; the label says which is meant.
+            (sipbox.as_ref().and_then(|s| s.label).map_or(Proto::Tcp, |label| label.proto), End::Quic(quic))
+        } else {
+            return Ok(None);
+        };
+        if sipbox.as_ref().and_then(|s| s.label).is_some_and(|label| label.proto != proto) {
+            return Err(SdpError::Sipbox("the label has another protocol than the m= line"));
+        }
+        Ok(Some(Read { proto, end, sipbox }))
+    }
+}
+
+/// An m= line that was read.
+struct Read {
+    proto: Proto,
+    end: End,
+    sipbox: Option<Sipbox>,
+}
+
+/// What a session description is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Offer,
+    Answer,
+}
+
+impl Place {
+    /// Who opens a TCP connection where nothing is said (RFC 4145 section 4).
+    fn default_setup(self) -> Setup {
+        match self {
+            Place::Offer => Setup::Active,
+            Place::Answer => Setup::Passive,
+        }
+    }
+}
+
 /// The o= line of one end: the same id throughout a session, the version one higher with every change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -90,7 +169,7 @@ pub enum SdpError {
     /// Not a session description.
     #[error("not a session description: {0}")]
     Syntax(String),
-    /// No m= line is one of `TCP` or `udp` octet-stream with a port: 488 is owed.
+    /// No m= line is a flow that is known here: 488 is owed.
     #[error("no flow offered that can be taken: {0}")]
     NoFlow(String),
     /// No c= line, or its address is a name, unspecified or multicast.
@@ -189,21 +268,6 @@ fn frame(origin: Origin, ip: IpAddr) -> Session {
     session
 }
 
-/// An m= line of a direct flow with its attributes.
-fn media(proto: Proto, addr: SocketAddr, setup: Setup) -> Media {
-    let (name, port) = match (proto, setup) {
-        (Proto::Tcp, Setup::Active) => ("TCP", 9),
-        (Proto::Tcp, _) => ("TCP", addr.port()),
-        (Proto::Udp, _) => ("udp", addr.port()),
-    };
-    let mut media = line("application", port, name, "octet-stream");
-    if proto == Proto::Tcp {
-        media.attributes.push(attribute::named("setup", setup.as_str()));
-        media.attributes.push(attribute::named("connection", "new"));
-    }
-    media
-}
-
 fn line(kind: &str, port: u16, proto: &str, fmt: &str) -> Media {
     Media {
         media: kind.to_owned(),
@@ -217,6 +281,12 @@ fn line(kind: &str, port: u16, proto: &str, fmt: &str) -> Media {
         key: None,
         attributes: Vec::new(),
     }
+}
+
+/// Adds an m= line; c= is left out of it where the session's says the same.
+fn add(session: &mut Session, mut media: Media) {
+    media.connections.retain(|own| Some(own) != session.connection.as_ref());
+    session.medias.push(media);
 }
 
 fn write(session: &Session) -> Vec<u8> {

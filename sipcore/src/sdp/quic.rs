@@ -20,7 +20,7 @@ use is::{Candidate, CandidateKind, Protocol};
 use sdp_types::{Media, Session};
 
 use super::attribute::{Sipbox, named};
-use super::{SdpError, Setup, address, attribute, line, shown};
+use super::{Place, SdpError, Setup, attribute, line};
 
 /// Candidates that are read of one peer and written to it; ICE pairs each with each of the other end's.
 pub const MAX_CANDIDATES: usize = 32;
@@ -83,7 +83,7 @@ pub struct Quic {
 
 impl Quic {
     /// The default destination (RFC 8839 section 4.2.1.1): what works for most comes first.
-    fn default_address(&self) -> SocketAddr {
+    pub(super) fn default_address(&self) -> SocketAddr {
         let of = |kind| self.candidates.iter().find(|c| c.kind() == kind).map(Candidate::addr);
         let found = of(CandidateKind::Relayed).or(of(CandidateKind::ServerReflexive)).or(of(CandidateKind::Host));
         // RFC 8839 section 4.2.5: no candidate yet, port 9 on the unspecified address. A port of 0 would refuse the line.
@@ -94,8 +94,8 @@ impl Quic {
         self.default_address().ip()
     }
 
-    /// The m= line; `sipbox` says the rest.
-    pub(super) fn media(&self, setup: Setup, sipbox: Sipbox) -> Media {
+    /// The m= line; `sipbox` says the rest. Who answers opens the connection.
+    pub(super) fn media(&self, place: Place, sipbox: Sipbox) -> Media {
         let default = self.default_address();
         let mut media = line("application", default.port(), "UDP/DTLS/SCTP", "webrtc-datachannel");
         media.connections.push(sdp_types::Connection::from_ip_addr(default.ip()));
@@ -107,6 +107,7 @@ impl Quic {
             media.attributes.push(named("candidate", text.trim_start_matches("candidate:")));
         }
         media.attributes.push(named("fingerprint", &self.fingerprint.to_string()));
+        let setup = if place == Place::Offer { Setup::Actpass } else { Setup::Active };
         media.attributes.push(named("setup", setup.as_str()));
         media.attributes.push(named("sctp-port", "5000"));
         media.attributes.push(Sipbox { quic: true, fingerprint: Some(self.fingerprint), ..sipbox }.attribute());
@@ -114,22 +115,15 @@ impl Quic {
     }
 
     /// Reads an m= line. `None`: it is another kind of flow, or its peer is no sipbox.
-    pub(super) fn parse(session: &Session, media: &Media) -> Result<Option<(Quic, Setup, Sipbox)>, SdpError> {
-        if !is_ice(media) {
-            return Ok(None);
-        }
-        let sipbox = media.get_first_attribute_value("sipbox").flatten();
-        let Some(sipbox) = sipbox.map_or(Ok(None), Sipbox::parse)?.filter(|sipbox| sipbox.quic) else {
-            return Ok(None);
-        };
-        let fingerprint = sipbox.fingerprint.ok_or(SdpError::Fingerprint("a=sipbox has no fp"))?;
-        if let Some(other) = attribute(session, media, "fingerprint")
-            && other.parse::<Fingerprint>()? != fingerprint
-        {
-            return Err(SdpError::Fingerprint(
-                "a=fingerprint and a=sipbox differ: somebody on the way has changed one",
-            ));
-        }
+    pub(super) fn parse(
+        session: &Session,
+        media: &Media,
+        place: Place,
+        sipbox: Option<&Sipbox>,
+    ) -> Result<Option<Quic>, SdpError> {
+        let Some(sipbox) = sipbox.filter(|sipbox| sipbox.quic && is_ice(media)) else { return Ok(None) };
+        let said = sipbox.fingerprint.ok_or(SdpError::Fingerprint("a=sipbox has no fp"))?;
+        let fingerprint = fingerprint(session, media, Some(said))?;
         let word = |name, lengths: std::ops::RangeInclusive<usize>| {
             let ice_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
             let value = attribute(session, media, name).map(str::trim).unwrap_or_default();
@@ -139,7 +133,11 @@ impl Quic {
         let (ufrag, pwd) = (word("ice-ufrag", UFRAG)?, word("ice-pwd", PWD)?);
         // Media servers strip a=setup too: what stands in its place is what this side of the exchange says anyway.
         let setup = attribute(session, media, "setup").map(Setup::parse).transpose()?;
-        let setup = setup.unwrap_or(Setup::Actpass);
+        match (place, setup) {
+            (_, None) | (Place::Offer, Some(Setup::Actpass | Setup::Passive)) => {}
+            (Place::Answer, Some(Setup::Active | Setup::Actpass)) => {}
+            (_, Some(setup)) => return Err(SdpError::Setup(setup.as_str().to_owned())),
+        }
         // What cannot be read (a name, another transport) is passed over.
         let candidates = media
             .attributes
@@ -149,7 +147,7 @@ impl Quic {
             .filter(|c| c.proto() == Protocol::Udp && c.addr().port() != 0 && !is_nowhere(c.addr()))
             .take(MAX_CANDIDATES)
             .collect();
-        Ok(Some((Quic { ufrag, pwd, candidates, fingerprint }, setup, sipbox)))
+        Ok(Some(Quic { ufrag, pwd, candidates, fingerprint }))
     }
 }
 
@@ -165,12 +163,32 @@ pub(super) fn is_ice(media: &Media) -> bool {
         && media.fmt.trim().eq_ignore_ascii_case("webrtc-datachannel")
 }
 
-/// The address of an m= line of a foreign peer, for who has no other word about it.
-pub(super) fn shown_address(session: &Session, media: &Media) -> SocketAddr {
-    address(session, media).map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |ip| SocketAddr::new(ip, media.port))
-}
-
-/// What an answer says that takes a flow which is not of a sipbox.
-pub(super) fn foreign(media: &Media) -> SdpError {
-    SdpError::Protocol(shown(&format!("a data channel ({}), which is not built yet", media.proto)))
+/// What `a=fingerprint` and the `fp` of a sipbox say: one SHA-256, the same wherever it stands.
+pub(super) fn fingerprint(
+    session: &Session,
+    media: &Media,
+    said: Option<Fingerprint>,
+) -> Result<Fingerprint, SdpError> {
+    const DIFFER: SdpError =
+        SdpError::Fingerprint("a=fingerprint and a=sipbox differ: somebody on the way has changed one");
+    let of = |attributes: &[sdp_types::Attribute]| -> Vec<String> {
+        let lines = attributes.iter().filter(|a| a.attribute.eq_ignore_ascii_case("fingerprint"));
+        lines.filter_map(|a| a.value.clone()).collect()
+    };
+    let mut lines = of(&media.attributes);
+    if lines.is_empty() {
+        lines = of(&session.attributes);
+    }
+    let mut found = said;
+    let mut unknown = None;
+    for line in &lines {
+        match line.parse::<Fingerprint>() {
+            Ok(one) if found.is_none_or(|other| other == one) => found = Some(one),
+            Ok(_) if said.is_some() => return Err(DIFFER),
+            Ok(_) => return Err(SdpError::Fingerprint("two of sha-256 differ, and one certificate is shown")),
+            // Of another hash (RFC 8122 section 5 allows several): sha-256 must be among them.
+            Err(error) => unknown = Some(error),
+        }
+    }
+    found.ok_or(unknown.unwrap_or(SdpError::Fingerprint("there is none")))
 }

@@ -8,6 +8,15 @@ fn offer(label: &str, source: &str, virtual_source: &str) -> Offer {
     Offer::direct(label.parse().unwrap(), source.parse().unwrap(), virtual_source.parse().unwrap())
 }
 
+fn passive(address: &str) -> End {
+    End::Direct(Direct::passive(address.parse().unwrap()))
+}
+
+/// What a peer that is no sipbox says.
+fn foreign(setup: Setup, address: &str) -> End {
+    End::Direct(Direct { source: address.parse().unwrap(), setup, machine: None, sipbox: false })
+}
+
 fn text(sdp: &[u8]) -> String {
     String::from_utf8(sdp.to_vec()).unwrap()
 }
@@ -23,17 +32,17 @@ fn a_stream() {
          a=sipbox:1 label=\"tcp/7000\" source=\"127.64.1.2:40112\" virtual=\"198.18.3.4:40112\"\r\n"
     );
     let received = ReceivedOffer::parse(&sdp).unwrap();
-    let [flow] = received.flows.as_slice() else { panic!("{received:?}") };
-    assert_eq!((flow.label(), flow.setup, flow.proto), (Some(offer.label), Setup::Active, Proto::Tcp));
-    assert_eq!(flow.sipbox.as_ref().unwrap().virtual_source, Some(offer.virtual_source));
-    let local = "127.64.9.9:7000".parse().unwrap();
-    let answer = received.answer(0, local, ReceivedOffer::default_setup(flow), Origin { id: 9, version: 3 }).unwrap();
+    let [line] = received.lines.as_slice() else { panic!("{received:?}") };
+    assert_eq!((line.label, line.proto, line.virtual_source), (Some(offer.label), Proto::Tcp, offer.virtual_source));
+    assert_eq!(Some(&line.end), offer.flows.first());
+    let local = passive("127.64.9.9:7000");
+    let answer = received.answer(0, &local, Origin { id: 9, version: 3 }).unwrap();
     assert_eq!(
         text(&answer),
         "v=0\r\no=- 9 3 IN IP4 127.64.9.9\r\ns=-\r\nc=IN IP4 127.64.9.9\r\nt=0 0\r\n\
          m=application 7000 TCP octet-stream\r\na=setup:passive\r\na=connection:new\r\na=sipbox:1\r\n"
     );
-    assert_eq!(Answer::parse(&answer, &offer).unwrap(), Answer::Direct { media: local, sipbox: true });
+    assert_eq!(Answer::parse(&answer, &offer).unwrap(), Answer { line: 0, end: local });
 }
 
 #[test]
@@ -46,10 +55,11 @@ fn datagrams_over_ipv6() {
     );
     assert!(!text(&sdp).contains("setup"));
     let received = ReceivedOffer::parse(&sdp).unwrap();
-    assert_eq!(received.flows.first().unwrap().address, offer.direct.as_ref().unwrap().source);
-    let local = "[2001:db8::2]:53".parse().unwrap();
-    let answer = received.answer(0, local, Setup::Passive, ORIGIN).unwrap();
-    assert_eq!(Answer::parse(&answer, &offer).unwrap(), Answer::Direct { media: local, sipbox: true });
+    assert_eq!(Some(&received.lines[0].end), offer.flows.first());
+    let local = passive("[2001:db8::2]:53");
+    let answer = received.answer(0, &local, ORIGIN).unwrap();
+    // Nothing is said of who connects.
+    assert_eq!(Answer::parse(&answer, &offer).unwrap(), Answer { line: 0, end: local });
 }
 
 /// Another peer's offer: several m= lines, unknown lines and attributes, media-level c=, no sipbox.
@@ -64,14 +74,14 @@ const FOREIGN: &str = "v=0\r\no=alice 1 1 IN IP4 host.example.com\r\ns= \r\nx=wh
 #[test]
 fn one_of_many_is_accepted_and_the_others_refused() {
     let received = ReceivedOffer::parse(FOREIGN.as_bytes()).unwrap();
-    let [tcp, udp] = received.flows.as_slice() else { panic!("{received:?}") };
-    assert_eq!((tcp.index, tcp.setup, tcp.label()), (2, Setup::Passive, None));
-    assert_eq!(tcp.address, "192.0.2.10:5000".parse().unwrap());
-    assert_eq!((udp.index, udp.address), (4, "192.0.2.9:6000".parse().unwrap()));
-    let local = "192.0.2.20:7".parse().unwrap();
-    assert_eq!(received.answer(2, local, Setup::Passive, ORIGIN), Err(SdpError::Setup("passive".into())));
-    assert_eq!(received.answer(0, local, Setup::Active, ORIGIN), Err(SdpError::NoSuchFlow));
-    let answer = text(&received.answer(2, local, Setup::Active, ORIGIN).unwrap());
+    let [tcp, udp] = received.lines.as_slice() else { panic!("{received:?}") };
+    assert_eq!((tcp.index, tcp.proto, tcp.label), (2, Proto::Tcp, None));
+    assert_eq!(tcp.end, foreign(Setup::Passive, "192.0.2.10:5000"));
+    assert_eq!((udp.index, udp.proto, &udp.end), (4, Proto::Udp, &foreign(Setup::Passive, "192.0.2.9:6000")));
+    let local = "192.0.2.20:7";
+    assert_eq!(received.answer(2, &passive(local), ORIGIN), Err(SdpError::Setup("passive".into())));
+    assert_eq!(received.answer(0, &foreign(Setup::Active, local), ORIGIN), Err(SdpError::NoSuchFlow));
+    let answer = text(&received.answer(2, &foreign(Setup::Active, local), ORIGIN).unwrap());
     let media: Vec<_> = answer.lines().filter(|l| l.starts_with("m=")).collect();
     assert_eq!(
         media,
@@ -90,11 +100,13 @@ fn one_of_many_is_accepted_and_the_others_refused() {
 fn actpass_may_be_answered_either_way() {
     let sdp = FOREIGN.replace("passive", "actpass");
     let received = ReceivedOffer::parse(sdp.as_bytes()).unwrap();
-    let local = "192.0.2.20:7".parse().unwrap();
-    for setup in [Setup::Active, Setup::Passive, Setup::Holdconn] {
-        assert!(received.answer(2, local, setup, ORIGIN).is_ok());
+    let answer = |setup| received.answer(2, &foreign(setup, "192.0.2.20:7"), ORIGIN);
+    for setup in [Setup::Active, Setup::Passive] {
+        assert!(answer(setup).is_ok());
     }
-    assert!(received.answer(2, local, Setup::Actpass, ORIGIN).is_err());
+    for setup in [Setup::Actpass, Setup::Holdconn] {
+        assert!(answer(setup).is_err());
+    }
 }
 
 #[test]
@@ -124,7 +136,7 @@ fn a_flood_of_lines_is_refused() {
     assert!(matches!(many("a=candidate:1 1 UDP 1 192.0.2.1 1 typ host\r\n", 2000), Err(SdpError::TooLarge(_))));
     assert!(matches!(many(&"a".repeat(70_000), 1), Err(SdpError::TooLarge(_))));
     assert!(many("a=candidate:1 1 UDP 1 192.0.2.1 1 typ host\r\n", 900).is_ok());
-    assert_eq!(many(media, 63).unwrap().flows.len(), 64);
+    assert_eq!(many(media, 63).unwrap().lines.len(), 64);
 }
 
 #[test]
@@ -138,7 +150,7 @@ fn answers_that_do_not_fit() {
     let tcp = "m=application 7 TCP octet-stream\r\n";
     assert_eq!(parse(&format!("{tcp}a=setup:active\r\n")), Err(SdpError::Setup("active".into())));
     assert_eq!(parse(&format!("{tcp}{tcp}")), Err(SdpError::MediaCount { offered: 1, answered: 2 }));
-    assert_eq!(parse(tcp), Ok(Answer::Direct { media: "192.0.2.1:7".parse().unwrap(), sipbox: false }));
+    assert_eq!(parse(tcp), Ok(Answer { line: 0, end: foreign(Setup::Passive, "192.0.2.1:7") }));
 }
 
 fn quic(port: u16) -> Quic {
@@ -155,49 +167,74 @@ fn quic(port: u16) -> Quic {
     }
 }
 
-fn addresses(quic: &Quic) -> Vec<SocketAddr> {
-    quic.candidates.iter().map(is::Candidate::addr).collect()
+fn of(flows: Vec<End>) -> Offer {
+    Offer { label: "tcp/7000".parse().unwrap(), virtual_source: "198.18.3.4:40112".parse().unwrap(), flows }
+}
+
+fn tls(setup: Setup, listen: &[&str]) -> End {
+    let listen = listen.iter().map(|address| address.parse().unwrap()).collect();
+    End::Tls(Tls { listen, setup, fingerprint: Fingerprint([0x4a; 32]), sipbox: true })
+}
+
+fn everything() -> Offer {
+    let direct = End::Direct(Direct::active("127.64.1.2:40112".parse().unwrap()));
+    of(vec![direct, End::Quic(quic(40012)), tls(Setup::Actpass, &["192.0.2.7:40013", "[2001:db8::7]:40013"])])
 }
 
 #[test]
-fn an_encrypted_flow_beside_a_direct_one() {
-    let direct = offer("tcp/7000", "127.64.1.2:40112", "198.18.3.4:40112");
-    let offer = Offer { quic: Some(quic(40012)), ..direct };
+fn every_flow_is_a_line_and_one_is_taken() {
+    let offer = everything();
     let sdp = text(&offer.to_sdp(ORIGIN));
     let line =
         "m=application 40012 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 203.0.113.9\r\na=ice-ufrag:Yd3xAbCd\r\n";
     assert!(sdp.contains("m=application 9 TCP octet-stream\r\n") && sdp.contains(line), "{sdp}");
     assert!(sdp.contains(" 192.0.2.7 40012 typ host\r\n") && !sdp.contains(" ufrag "), "{sdp}");
-    assert_eq!(sdp.matches("sha-256 4A:4A").count(), 2);
+    let line = "m=application 40013 TCP/TLS octet-stream\r\nc=IN IP4 192.0.2.7\r\na=setup:actpass\r\na=connection:new\r\n\
+                a=fingerprint:sha-256 4A:4A";
+    assert!(sdp.contains(line) && sdp.contains(" listen=\"192.0.2.7:40013 [2001:db8::7]:40013\"\r\n"), "{sdp}");
+    assert_eq!(sdp.matches("sha-256 4A:4A").count(), 4);
     let received = ReceivedOffer::parse(sdp.as_bytes()).unwrap();
-    let flow = received.quic.clone().unwrap();
-    assert_eq!((flow.index, flow.label, flow.virtual_source), (1, offer.label, offer.virtual_source));
-    assert_eq!(addresses(&flow.quic), addresses(&quic(40012)));
-    assert_eq!((flow.quic.fingerprint, received.flows.len()), (Fingerprint([0x4a; 32]), 1));
+    let ends: Vec<End> = received.lines.iter().map(|line| line.end.clone()).collect();
+    assert_eq!(text(&of(ends).to_sdp(ORIGIN)), sdp);
+    for (index, line) in received.lines.iter().enumerate() {
+        assert_eq!((line.index, line.label, line.virtual_source), (index, Some(offer.label), offer.virtual_source));
+    }
 
-    let answer = received.answer_quic(&quic(50000), ORIGIN).unwrap();
+    let answer = received.answer(1, &End::Quic(quic(50000)), ORIGIN).unwrap();
     let shown = text(&answer);
     assert!(shown.contains("m=application 0 TCP octet-stream\r\nm=application 50000 UDP/DTLS/SCTP"), "{shown}");
     assert!(shown.contains("a=setup:active\r\n") && shown.contains("a=sipbox:1 quic fp=\"sha-256 4A:"), "{shown}");
-    let Answer::Quic(theirs) = Answer::parse(&answer, &offer).unwrap() else { panic!("{shown}") };
-    assert_eq!(addresses(&theirs), addresses(&quic(50000)));
+    assert!(shown.contains("m=application 0 TCP/TLS octet-stream\r\n"), "{shown}");
+    let Answer { line: 1, end: End::Quic(read) } = Answer::parse(&answer, &offer).unwrap() else { panic!("{shown}") };
+    let addresses = |quic: &Quic| quic.candidates.iter().map(is::Candidate::addr).collect::<Vec<_>>();
+    assert_eq!(addresses(&read), addresses(&quic(50000)));
 
-    let direct = received.answer(0, "127.64.9.9:7000".parse().unwrap(), Setup::Passive, ORIGIN).unwrap();
-    let media = "127.64.9.9:7000".parse().unwrap();
-    assert_eq!(Answer::parse(&direct, &offer).unwrap(), Answer::Direct { media, sipbox: true });
+    // Who connects listens too, for a sipbox.
+    for (setup, port) in [(Setup::Active, 9), (Setup::Passive, 6000)] {
+        let local = tls(setup, &["192.0.2.9:6000"]);
+        let answer = received.answer(2, &local, ORIGIN).unwrap();
+        assert!(
+            text(&answer).contains(&format!("m=application {port} TCP/TLS octet-stream\r\na=setup:{}", setup.as_str()))
+        );
+        let Answer { line: 2, end: End::Tls(read) } = Answer::parse(&answer, &offer).unwrap() else { panic!() };
+        assert!(read.listen.contains(&"192.0.2.9:6000".parse().unwrap()) && read.setup == setup, "{read:?}");
+    }
+    let answer = received.answer(0, &passive("127.64.9.9:7000"), ORIGIN).unwrap();
+    assert_eq!(Answer::parse(&answer, &offer), Ok(Answer { line: 0, end: passive("127.64.9.9:7000") }));
+    // A line is answered by what it is.
+    assert_eq!(received.answer(1, &passive("127.64.9.9:7000"), ORIGIN), Err(SdpError::NoSuchFlow));
+    assert_eq!(received.answer(2, &End::Quic(quic(1)), ORIGIN), Err(SdpError::NoSuchFlow));
 }
 
 #[test]
 fn an_encrypted_flow_alone() {
-    let label = "udp/53".parse().unwrap();
-    let virtual_source = "198.18.3.4:9".parse().unwrap();
-    let offer = Offer { label, virtual_source, direct: None, quic: Some(quic(40012)) };
+    let offer = Offer { label: "udp/53".parse().unwrap(), ..of(vec![End::Quic(quic(40012))]) };
     let sdp = offer.to_sdp(ORIGIN);
     let received = ReceivedOffer::parse(&sdp).unwrap();
-    assert!(received.flows.is_empty());
-    assert_eq!(received.answer(0, virtual_source, Setup::Passive, ORIGIN), Err(SdpError::NoSuchFlow));
-    let answer = text(&received.answer_quic(&quic(5), ORIGIN).unwrap());
-    assert!(matches!(Answer::parse(answer.as_bytes(), &offer), Ok(Answer::Quic(_))));
+    assert_eq!(received.lines[0].proto, Proto::Udp);
+    assert_eq!(received.answer(0, &passive("192.0.2.1:7"), ORIGIN), Err(SdpError::NoSuchFlow));
+    let answer = text(&received.answer(0, &End::Quic(quic(5)), ORIGIN).unwrap());
+    assert!(matches!(Answer::parse(answer.as_bytes(), &offer), Ok(Answer { end: End::Quic(_), .. })));
     let standard = answer.replace("a=sipbox", "a=other");
     assert!(matches!(Answer::parse(standard.as_bytes(), &offer), Err(SdpError::Protocol(_))));
     let passive = answer.replace("setup:active", "setup:passive");
@@ -206,30 +243,58 @@ fn an_encrypted_flow_alone() {
 
 #[test]
 fn an_answer_takes_one_flow() {
-    let direct = offer("tcp/7000", "127.64.1.2:40112", "198.18.3.4:40112");
-    let offer = Offer { quic: Some(quic(40012)), ..direct };
+    let offer = everything();
     let received = ReceivedOffer::parse(&offer.to_sdp(ORIGIN)).unwrap();
-    let answer = text(&received.answer_quic(&quic(50000), ORIGIN).unwrap());
-    let both = answer.replace("m=application 0 TCP", "m=application 7 TCP");
+    let answer = text(&received.answer(1, &End::Quic(quic(50000)), ORIGIN).unwrap());
+    let both = answer.replace("m=application 0 TCP ", "m=application 7 TCP ");
     assert_eq!(Answer::parse(both.as_bytes(), &offer), Err(SdpError::TwoFlows));
     let none = answer.replace("m=application 50000", "m=application 0");
     assert_eq!(Answer::parse(none.as_bytes(), &offer), Err(SdpError::Refused));
     // A downgrade: the direct flow is taken where it was not offered.
-    let only = Offer { direct: None, ..offer };
+    let only = of(vec![End::Quic(quic(40012))]);
     let downgraded =
         "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=application 7 TCP octet-stream\r\n";
     assert!(matches!(Answer::parse(downgraded.as_bytes(), &only), Err(SdpError::Protocol(_))));
+    let only = of(vec![tls(Setup::Actpass, &["192.0.2.7:40013"])]);
+    assert!(matches!(Answer::parse(downgraded.as_bytes(), &only), Err(SdpError::Protocol(_))));
+}
+
+/// What a standard peer offers (RFC 8122 section 4's example has two fingerprints).
+#[test]
+fn tls_of_a_standard_peer() {
+    let head = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n";
+    let media = "m=application 54111 TCP/TLS octet-stream\r\na=setup:passive\r\na=connection:new\r\n";
+    let parse = |lines: &str| ReceivedOffer::parse(format!("{head}{media}{lines}").as_bytes());
+    let ours = format!("a=fingerprint:{}\r\n", Fingerprint([0x4a; 32]));
+    let other = "a=fingerprint:SHA-1 4A:AD:B9:B1:3F:82:18:3B:54:02:12:DF:3E:5D:49:6B:19:E5:7C:AB\r\n";
+    for lines in [ours.clone(), format!("{other}{ours}"), format!("{ours}{other}{ours}")] {
+        let received = parse(&lines).unwrap();
+        let End::Tls(found) = &received.lines[0].end else { panic!("{received:?}") };
+        assert_eq!((found.setup, found.sipbox, found.fingerprint), (Setup::Passive, false, Fingerprint([0x4a; 32])));
+        let End::Tls(local) = tls(Setup::Active, &["192.0.2.9:9"]) else { panic!() };
+        let answer = text(&received.answer(0, &End::Tls(Tls { sipbox: false, ..local }), ORIGIN).unwrap());
+        assert!(answer.contains("m=application 9 TCP/TLS octet-stream\r\na=setup:active\r\n"), "{answer}");
+        assert!(!answer.contains("sipbox:"), "{answer}");
+    }
+    let differs = ours.replace("4A:4A\r", "4A:4B\r");
+    for (lines, word) in
+        [(String::new(), "none"), (other.to_owned(), "sha-256"), (format!("{ours}{differs}"), "differ")]
+    {
+        let Err(SdpError::Fingerprint(why)) = parse(&lines) else { panic!("{lines}") };
+        assert!(why.contains(word), "{why}");
+    }
+    let said = format!("{ours}a=sipbox:1 label=\"tcp/7\" fp=\"{}\"\r\n", Fingerprint([0x4b; 32]));
+    assert!(matches!(parse(&said), Err(SdpError::Fingerprint(why)) if why.contains("somebody on the way")));
 }
 
 #[test]
 fn fingerprints_are_compared() {
-    let label = "tcp/7".parse().unwrap();
-    let offer = Offer { label, virtual_source: "198.18.3.4:9".parse().unwrap(), direct: None, quic: Some(quic(40012)) };
+    let offer = of(vec![End::Quic(quic(40012))]);
     let sdp = text(&offer.to_sdp(ORIGIN));
     let direct = "m=application 9 TCP octet-stream\r\n";
     let parse = |sdp: &str| ReceivedOffer::parse(format!("{sdp}{direct}").as_bytes());
     let stripped: String = sdp.split_inclusive('\n').filter(|l| !l.starts_with("a=fingerprint")).collect();
-    assert!(parse(&stripped).unwrap().quic.is_some());
+    assert!(matches!(parse(&stripped).unwrap().lines[0].end, End::Quic(_)));
     let changed = sdp.replace("a=fingerprint:sha-256 4A", "a=fingerprint:sha-256 4B");
     assert!(matches!(parse(&changed), Err(SdpError::Fingerprint(_))));
     let other = sdp.replace("fp=\"sha-256 4A", "fp=\"sha-256 5A");
@@ -245,8 +310,7 @@ fn fingerprints_are_compared() {
 
 #[test]
 fn ice_attributes_that_are_none() {
-    let label = "tcp/7".parse().unwrap();
-    let offer = Offer { label, virtual_source: "198.18.3.4:9".parse().unwrap(), direct: None, quic: Some(quic(40012)) };
+    let offer = of(vec![End::Quic(quic(40012))]);
     let sdp = text(&offer.to_sdp(ORIGIN));
     let parse = |sdp: &str| ReceivedOffer::parse(sdp.as_bytes());
     assert_eq!(parse(&sdp.replace("a=ice-ufrag:Yd3xAbCd", "a=ice-ufrag:Y")), Err(SdpError::Ice("ice-ufrag")));
@@ -256,8 +320,10 @@ fn ice_attributes_that_are_none() {
     let line = "a=candidate:9 1 udp 5 192.0.2.8 7 typ host\r\n";
     let more = "a=candidate:1 1 udp 5 host.local 7 typ host\r\na=candidate:2 1 tcp 5 192.0.2.1 7 typ host tcptype active\r\n\
                 a=candidate:3 1 udp 5 0.0.0.0 7 typ host\r\na=candidate:x\r\na=candidate:4 1 udp 5 192.0.2.1 0 typ host\r\n";
-    let found = parse(&format!("{sdp}{more}{line}")).unwrap().quic.unwrap().quic;
-    assert_eq!(found.candidates.len(), 3);
-    let found = parse(&format!("{sdp}{}", line.repeat(900))).unwrap().quic.unwrap().quic;
-    assert_eq!(found.candidates.len(), MAX_CANDIDATES);
+    let found = |sdp: String| match &parse(&sdp).unwrap().lines[0].end {
+        End::Quic(found) => found.candidates.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(found(format!("{sdp}{more}{line}")), 3);
+    assert_eq!(found(format!("{sdp}{}", line.repeat(900))), MAX_CANDIDATES);
 }

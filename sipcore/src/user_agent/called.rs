@@ -2,42 +2,16 @@
 
 use super::refreshing::{tell_granted, too_small};
 use super::{Accepted, Call, DECISION_LIMIT, Notice, Offered, Phase, Upkeep, UserAgent, refusal};
-use crate::agent::{EndReason, IncomingDirect, IncomingOffer, Media, SessionId};
+use crate::agent::{EndReason, SessionId};
 use crate::dialog::{Dialog, DialogKey};
 use crate::message::{Message, Uri, name};
 use crate::random;
-use crate::sdp::{self, Origin, ReceivedOffer, SdpError};
+use crate::sdp::{self, End, Origin, ReceivedOffer, SdpError};
 use crate::session_timer::{Granted, grant};
 use crate::transaction::{Clock, ServerId};
 use bytes::Bytes;
 use std::hash::BuildHasher;
 use std::time::Instant;
-
-/// What the user is told of an offer.
-fn offer_of(received: &ReceivedOffer) -> Option<IncomingOffer> {
-    let quic = received.quic.as_ref();
-    let Some(flow) = received.flows.first() else {
-        let quic = quic?;
-        return Some(IncomingOffer {
-            proto: quic.label.proto,
-            label: Some(quic.label),
-            virtual_source: quic.virtual_source,
-            direct: None,
-            quic: Some(quic.quic.clone()),
-        });
-    };
-    let said = flow.sipbox.clone().unwrap_or_default();
-    let source = said.source.unwrap_or(flow.address);
-    // Two flows for one socket: what is said of it differs only if somebody means to confuse.
-    let quic = quic.filter(|quic| Some(quic.label) == said.label).map(|quic| quic.quic.clone());
-    Some(IncomingOffer {
-        proto: flow.proto,
-        label: said.label,
-        virtual_source: said.virtual_source.unwrap_or(source),
-        direct: Some(IncomingDirect { source, setup: flow.setup, machine: said.machine }),
-        quic,
-    })
-}
 
 impl UserAgent {
     /// An INVITE that would make a dialog.
@@ -97,7 +71,7 @@ impl UserAgent {
         (local_tag, received, from): (String, ReceivedOffer, Uri),
     ) {
         self.layer.respond(now, server, &Message::response_to(&request, 100, "Trying").build());
-        let Some(offer) = offer_of(&received) else { return };
+        let lines = received.lines.clone();
         let id = SessionId::next();
         if let Some(dialog) = Dialog::of_called(&request, &local_tag) {
             self.dialogs.insert(dialog.key(), id);
@@ -106,26 +80,19 @@ impl UserAgent {
             self.calls.insert(id, Call::new(Some(dialog), phase));
             self.offered.insert(server, id);
             self.arm(id);
-            self.notices.push_back(Notice::Incoming { id, from, offer: Box::new(offer) });
+            self.notices.push_back(Notice::Incoming { id, from, lines });
         }
     }
 
-    /// The user takes the call; `media` is its end of one of the flows.
-    pub fn accept(&mut self, now: Instant, id: SessionId, media: Media) {
+    /// The user takes the call; `local` is its end of the flow at `line`.
+    pub fn accept(&mut self, now: Instant, id: SessionId, line: usize, local: &End) {
         let Some(offered) = self.take_offered(id) else {
             // Cancelled meanwhile, and answered so.
             return self.notices.push_back(Notice::Ended { id, reason: EndReason::Cancelled });
         };
         let Offered { server, request, received, local_tag, .. } = *offered;
         let origin = Origin { id: random::number() >> 2, version: 1 };
-        let answer = match (media, received.flows.first()) {
-            (Media::Quic(local), _) => received.answer_quic(&local, origin),
-            (Media::Direct(local), Some(flow)) => {
-                received.answer(flow.index, local, ReceivedOffer::default_setup(flow), origin)
-            }
-            (Media::Direct(_), None) => Err(SdpError::NoSuchFlow),
-        };
-        let answer = match answer {
+        let answer = match received.answer(line, local, origin) {
             Ok(answer) => answer,
             Err(error) => {
                 let refusal = self.not_acceptable(&request, &error.to_string());

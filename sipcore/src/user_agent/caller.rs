@@ -2,7 +2,7 @@
 
 use super::credentials::CannotAnswer;
 use super::{ALLOW, Call, Inviting, Notice, Phase, Purpose, RING_LIMIT, SUPPORTED, USER_AGENT, Upkeep, UserAgent};
-use crate::agent::{CallError, Media, Session, SessionId};
+use crate::agent::{CallError, Session, SessionId};
 use crate::dialog::Dialog;
 use crate::message::{Message, Method, Uri, address, name};
 use crate::random;
@@ -283,10 +283,7 @@ impl UserAgent {
         match outcome {
             Some((target, Ok(answer))) => {
                 let remote_aor = remote_aor(response).unwrap_or_else(|| target.aor());
-                let media = match answer {
-                    Answer::Direct { media, .. } => Media::Direct(media),
-                    Answer::Quic(remote) => Media::Quic(remote),
-                };
+                let Answer { line, end } = answer;
                 self.dialogs.insert(dialog.key(), id);
                 if let Some(call) = self.calls.get_mut(&id) {
                     call.dialog = Some(dialog);
@@ -294,7 +291,7 @@ impl UserAgent {
                     call.phase = Phase::Established;
                 }
                 self.arm(id);
-                self.notices.push_back(Notice::Answered(Session { id, remote_aor, media }));
+                self.notices.push_back(Notice::Answered(Session { id, remote_aor, line, end }));
             }
             Some((target, Err(error))) => {
                 self.end_stray(now, &mut dialog);

@@ -16,7 +16,7 @@ mod tests;
 mod watching;
 
 use crate::agent::{
-    CallError, EndReason, IncomingOffer, PresenceError, RegisterError, Session, SessionId, SubscriptionId, Update,
+    CallError, EndReason, Line, PresenceError, RegisterError, Session, SessionId, SubscriptionId, Update,
 };
 use crate::auth::Credentials;
 use crate::dialog::{Dialog, DialogKey};
@@ -77,7 +77,7 @@ pub(crate) enum Notice {
     Incoming {
         id: SessionId,
         from: Uri,
-        offer: Box<IncomingOffer>,
+        lines: Vec<Line>,
     },
     Ended {
         id: SessionId,

@@ -1,7 +1,7 @@
 //! What one user agent answers, message by message.
 
 use super::{Config, Notice, UserAgent, contact_uri};
-use crate::agent::{CallError, EndReason, Media, PresenceError, SessionId};
+use crate::agent::{CallError, Direct, End, EndReason, PresenceError, SessionId};
 use crate::label::{Label, Proto};
 use crate::message::{Message, Method, name};
 use crate::presence::{Tuple, Watchers};
@@ -106,7 +106,7 @@ impl Bench {
         let invite = self.invite();
         self.put(invite.clone());
         let id = self.offered().unwrap();
-        self.agent.accept(self.now, id, Media::Direct("10.0.0.2:7000".parse().unwrap()));
+        self.agent.accept(self.now, id, 0, &End::Direct(Direct::passive("10.0.0.2:7000".parse().unwrap())));
         let ok = self.sent().pop().unwrap();
         assert_eq!(ok.status(), Some(200));
         (id, invite, ok)
@@ -464,7 +464,7 @@ fn established(bench: &mut Bench, headers: &[(&str, &str)]) -> (SessionId, Messa
     }
     bench.put(invite.clone());
     let id = bench.offered().unwrap();
-    bench.agent.accept(bench.now, id, Media::Direct("10.0.0.2:7000".parse().unwrap()));
+    bench.agent.accept(bench.now, id, 0, &End::Direct(Direct::passive("10.0.0.2:7000".parse().unwrap())));
     let ok = bench.sent().pop().unwrap();
     let ack = bench.within("ACK", 1, &invite, &ok);
     bench.put(ack);

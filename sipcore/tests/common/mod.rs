@@ -1,7 +1,9 @@
 //! A hub and agents on real loopback sockets.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use sipcore::agent::{Agent, AgentConfig, Credentials, Event, IncomingCall, Label, Offer, Proto, Registrar, Transport};
+use sipcore::agent::{
+    Agent, AgentConfig, Credentials, Direct, End, Event, IncomingCall, Label, Offer, Proto, Registrar, Transport,
+};
 use sipcore::hub::{Hub, HubConfig};
 use sipcore::message::Uri;
 use std::net::{IpAddr, SocketAddr};
@@ -60,8 +62,8 @@ pub fn offer(port: u16, ip: IpAddr) -> Offer {
     Offer::direct(label, SocketAddr::new(ip, 40112), "198.18.3.4:40112".parse().unwrap())
 }
 
-pub fn media(ip: IpAddr) -> SocketAddr {
-    SocketAddr::new(ip, 7000)
+pub fn media(ip: IpAddr) -> End {
+    End::Direct(Direct::passive(SocketAddr::new(ip, 7000)))
 }
 
 pub async fn event(events: &mut UnboundedReceiver<Event>) -> Event {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox::sock;
-use sipcore::agent::{IncomingCall, Proto, Quic, SessionId};
+use sipcore::agent::{End, IncomingCall, Proto, Quic, SessionId};
 use sipcore::flow::{Incoming, Opening, Role};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -19,8 +19,8 @@ use crate::table::Expected;
 /// How long the program's listener has to take a connection into its queue.
 const LISTENER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Takes the encrypted flow of a call: gathers, answers, connects, and serves what comes.
-pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, remote: Quic) {
+/// Takes the encrypted flow at `line` of a call: gathers, answers, connects, and serves what comes.
+pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize, remote: Quic) {
     let links = supervisor.sessions.links.clone();
     let (id, from) = (call.id, call.from.to_string());
     let near = supervisor.sessions.is_near().await;
@@ -32,7 +32,7 @@ pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, remote: Qui
             return call.reject(480, "No Path Can Be Offered");
         }
     };
-    call.accept_quic(gathered.description().clone());
+    call.accept(line, End::Quic(gathered.description().clone()));
     let link = match gathered.connect(&remote, Role::Answerer).await {
         Ok(link) => link,
         Err(why) => {

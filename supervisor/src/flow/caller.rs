@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
-use sipcore::agent::{Agent, CallError, Direct, Label, Media, Offer, Proto};
+use policy::Encrypted;
+use sipcore::agent::{Agent, CallError, End, Label, Offer, Proto};
 use sipcore::flow::{Link, LinkError, OpenError, Opening, Role};
 use sipcore::message::Uri;
 
 use super::trunk::{Held, Trunk};
 use super::{Links, datagrams, gate, pump};
-use crate::sessions::{Failure, Flow};
+use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::Supervisor;
 
 /// Peers that are remembered at once.
@@ -21,7 +22,7 @@ const PEERS: usize = 4096;
 /// A flow that a socket of the program asks for.
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {
-    pub uri: &'a str,
+    pub callee: &'a Callee,
     pub target: &'a Uri,
     pub label: Label,
     /// Physical address of the program's socket.
@@ -33,7 +34,7 @@ pub struct Wanted<'a> {
 impl Wanted<'_> {
     /// Says why it is not to be had.
     pub fn fail(&self, errno: Errno, why: String) -> Failure {
-        crate::say::say!("{} of {}: {why} ({errno:?} to the program)", self.label, self.uri);
+        crate::say::say!("{} of {}: {why} ({errno:?} to the program)", self.label, self.callee.uri);
         Failure { errno }
     }
 }
@@ -79,7 +80,7 @@ impl Links {
         direct: bool,
     ) -> Result<Flow, Failure> {
         let asked = Instant::now();
-        let peer = self.peer(wanted.uri);
+        let peer = self.peer(&wanted.callee.uri);
         let mut rebuilt = false;
         loop {
             let held = {
@@ -102,7 +103,7 @@ impl Links {
                                 held
                             }
                             Ok(Established::Direct(flow)) => {
-                                self.near.lock().insert(wanted.uri.to_owned());
+                                self.near.lock().insert(wanted.callee.uri.clone());
                                 return Ok(flow);
                             }
                             Err((of_peer, failure)) => {
@@ -145,13 +146,16 @@ impl Links {
         let near = agent.local_addr().is_some_and(|address| address.ip().is_loopback());
         let gathered = self.gather(near).await;
         let gathered = gathered.map_err(|why| (true, wanted.fail(Errno::ENETUNREACH, why)))?;
-        let offer = Offer {
-            label: wanted.label,
-            virtual_source: wanted.seen_as,
-            direct: direct
-                .then(|| Direct { source: SocketAddr::V4(wanted.source), machine: Some(self.settings.machine()) }),
-            quic: Some(gathered.description().clone()),
-        };
+        let mut flows = Vec::new();
+        if direct {
+            flows.push(End::Direct(sessions.local(wanted.source)));
+        }
+        for kind in &wanted.callee.flows.encrypted {
+            match kind {
+                Encrypted::Quic => flows.push(End::Quic(gathered.description().clone())),
+            }
+        }
+        let offer = Offer { label: wanted.label, virtual_source: wanted.seen_as, flows };
         let session = match sessions.call(agent, wanted.target, offer).await {
             Ok(session) => session,
             Err(e) => {
@@ -159,12 +163,17 @@ impl Links {
                 return Err((!of_socket, sessions.failure(&wanted, &e)));
             }
         };
-        let remote = match session.media {
-            Media::Direct(media) => {
-                let flow = sessions.direct(agent, &wanted, session.id, media);
+        let remote = match session.end {
+            End::Direct(direct) => {
+                let flow = sessions.direct(agent, &wanted, session.id, direct.source);
                 return flow.map(Established::Direct).map_err(|failure| (false, failure));
             }
-            Media::Quic(remote) => remote,
+            End::Quic(remote) => remote,
+            _ => {
+                agent.bye(session.id);
+                let why = "the peer took what was not offered".to_owned();
+                return Err((true, wanted.fail(Errno::ECONNREFUSED, why)));
+            }
         };
         let hang_up = HangUp { agent, session: Some(session.id) };
         match gathered.connect(&remote, Role::Offerer).await {
@@ -173,7 +182,7 @@ impl Links {
                 sessions.note(session.id);
                 let trunk = self.admit(link, session.id);
                 if supervisor.options.trace {
-                    tokio::spawn(say_path(Arc::downgrade(&trunk), wanted.uri.to_owned()));
+                    tokio::spawn(say_path(Arc::downgrade(&trunk), wanted.callee.uri.clone()));
                 }
                 Ok(Established::Encrypted(trunk))
             }

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
-use policy::{Flow, Ice, IceServer, IceTransport};
+use policy::{Flows, Ice, IceServer, IceTransport};
 use sipcore::flow::{Relay, Servers};
 
 /// Which flows there may be, and who helps with them.
 pub struct Settings {
-    pub flow: Flow,
+    /// Of sessions that peers begin.
+    pub flows: Flows,
     ice: Ice,
     password: Option<String>,
     /// What only processes of this machine know.
@@ -16,7 +17,7 @@ pub struct Settings {
 
 impl Settings {
     /// `password`: of the users of the TURN servers.
-    pub fn new(flow: Flow, ice: Ice, password: Option<String>) -> Result<Settings, String> {
+    pub fn new(flows: Flows, ice: Ice, password: Option<String>) -> Result<Settings, String> {
         for server in &ice.turn {
             if server.user.is_none() || password.is_none() {
                 return Err(format!(
@@ -25,7 +26,7 @@ impl Settings {
                 ));
             }
         }
-        Ok(Settings { flow, ice, password, machine: machine() })
+        Ok(Settings { flows, ice, password, machine: machine() })
     }
 
     /// Proof for those on this machine that this run is there too.

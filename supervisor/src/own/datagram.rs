@@ -24,6 +24,7 @@ use crate::call::{Call, Target, errno};
 use crate::connect::{destination, loopback_for_any};
 use crate::datagram::{Holder, RETRY_AFTER};
 use crate::inbound::Endpoint;
+use crate::sessions::Callee;
 use crate::supervisor::Supervisor;
 use crate::table::Cookie;
 
@@ -110,7 +111,7 @@ impl Network {
         call: &Call,
         target: &Target,
         peer: SocketAddr,
-        uri: String,
+        callee: Arc<Callee>,
         net: Net,
     ) -> Result<(), Errno> {
         if !self.has_room() {
@@ -123,7 +124,7 @@ impl Network {
         let flow = Flow::new(target.cookie, peer, program);
         self.kept.lock().datagrams.entry(target.cookie).or_default().0.insert(peer, Peer::Flow(flow.clone()));
         let holder = Holder::of(call, target);
-        let leading = Leading { network: self.clone(), supervisor: supervisor.clone(), flow, uri, holder };
+        let leading = Leading { network: self.clone(), supervisor: supervisor.clone(), flow, callee, holder };
         supervisor.runtime.spawn(leading.run(near));
         Ok(())
     }
@@ -208,7 +209,7 @@ struct Leading {
     network: Arc<Network>,
     supervisor: Arc<Supervisor>,
     flow: Arc<Flow>,
-    uri: String,
+    callee: Arc<Callee>,
     holder: Holder,
 }
 
@@ -225,7 +226,7 @@ impl Leading {
         let opened = match far_socket(&self.supervisor) {
             Ok((far, source)) => {
                 let label = Label { proto: Proto::Udp, port: self.flow.peer.port() };
-                let opened = self.supervisor.sessions.open(&self.uri, label, source, self.flow.program).await;
+                let opened = self.supervisor.sessions.open(&self.callee, label, source, self.flow.program).await;
                 opened.ok().map(|flow| (far, flow))
             }
             Err(error) => {
@@ -243,7 +244,7 @@ impl Leading {
             return;
         };
         if self.supervisor.options.trace {
-            crate::say::say!("datagrams to {} go to {}, relayed {}", self.flow.peer, self.uri, opened.kind);
+            crate::say::say!("datagrams to {} go to {}, relayed {}", self.flow.peer, self.callee.uri, opened.kind);
         }
         let far = far.connect(opened.media).and_then(|()| UdpSocket::from_std(far));
         match far {
@@ -341,7 +342,7 @@ fn lead(network: &Arc<Network>, call: &mut Call, target: &Target, to: SocketAddr
         Where::Refused(e) => Err(e),
         // Where the kernel needs SO_BROADCAST it says so.
         Where::Peer(..) if strange => Ok(true),
-        Where::Peer(uri, net) => network.admit(call, target, to, uri, net).map(|()| true),
+        Where::Peer(callee, net) => network.admit(call, target, to, callee, net).map(|()| true),
     }
 }
 

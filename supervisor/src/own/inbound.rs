@@ -10,11 +10,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{Backlog, SockFlag, listen, setsockopt, sockopt};
 use sandbox::netns::Net;
 use sandbox::sock;
-use sipcore::agent::{IncomingCall, Proto, SessionId, Setup};
+use sipcore::agent::{IncomingCall, Line, Proto, SessionId, Setup};
 
 use super::{Network, media_socket, stream};
 use crate::call::errno;
-use crate::inbound::Endpoint;
+use crate::inbound::{self, Endpoint};
 use crate::sessions::may_be_peer;
 use crate::supervisor::Supervisor;
 use crate::table::Bound;
@@ -51,11 +51,11 @@ pub fn accept_direct(
     network: &Arc<Network>,
     supervisor: &Arc<Supervisor>,
     call: IncomingCall,
+    line: &Line,
     endpoint: Endpoint,
-    source: SocketAddrV4,
-    setup: Setup,
+    (source, setup): (SocketAddrV4, Setup),
 ) {
-    let (id, proto) = (call.id, call.offer.proto);
+    let (id, proto) = (call.id, line.proto);
     let passive = proto == Proto::Tcp && setup == Setup::Passive;
     if (passive || proto == Proto::Udp) && !may_be_peer(source, SocketAddrV4::new(supervisor.physical, 0), proto) {
         return call.reject(488, "No Peer's Socket at That Address");
@@ -63,14 +63,14 @@ pub fn accept_direct(
     let media = match proto {
         Proto::Udp => network.far(supervisor).and_then(|(far, media)| {
             network.receive_from(supervisor, endpoint, far, source.into(), id)?;
-            Ok(media.into())
+            Ok(media)
         }),
         Proto::Tcp => expect(network, supervisor, Expected { endpoint, source, session: id, passive }),
     };
     match media {
         Ok(media) => {
             supervisor.sessions.note(id);
-            call.accept(media);
+            call.accept(line.index, inbound::answer(line, media, setup));
         }
         Err(error) => {
             tracing::warn!(%error, "an inbound session could not be taken");
@@ -88,7 +88,7 @@ struct Expected {
 }
 
 /// Waits for the peer's connection at a socket of its own; gives its address.
-fn expect(network: &Arc<Network>, supervisor: &Arc<Supervisor>, expected: Expected) -> Result<SocketAddr, Errno> {
+fn expect(network: &Arc<Network>, supervisor: &Arc<Supervisor>, expected: Expected) -> Result<SocketAddrV4, Errno> {
     let (socket, media) = media_socket(supervisor).map_err(errno)?;
     if !expected.passive {
         listen(&socket, Backlog::new(1)?)?;
@@ -122,7 +122,7 @@ fn expect(network: &Arc<Network>, supervisor: &Arc<Supervisor>, expected: Expect
             }
         }
     });
-    Ok(media.into())
+    Ok(media)
 }
 
 /// The connection from the address that was announced; others are reset.

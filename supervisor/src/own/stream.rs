@@ -18,7 +18,7 @@ use crate::attempt::{Attempt, Progress};
 use crate::call::{Call, Held, Target, errno};
 use crate::connect::{PARK_AFTER, destination, handshake, within};
 use crate::send::send_timeout;
-use crate::sessions::{Failure, Flow};
+use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::Supervisor;
 use crate::table::Cookie;
 
@@ -68,7 +68,7 @@ pub fn connect(network: &Arc<Network>, mut call: Call, target: Target, address: 
     match if strange { Where::There } else { network.way(&mut call, Proto::Tcp, peer) } {
         Where::Refused(e) => call.finish(Err(e)),
         Where::There => there(call, target, peer, nonblocking),
-        Where::Peer(uri, net) => {
+        Where::Peer(callee, net) => {
             let local = match own_address(&supervisor, &target, peer) {
                 Ok(local) => local,
                 Err(e) => return call.finish(Err(e)),
@@ -77,7 +77,7 @@ pub fn connect(network: &Arc<Network>, mut call: Call, target: Target, address: 
             network.watch(&supervisor);
             network.kept.lock().attempts.insert(target.cookie, attempt.clone());
             let network = network.clone();
-            let dialling = Dialling { network, uri, net, target, local, peer: canonical, attempt };
+            let dialling = Dialling { network, callee, net, target, local, peer: canonical, attempt };
             if nonblocking {
                 supervisor.runtime.spawn(dialling.without_blocking(call));
             } else {
@@ -157,7 +157,7 @@ async fn wait_for(call: Call, target: Target, attempt: Arc<Attempt>) {
 /// A connect() that needs a session.
 struct Dialling {
     network: Arc<Network>,
-    uri: String,
+    callee: Arc<Callee>,
     net: Net,
     target: Target,
     local: SocketAddr,
@@ -171,11 +171,16 @@ struct Opened {
     media: OwnedFd,
 }
 
-async fn open(supervisor: &Arc<Supervisor>, uri: &str, peer: SocketAddr, local: SocketAddr) -> Result<Opened, Failure> {
+async fn open(
+    supervisor: &Arc<Supervisor>,
+    callee: &Callee,
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Result<Opened, Failure> {
     let failed = |e: std::io::Error| Failure { errno: errno(e) };
     let label = Label { proto: Proto::Tcp, port: peer.port() };
     let (media, source) = media_socket(supervisor).map_err(failed)?;
-    let flow = supervisor.sessions.open(uri, label, source, local).await?;
+    let flow = supervisor.sessions.open(callee, label, source, local).await?;
     let connected = async {
         sock::connect_nowait(media.as_fd(), &SocketAddr::V4(flow.media)).map_err(errno)?;
         sandbox::ready::connected(media.as_fd()).await
@@ -238,8 +243,8 @@ impl Dialling {
     }
 
     fn opening(&self, supervisor: &Arc<Supervisor>) -> impl Future<Output = Result<Opened, Failure>> + Send + use<> {
-        let (uri, peer, local, supervisor) = (self.uri.clone(), self.peer, self.local, supervisor.clone());
-        async move { open(&supervisor, &uri, peer, local).await }
+        let (callee, peer, local, supervisor) = (self.callee.clone(), self.peer, self.local, supervisor.clone());
+        async move { open(&supervisor, &callee, peer, local).await }
     }
 
     fn end(&self, result: Result<(), Errno>) {
