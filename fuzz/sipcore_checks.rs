@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use sipcore::auth::{AuthHeader, Challenge};
+use sipcore::flow::datachannel::dcep;
 use sipcore::label::Label;
 use sipcore::message::{Frame, Limits, Message, StreamParser, Uri, name, validate, via_value};
 use sipcore::sdp::{Answer, Direct, End, Offer, Origin, ReceivedOffer, Setup, Tls};
@@ -148,6 +149,7 @@ pub fn sdp(data: &[u8]) {
                 .into_iter()
                 .map(|setup| End::Tls(Tls { setup, listen: vec![source], ..tls.clone() }))
                 .collect(),
+            End::Channels(channels) => vec![End::Channels(channels.answer(channels.ice.clone()))],
             other => vec![other.clone()],
         };
         for end in ends {
@@ -159,13 +161,34 @@ pub fn sdp(data: &[u8]) {
     }
     // What was read can be offered, and reads back as it was.
     let mut ends: Vec<End> = offer.lines.iter().map(|line| line.end.clone()).collect();
-    ends.retain(|end| matches!(end, End::Tls(_) | End::Quic(_)));
+    ends.retain(|end| match end {
+        End::Tls(_) | End::Quic(_) => true,
+        // Another end's label is another one's.
+        End::Channels(channels) => channels.sipbox,
+        _ => false,
+    });
     ends.truncate(8);
     ends.insert(0, End::Direct(Direct::active(source)));
     let all = Offer { flows: ends, ..ours };
     let read = ReceivedOffer::parse(&all.to_sdp(origin));
     assert!(read.as_ref().is_ok_and(|read| read.lines.len() == all.flows.len()), "{read:?}");
     let _ = Answer::parse(data, &all);
+}
+
+/// A message of DCEP; and the attributes of a section of data channels.
+pub fn datachannel(data: &[u8]) {
+    if let Some(message) = dcep::Message::parse(data) {
+        assert_eq!(dcep::Message::parse(&message.to_bytes()).as_ref(), Some(&message));
+    }
+    let fingerprint = "AA:".repeat(31) + "AA";
+    let mut section =
+        b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nt=0 0\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n\
+        c=IN IP4 192.0.2.1\r\na=ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\na=fingerprint:sha-256 "
+            .to_vec();
+    section.extend_from_slice(fingerprint.as_bytes());
+    section.extend_from_slice(b"\r\n");
+    section.extend_from_slice(data);
+    sdp(&section);
 }
 
 /// A header of authentication.

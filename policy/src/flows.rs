@@ -8,6 +8,8 @@ use crate::error::Wrong;
 pub enum Encrypted {
     /// QUIC on a pair of addresses that ICE found: between two sipboxes, through NATs.
     Quic,
+    /// Data channels on such a pair (RFC 8831): with any standard peer.
+    DataChannel,
 }
 
 /// Which flows there may be.
@@ -23,7 +25,7 @@ pub struct Flows {
 
 impl Default for Flows {
     fn default() -> Self {
-        Flows { local: true, ..Flows::of(&[Encrypted::Quic]) }
+        Flows { local: true, ..Flows::of(&[Encrypted::Quic, Encrypted::DataChannel]) }
     }
 }
 
@@ -58,7 +60,8 @@ impl Flows {
 }
 
 /// Words of `flows`; None: in the clear on this machine.
-const WORDS: [(&str, Option<Encrypted>); 2] = [("direct", None), ("quic", Some(Encrypted::Quic))];
+const WORDS: [(&str, Option<Encrypted>); 3] =
+    [("direct", None), ("quic", Some(Encrypted::Quic)), ("datachannel", Some(Encrypted::DataChannel))];
 
 /// The word of `flow` and `--flow`.
 pub(crate) fn flow(text: &str) -> Result<Flows, Wrong> {

@@ -133,6 +133,11 @@ fn session_descriptions() {
 }
 
 #[test]
+fn data_channels() {
+    run(&files("../fuzz/corpus/datachannel"), MUTATIONS, check::datachannel);
+}
+
+#[test]
 fn authentication() {
     run(&files("../fuzz/corpus/digest_header"), MUTATIONS, check::digest);
 }

@@ -72,9 +72,9 @@ pub struct Run {
     pub publish: Option<String>,
     #[command(flatten)]
     pub home: Home,
-    /// What carries the bytes: auto (directly on this machine, else encrypted), direct (only on this machine) or quic (always
-    /// encrypted)
-    #[arg(long, value_name = "auto|direct|quic")]
+    /// What carries the bytes: auto (directly on this machine, else encrypted), direct (only on this machine), quic (always
+    /// encrypted) or datachannel (always encrypted, as WebRTC does it)
+    #[arg(long, value_name = "auto|direct|quic|datachannel")]
     pub flow: Option<String>,
     /// A STUN server, which tells this end's address as seen from outside; may be repeated
     #[arg(long, value_name = "HOST:PORT")]

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use policy::Encrypted;
-use sipcore::agent::{Direct, End, IncomingCall, Line, Proto, Quic, Setup};
+use sipcore::agent::{Direct, End, IncomingCall, Line, Proto, Setup};
 
+use crate::flow::Remote;
 use crate::names::is_reachable;
 use crate::sessions::may_be_peer;
 use crate::supervisor::{Supervisor, policy_proto};
@@ -51,6 +52,19 @@ pub fn find(
 
 const NOTHING: (u16, &str) = (486, "Nothing Listens There");
 
+/// Whether there is a socket that the policy lets `from` reach.
+fn any(supervisor: &Supervisor, from: &str) -> Result<(), (u16, &'static str)> {
+    let open = match &supervisor.network {
+        Some(network) => network.open_endpoints(),
+        None => supervisor.table.lock().open_endpoints(),
+    };
+    let may = |(proto, local): &(Proto, SocketAddr)| {
+        is_reachable(supervisor, *proto, local)
+            && supervisor.policy.accept_from(policy_proto(*proto), local.port(), from)
+    };
+    if open.iter().any(may) { Ok(()) } else { Err(NOTHING) }
+}
+
 /// Whether the policy lets `from` reach this port.
 fn allowed(supervisor: &Supervisor, from: &str, proto: Proto, port: u16) -> Result<(), (u16, &'static str)> {
     if supervisor.policy.accept_from(policy_proto(proto), port, from) {
@@ -63,7 +77,7 @@ fn allowed(supervisor: &Supervisor, from: &str, proto: Proto, port: u16) -> Resu
 /// The flow that is taken.
 enum Chosen {
     Direct(SocketAddrV4, Setup),
-    Encrypted(Quic),
+    Encrypted(Remote),
 }
 
 /// An INVITE from a peer: finds the socket that its label means and answers.
@@ -80,12 +94,23 @@ pub fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
         (port, _) => port,
     };
     let port = line.label.as_ref().map(|l| l.port);
-    let endpoint = match find(supervisor, &call.from.to_string(), line.proto, port, seen_port) {
+    // Of data channels each says for itself which socket it means, where the description says nothing.
+    let each = port.is_none() && matches!(chosen, Chosen::Encrypted(Remote::Channels(_)));
+    let from = call.from.to_string();
+    let found = match find(supervisor, &from, line.proto, port, seen_port) {
+        Err((486, _)) if each => any(supervisor, &from).map(|()| None),
+        found => found.map(Some),
+    };
+    let endpoint = match found {
         Ok(endpoint) => endpoint,
         Err((status, reason)) => return call.reject(status, reason),
     };
     match chosen {
-        Chosen::Direct(source, setup) => accept_direct(supervisor, call, &line, endpoint, source, setup),
+        Chosen::Direct(source, setup) => {
+            if let Some(endpoint) = endpoint {
+                accept_direct(supervisor, call, &line, endpoint, source, setup);
+            }
+        }
         Chosen::Encrypted(remote) => {
             supervisor.sessions.note(call.id);
             tokio::spawn(flow::accept(supervisor.clone(), call, line.index, remote));
@@ -117,7 +142,16 @@ fn choose<'c>(supervisor: &Supervisor, call: &'c IncomingCall) -> Result<(&'c Li
             End::Quic(remote) => {
                 encrypted = true;
                 if flows.has(Encrypted::Quic) {
-                    return Ok((line, Chosen::Encrypted(remote.clone())));
+                    return Ok((line, Chosen::Encrypted(Remote::Quic(remote.clone()))));
+                }
+            }
+            End::Channels(remote) => {
+                encrypted = true;
+                if remote.quic && flows.has(Encrypted::Quic) {
+                    return Ok((line, Chosen::Encrypted(Remote::Quic(remote.ice.clone()))));
+                }
+                if flows.has(Encrypted::DataChannel) {
+                    return Ok((line, Chosen::Encrypted(Remote::Channels(remote.clone()))));
                 }
             }
             _ => {}

@@ -5,6 +5,7 @@
 //! `sipbox-bench [WORD]...` measures only the rows whose name contains one of the words.
 
 mod calls;
+mod channels;
 mod datagrams;
 mod hub;
 
@@ -105,6 +106,7 @@ fn main() {
     iperf(&mut table);
     redis(&mut table);
     calls::rows(&mut table);
+    channels::rows(&mut table);
     datagrams::rows(&mut table);
     startup(&mut table);
     connects(&mut table);

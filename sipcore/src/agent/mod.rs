@@ -11,7 +11,7 @@ mod types;
 pub use crate::auth::Credentials;
 pub use crate::label::{Label, Proto};
 pub use crate::presence::{Document, Tuple, Update, Watchers};
-pub use crate::sdp::{Direct, End, Fingerprint, Line, Machine, Offer, Quic, Setup, Tls};
+pub use crate::sdp::{Channels, Direct, End, Fingerprint, Line, Machine, Offer, Quic, Setup, Tls};
 pub use crate::transport::{Counters, Direction, StartError, Tap, TapEvent, Transport};
 pub use error::{CallError, PresenceError, RegisterError};
 pub use incoming::{Event, IncomingCall};

@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use is::CandidateKind;
-use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendDatagramError, SendStream, TokioRuntime, VarInt};
+use quinn::{Connection, Endpoint, EndpointConfig, SendDatagramError, TokioRuntime};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::datachannel::{self, Terms, dcep};
+use super::incoming::{Incoming, channel, quic};
 use super::open::{self, Opening};
 use super::paths::{self, Chosen, Servers};
+use super::stream::Stream;
 use super::wire::{Drive, PEER, State, Wire};
 use super::{interfaces, tls};
+use crate::label::{Label, Proto};
 use crate::sdp::Quic;
 
 /// How long the two ends look for a path: what the checks take to fail (RFC 8445 section 14.3), and a little.
@@ -25,7 +29,7 @@ const RELAY_WITHIN: Duration = Duration::from_secs(2);
 /// How long the QUIC handshake may take on a path that works.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the other end's supervisor may take for a stream: its program's listener may have a full queue.
-const OPEN_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const OPEN_WITHIN: Duration = Duration::from_secs(20);
 /// The largest payload of a datagram of a program (UDP over IPv4).
 const LARGEST_DATAGRAM: usize = 65_507;
 
@@ -147,8 +151,7 @@ impl Gathered {
     /// Finds a path to the other end and sets up the encrypted connection.
     pub async fn connect(self, remote: &Quic, role: Role) -> Result<Link, LinkError> {
         let Gathered { ground, certificate, description } = self;
-        let (wire, endpoint) = (&ground.wire, &ground.endpoint);
-        let counts = (description.candidates.len(), remote.candidates.len());
+        let endpoint = &ground.endpoint;
         // Before anything can come in: it is known whom to expect.
         let client = match role {
             Role::Offerer => {
@@ -158,13 +161,7 @@ impl Gathered {
             }
             Role::Answerer => Some(tls::client(&certificate, remote.fingerprint).map_err(LinkError::Crypto)?),
         };
-        wire.with(|paths, now| paths.start(now, remote, role == Role::Offerer));
-        let mut state = wire.state();
-        let found = timeout(PATH_WITHIN, state.wait_for(|state| state.chosen.is_some() || state.lost)).await;
-        let found = found.ok().and_then(|state| state.ok().map(|state| *state));
-        if found.and_then(|state| state.chosen).is_none() {
-            return Err(LinkError::NoPath { local: counts.0, remote: counts.1 });
-        }
+        ground.find_path(&description, remote, role).await?;
         let connecting = async {
             match client {
                 Some(client) => {
@@ -186,7 +183,20 @@ impl Gathered {
             connection.unwrap_or_else(|_: tokio::time::error::Elapsed| Err("no answer in time".to_owned()));
         let connection = connection.map_err(LinkError::Handshake)?;
         endpoint.set_server_config(None);
-        Ok(Link { connection, ground })
+        Ok(Link { carrier: Carrier::Quic(connection), ground })
+    }
+
+    /// As [`Gathered::connect`], with data channels instead of QUIC.
+    pub async fn connect_channels(self, remote: &Quic, role: Role, terms: Terms) -> Result<Link, LinkError> {
+        let Gathered { ground, certificate, description } = self;
+        // Before anything can come in.
+        let datagrams = ground.wire.divert();
+        ground.find_path(&description, remote, role).await?;
+        let connecting = datachannel::Association::connect(ground.wire.clone(), datagrams, &certificate, terms);
+        let association = timeout(HANDSHAKE_WITHIN, connecting).await;
+        let association =
+            association.unwrap_or_else(|_: tokio::time::error::Elapsed| Err("no answer in time".to_owned()));
+        Ok(Link { carrier: Carrier::Channels(association.map_err(LinkError::Handshake)?), ground })
     }
 }
 
@@ -270,6 +280,20 @@ struct Ground {
     endpoint: Endpoint,
 }
 
+impl Ground {
+    /// Waits until ICE has found a pair that works.
+    async fn find_path(&self, local: &Quic, remote: &Quic, role: Role) -> Result<(), LinkError> {
+        self.wire.with(|paths, now| paths.start(now, remote, role == Role::Offerer));
+        let mut state = self.wire.state();
+        let found = timeout(PATH_WITHIN, state.wait_for(|state| state.chosen.is_some() || state.lost)).await;
+        let found = found.ok().and_then(|state| state.ok().map(|state| *state));
+        match found.and_then(|state| state.chosen) {
+            Some(_) => Ok(()),
+            None => Err(LinkError::NoPath { local: local.candidates.len(), remote: remote.candidates.len() }),
+        }
+    }
+}
+
 impl Drop for Ground {
     fn drop(&mut self) {
         self.endpoint.close(0u32.into(), b"");
@@ -277,36 +301,31 @@ impl Drop for Ground {
     }
 }
 
-/// A QUIC connection on a path that ICE keeps.
+/// An encrypted connection on a path that ICE keeps.
 pub struct Link {
-    connection: Connection,
+    carrier: Carrier,
     ground: Ground,
 }
 
-/// One stream of a link.
-pub struct Stream {
-    /// Towards the other end.
-    pub send: SendStream,
-    /// From the other end.
-    pub receive: RecvStream,
-}
-
-impl Stream {
-    /// Its number: marks the datagrams that belong to it.
-    pub fn id(&self) -> u64 {
-        VarInt::from(self.send.id()).into_inner()
-    }
+/// What carries the streams.
+enum Carrier {
+    Quic(Connection),
+    Channels(datachannel::Association),
 }
 
 impl Link {
     /// Opens a stream, and waits until the other end has taken it.
     pub async fn open(&self, opening: Opening) -> Result<Stream, OpenError> {
+        let connection = match &self.carrier {
+            Carrier::Quic(connection) => connection,
+            Carrier::Channels(association) => return open_channel(association, opening.label).await,
+        };
         let opened = async {
-            let (mut send, mut receive) = self.connection.open_bi().await.map_err(|e| lost(&e))?;
+            let (mut send, mut receive) = connection.open_bi().await.map_err(|e| lost(&e))?;
             send.write_chunk(opening.to_bytes()).await.map_err(|e| lost(&e))?;
             let mut status = [0; 2];
             receive.read_exact(&mut status).await.map_err(|e| lost(&e))?;
-            Ok((u16::from_be_bytes(status), Stream { send, receive }))
+            Ok((u16::from_be_bytes(status), quic(send, receive)))
         };
         let opened = timeout(OPEN_WITHIN, opened).await.unwrap_or_else(|_| Err(lost(&"no answer to a stream")));
         match opened.map_err(OpenError::Lost)? {
@@ -317,20 +336,35 @@ impl Link {
 
     /// The next stream that the other end opens.
     pub async fn accept(&self) -> Result<Incoming, LinkError> {
-        let (send, receive) = self.connection.accept_bi().await.map_err(|e| lost(&e))?;
-        Ok(Incoming { stream: Stream { send, receive } })
+        match &self.carrier {
+            Carrier::Quic(connection) => {
+                let (send, receive) = connection.accept_bi().await.map_err(|e| lost(&e))?;
+                Ok(Incoming::Quic(send, receive))
+            }
+            Carrier::Channels(association) => Ok(Incoming::Channel(association.offered().await.map_err(|e| lost(&e))?)),
+        }
     }
 
     /// Sends a datagram of a flow. What finds no room is lost, as on the way; one too large for a packet waits for its turn.
     pub async fn send_datagram(&self, flow: u64, payload: &[u8]) -> Result<(), LinkError> {
+        let connection = match &self.carrier {
+            Carrier::Quic(connection) => connection,
+            Carrier::Channels(association) => {
+                // It is one of theirs.
+                if let Ok(channel) = u16::try_from(flow) {
+                    association.send_datagram(channel, payload);
+                }
+                return if association.is_closed() { Err(lost(&"it has ended")) } else { Ok(()) };
+            }
+        };
         let mut data = BytesMut::with_capacity(payload.len() + 8);
         open::put_varint(&mut data, flow);
         data.extend_from_slice(payload);
         let data = data.freeze();
-        match self.connection.send_datagram(data.clone()) {
+        match connection.send_datagram(data.clone()) {
             Ok(()) => Ok(()),
             Err(SendDatagramError::TooLarge) => {
-                let mut stream = self.connection.open_uni().await.map_err(|e| lost(&e))?;
+                let mut stream = connection.open_uni().await.map_err(|e| lost(&e))?;
                 stream.write_chunk(data).await.map_err(|e| lost(&e))?;
                 // Nobody closes it before.
                 let _ = stream.finish();
@@ -342,8 +376,15 @@ impl Link {
 
     /// The next datagram, with the flow that it belongs to.
     pub async fn datagram(&self) -> Result<(u64, Bytes), LinkError> {
+        let connection = match &self.carrier {
+            Carrier::Quic(connection) => connection,
+            Carrier::Channels(association) => {
+                let (channel, data) = association.datagram().await.map_err(|e| lost(&e))?;
+                return Ok((channel.into(), data));
+            }
+        };
         loop {
-            let mut data = self.connection.read_datagram().await.map_err(|e| lost(&e))?;
+            let mut data = connection.read_datagram().await.map_err(|e| lost(&e))?;
             if let Some(flow) = open::get_varint(&mut data) {
                 return Ok((flow, data));
             }
@@ -352,8 +393,13 @@ impl Link {
 
     /// The next datagram that was too large for a packet.
     pub async fn large_datagram(&self) -> Result<(u64, Bytes), LinkError> {
+        let connection = match &self.carrier {
+            Carrier::Quic(connection) => connection,
+            // A message may be as long as any datagram.
+            Carrier::Channels(_) => return Err(self.closed().await),
+        };
         loop {
-            let mut stream = self.connection.accept_uni().await.map_err(|e| lost(&e))?;
+            let mut stream = connection.accept_uni().await.map_err(|e| lost(&e))?;
             let Ok(Ok(data)) = timeout(OPEN_WITHIN, stream.read_to_end(LARGEST_DATAGRAM + 8)).await else { continue };
             let mut data = Bytes::from(data);
             if let Some(flow) = open::get_varint(&mut data) {
@@ -374,24 +420,44 @@ impl Link {
         Paths { state, last: None }
     }
 
-    /// Round trip of the path, as QUIC sees it.
+    /// What carries the streams, in words for the user.
+    pub fn kind(&self) -> &'static str {
+        match &self.carrier {
+            Carrier::Quic(_) => "encrypted flow",
+            Carrier::Channels(_) => "data channel flow",
+        }
+    }
+
+    /// Round trip of the path, as its protocol sees it.
     pub fn rtt(&self) -> Duration {
-        self.connection.rtt()
+        match &self.carrier {
+            Carrier::Quic(connection) => connection.rtt(),
+            Carrier::Channels(association) => association.rtt(),
+        }
     }
 
     /// Waits until the connection has ended; why.
     pub async fn closed(&self) -> LinkError {
-        lost(&self.connection.closed().await)
+        match &self.carrier {
+            Carrier::Quic(connection) => lost(&connection.closed().await),
+            Carrier::Channels(association) => lost(&association.closed().await),
+        }
     }
 
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
-        self.connection.close_reason().is_some()
+        match &self.carrier {
+            Carrier::Quic(connection) => connection.close_reason().is_some(),
+            Carrier::Channels(association) => association.is_closed(),
+        }
     }
 
     /// Ends the connection. What was not delivered is lost.
     pub fn close(&self) {
-        self.connection.close(0u32.into(), b"");
+        match &self.carrier {
+            Carrier::Quic(connection) => connection.close(0u32.into(), b""),
+            Carrier::Channels(association) => association.close(),
+        }
     }
 
     /// Waits until the other end has been told of the end.
@@ -400,7 +466,7 @@ impl Link {
     }
 }
 
-fn lost(why: &dyn std::fmt::Display) -> LinkError {
+pub(super) fn lost(why: &dyn std::fmt::Display) -> LinkError {
     LinkError::Lost(why.to_string())
 }
 
@@ -424,42 +490,22 @@ impl Paths {
     }
 }
 
-/// A stream that the other end has opened.
-pub struct Incoming {
-    stream: Stream,
-}
-
-impl Incoming {
-    /// What it is for. `None`: it does not say so in time, or not in our words; the stream is to be dropped.
-    pub async fn opening(&mut self) -> Option<Opening> {
-        let read = async {
-            let mut start = [0; open::SHORTEST];
-            self.stream.receive.read_exact(&mut start).await.ok()?;
-            let mut all = start.to_vec();
-            all.resize(Opening::length(&start)?, 0);
-            self.stream.receive.read_exact(all.get_mut(open::SHORTEST..)?).await.ok()?;
-            Opening::parse(&all)
-        };
-        timeout(OPEN_WITHIN, read).await.ok().flatten()
+/// A channel for a socket: the one that both session descriptions name, if it is for it, else a new one.
+async fn open_channel(association: &datachannel::Association, label: Label) -> Result<Stream, OpenError> {
+    let text = label.to_string();
+    if let Some(named) = association.negotiated(&text).await {
+        return Ok(channel(named));
     }
-
-    /// Its number: marks the datagrams that belong to it.
-    pub fn id(&self) -> u64 {
-        self.stream.id()
-    }
-
-    /// Takes it.
-    pub async fn take(mut self) -> Result<Stream, LinkError> {
-        self.stream.send.write_all(&200u16.to_be_bytes()).await.map_err(|e| lost(&e))?;
-        Ok(self.stream)
-    }
-
-    /// Refuses it, with a SIP status.
-    pub async fn refuse(mut self, status: u16) {
-        let _ = self.stream.receive.stop(super::RESET.into());
-        if self.stream.send.write_all(&status.to_be_bytes()).await.is_ok() {
-            // Nobody closes it before.
-            let _ = self.stream.send.finish();
-        }
+    let delivery = match label.proto {
+        Proto::Tcp => dcep::Delivery::Stream,
+        Proto::Udp => dcep::Delivery::Datagrams,
+    };
+    let asked = dcep::Open { delivery, label: text, protocol: datachannel::PROTOCOL.to_owned() };
+    match timeout(OPEN_WITHIN, association.open(asked)).await {
+        Ok(Ok(opened)) => Ok(channel(opened)),
+        // It says no more than that.
+        Ok(Err(None)) => Err(OpenError::Refused(486)),
+        Ok(Err(Some(why))) => Err(OpenError::Lost(lost(&why))),
+        Err(_) => Err(OpenError::Lost(lost(&"no answer to a channel"))),
     }
 }

@@ -1,5 +1,5 @@
-//! Encrypted flows between two sipboxes: ICE (RFC 8445) finds a pair of addresses, QUIC (RFC 9000) runs on it, pinned to the
-//! fingerprints of the session descriptions.
+//! Encrypted flows: ICE (RFC 8445) finds a pair of addresses; QUIC (RFC 9000) between two sipboxes, or data channels (RFC 8831) with
+//! any standard peer, run on it, pinned to the fingerprints of the session descriptions.
 //!
 //! A [`Link`] is what one SIP session carries: any number of streams (one for each TCP socket of a program) and datagram flows (one
 //! for each pair of UDP sockets). The way to one: [`Gathered::start`] binds sockets and asks the servers, its description goes into
@@ -7,21 +7,25 @@
 //!
 //! `paths` (candidates, checks, relays) and `open` (what is said at the start of a stream) are pure; `wire` and `link` do I/O.
 
+pub mod datachannel;
+mod incoming;
 mod interfaces;
 mod link;
 mod open;
 mod paths;
 mod probe;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod wire;
 
 pub use crate::sdp::{Fingerprint, Quic};
-pub use link::{Gathered, Incoming, Link, LinkConfig, LinkError, OpenError, Path, Paths, Role, Stream};
+pub use incoming::{Asked, Incoming};
+pub use link::{Gathered, Link, LinkConfig, LinkError, OpenError, Path, Paths, Role};
 pub use open::Opening;
 pub use paths::{Relay, Servers};
-pub use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+pub use stream::{Broken, RecvStream, SendStream, Stopped, Stream};
 pub use tls::{Certificate, CertificateError};
 
 /// The protocol on top of QUIC (ALPN, RFC 7301).

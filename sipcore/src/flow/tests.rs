@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::datachannel::{SCTP_PORT, Terms};
 use super::*;
+use crate::label::Proto;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -16,12 +18,37 @@ async fn gathered(last: u8) -> Gathered {
     Gathered::start(LinkConfig { certificate, servers: Servers::default(), also }).await.unwrap()
 }
 
+async fn channels() -> (Link, Link) {
+    let (a, b) = (gathered(7).await, gathered(8).await);
+    let (at_a, at_b) = (a.description().clone(), b.description().clone());
+    let terms =
+        |active, fingerprint| Terms { active, fingerprint, port: SCTP_PORT, max_message: 0, negotiated: Vec::new() };
+    let (to_a, to_b) = (terms(true, at_a.fingerprint), terms(false, at_b.fingerprint));
+    let both = async {
+        tokio::join!(a.connect_channels(&at_b, Role::Offerer, to_b), b.connect_channels(&at_a, Role::Answerer, to_a))
+    };
+    let (a, b) = timeout(PATIENCE, both).await.unwrap();
+    (a.unwrap(), b.unwrap())
+}
+
 async fn pair() -> (Link, Link) {
     let (a, b) = (gathered(1).await, gathered(2).await);
     let (at_a, at_b) = (a.description().clone(), b.description().clone());
     let both = async { tokio::join!(a.connect(&at_b, Role::Offerer), b.connect(&at_a, Role::Answerer)) };
     let (a, b) = timeout(PATIENCE, both).await.unwrap();
     (a.unwrap(), b.unwrap())
+}
+
+fn asked() -> Asked {
+    Asked { proto: Proto::Tcp, port: Some(7000), source_port: Some(1) }
+}
+
+async fn read_to_end(stream: &mut Stream) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Some(data) = stream.receive.read(1 << 16).await.unwrap() {
+        all.extend_from_slice(&data);
+    }
+    all
 }
 
 fn opening() -> Opening {
@@ -34,13 +61,14 @@ async fn streams_and_datagrams() {
     assert!(caller.path().is_some_and(|path| path.word() != "relayed"), "{:?}", caller.path());
     let serving = tokio::spawn(async move {
         let mut incoming = called.accept().await.unwrap();
-        assert_eq!(incoming.opening().await, Some(opening()));
+        assert_eq!(incoming.asked().await, Some(asked()));
         let mut stream = incoming.take().await.unwrap();
-        let got = stream.receive.read_to_end(1 << 24).await.unwrap();
-        stream.send.write_all(&got).await.unwrap();
-        stream.send.finish().unwrap();
+        let got = read_to_end(&mut stream).await;
+        stream.send.write(got.into()).await.unwrap();
+        stream.send.finish();
+        assert_eq!(stream.send.stopped().await, Stopped::Delivered);
         let mut refused = called.accept().await.unwrap();
-        assert_eq!(refused.opening().await, Some(opening()));
+        assert_eq!(refused.asked().await, Some(asked()));
         refused.refuse(486).await;
         for _ in 0..2 {
             let (flow, data) = tokio::select! {
@@ -51,15 +79,21 @@ async fn streams_and_datagrams() {
         }
         called.closed().await
     });
-    let mut stream = caller.open(opening()).await.unwrap();
+    let stream = caller.open(opening()).await.unwrap();
     let data: Vec<u8> = (0..4_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
-    let (mut send, sent) = (stream.send, data.clone());
+    let sent = data.clone();
+    let Stream { mut send, mut receive } = stream;
     let writing = tokio::spawn(async move {
-        send.write_all(&sent).await.unwrap();
-        send.finish().unwrap();
+        send.write(sent.into()).await.unwrap();
+        send.finish();
+        send
     });
-    assert!(stream.receive.read_to_end(1 << 24).await.unwrap() == data);
-    writing.await.unwrap();
+    let mut got = Vec::new();
+    while let Some(piece) = receive.read(1 << 16).await.unwrap() {
+        got.extend_from_slice(&piece);
+    }
+    assert!(got == data);
+    drop(writing.await.unwrap());
     assert_eq!(caller.open(opening()).await.err(), Some(OpenError::Refused(486)));
     caller.send_datagram(4, b"small").await.unwrap();
     assert_eq!(caller.datagram().await.unwrap(), (4, b"small".as_slice().into()));
@@ -93,4 +127,51 @@ async fn nobody_there_is_said() {
     drop(b);
     let outcome = timeout(PATIENCE, a.connect(&at_b, Role::Offerer)).await.unwrap();
     assert!(matches!(outcome.err(), Some(LinkError::NoPath { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn channels_carry_streams_and_datagrams() {
+    let (caller, called) = channels().await;
+    let serving = tokio::spawn(async move {
+        let mut incoming = called.accept().await.unwrap();
+        assert_eq!(incoming.asked().await, Some(Asked { source_port: None, ..asked() }));
+        let mut stream = incoming.take().await.unwrap();
+        let got = read_to_end(&mut stream).await;
+        stream.send.write(got.into()).await.unwrap();
+        stream.send.finish();
+        assert_eq!(stream.send.stopped().await, Stopped::Delivered);
+        drop(stream);
+        called.accept().await.unwrap().refuse(486).await;
+        let datagrams = called.accept().await.unwrap().take().await.unwrap();
+        for _ in 0..2 {
+            let (flow, data) = called.datagram().await.unwrap();
+            assert_eq!(flow, datagrams.id());
+            called.send_datagram(flow, &data).await.unwrap();
+        }
+        called.closed().await
+    });
+    let Stream { mut send, receive } = caller.open(opening()).await.unwrap();
+    let data: Vec<u8> = (0..4_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
+    let sent = data.clone();
+    let writing = tokio::spawn(async move {
+        send.write(sent.into()).await.unwrap();
+        send.finish();
+        send
+    });
+    let mut receive = receive;
+    let mut got = Vec::new();
+    while let Some(piece) = receive.read(1 << 16).await.unwrap() {
+        got.extend_from_slice(&piece);
+    }
+    assert!(got == data);
+    drop((writing.await.unwrap(), receive));
+    assert_eq!(caller.open(opening()).await.err(), Some(OpenError::Refused(486)));
+    let udp = Opening { label: "udp/53".parse().unwrap(), ..opening() };
+    let datagrams = caller.open(udp).await.unwrap();
+    for length in [5, 60_000] {
+        caller.send_datagram(datagrams.id(), &data[..length]).await.unwrap();
+        assert_eq!(caller.datagram().await.unwrap(), (datagrams.id(), data[..length].to_vec().into()));
+    }
+    caller.close();
+    assert!(matches!(timeout(PATIENCE, serving).await.unwrap().unwrap(), LinkError::Lost(_)));
 }

@@ -61,6 +61,11 @@ impl Certificate {
         Ok(Certificate { fingerprint: fingerprint(&der), der, key: Arc::new(key) })
     }
 
+    /// As DTLS wants it.
+    pub(super) fn for_dtls(&self) -> dimpl::DtlsCertificate {
+        dimpl::DtlsCertificate { certificate: self.der.to_vec(), private_key: self.key.secret_pkcs8_der().to_vec() }
+    }
+
     fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(self.key.clone_key())
     }

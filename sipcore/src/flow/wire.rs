@@ -1,4 +1,4 @@
-//! The sockets of one flow, as one socket for QUIC. STUN and TURN are taken out of what comes in (RFC 9443); what goes out takes the
+//! The sockets of one flow, as one socket for QUIC. STUN, TURN and DTLS are taken out of what comes in (RFC 9443); what goes out takes the
 //! route that ICE has chosen. To QUIC the other end has one address for good: a change of route is not its business.
 
 use std::collections::VecDeque;
@@ -38,6 +38,9 @@ const TO_RELAY: usize = 256;
 /// Datagrams that came over connections and wait for QUIC.
 const FROM_RELAYS: usize = 4096;
 
+/// Datagrams of DTLS that wait to be handled.
+const DTLS: usize = 4096;
+
 /// A connection to a relay.
 struct Stream {
     base: SocketAddr,
@@ -65,6 +68,8 @@ pub(super) struct Wire {
     sockets: Vec<Socket>,
     streams: Vec<Stream>,
     inbox: Mutex<Inbox>,
+    /// Where datagrams of DTLS go, if somebody speaks it.
+    dtls: Mutex<Option<mpsc::Sender<Bytes>>>,
     paths: Mutex<Paths>,
     /// Servers whose datagrams are theirs, whatever their first byte.
     relays: Vec<SocketAddr>,
@@ -109,6 +114,7 @@ impl Wire {
             sockets,
             streams,
             inbox: Mutex::default(),
+            dtls: Mutex::new(None),
             paths: Mutex::new(make(&bases, &ends)),
             relays,
             route: Mutex::new(None),
@@ -179,11 +185,38 @@ impl Wire {
         }
     }
 
+    /// From now on datagrams of DTLS come here. What finds no room is lost, as on the way.
+    pub fn divert(&self) -> mpsc::Receiver<Bytes> {
+        let (give, take) = mpsc::channel(DTLS);
+        *self.dtls.lock() = Some(give);
+        take
+    }
+
+    /// Sends datagrams of `segment` bytes each, the last one perhaps shorter, to the other end.
+    pub fn send_payload(&self, contents: &[u8], segment: usize) -> io::Result<()> {
+        let segment_size = (contents.len() > segment).then_some(segment);
+        self.try_send(&Outgoing { destination: PEER, ecn: None, contents, segment_size, src_ip: None })
+    }
+
+    /// Waits until [`Wire::send_payload`] finds room.
+    pub async fn writable(&self) -> io::Result<()> {
+        match self.sending() {
+            Some(socket) => socket.io.writable().await,
+            None => Ok(()),
+        }
+    }
+
+    /// How many datagrams one [`Wire::send_payload`] may send.
+    pub fn segments(&self) -> usize {
+        self.max_transmit_segments()
+    }
+
     /// Takes what is not QUIC out of received datagrams.
     fn sort_out(&self, socket: &Socket, buffer: &mut [u8], meta: &mut RecvMeta) {
         let stride = meta.stride.max(1);
         let from_relay = self.relays.contains(&meta.addr);
-        let is_quic = |segment: &[u8]| segment.first().is_some_and(|byte| *byte > 3) && !from_relay;
+        let is_quic =
+            |segment: &[u8]| segment.first().is_some_and(|byte| *byte > 3 && !is_dtls(segment)) && !from_relay;
         let from = meta.addr;
         meta.addr = PEER;
         meta.dst_ip = None;
@@ -195,9 +228,14 @@ impl Wire {
         while at < meta.len {
             let end = (at + stride).min(meta.len);
             let segment = &buffer[at..end];
-            let verdict = match is_quic(segment) {
-                true => Verdict::Payload,
-                false => self.with(|paths, now| paths.handle(now, socket.base, from, segment)),
+            let verdict = match (is_quic(segment), from_relay) {
+                (true, _) => Verdict::Payload,
+                (false, false) if is_dtls(segment) => self.hand_over(segment),
+                _ => self.with(|paths, now| paths.handle(now, socket.base, from, segment)),
+            };
+            let verdict = match verdict {
+                Verdict::Unwrapped(data) if is_dtls(&data) => self.hand_over(&data),
+                other => other,
             };
             let length = match &verdict {
                 Verdict::Taken => 0,
@@ -216,6 +254,14 @@ impl Wire {
         }
         meta.len = kept;
         meta.stride = widest.max(1);
+    }
+
+    /// A datagram of DTLS.
+    fn hand_over(&self, datagram: &[u8]) -> Verdict {
+        if let Some(dtls) = &*self.dtls.lock() {
+            let _ = dtls.try_send(Bytes::copy_from_slice(datagram));
+        }
+        Verdict::Taken
     }
 
     /// Datagrams that came over connections, if there are any.
@@ -263,6 +309,11 @@ impl Wire {
     }
 }
 
+/// Whether a datagram is one of DTLS, by its first byte (RFC 9443 section 2).
+fn is_dtls(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|byte| (20..64).contains(byte))
+}
+
 /// Keeps the machine's time. Ends when it is aborted.
 async fn drive(wire: Arc<Wire>) {
     loop {
@@ -293,7 +344,8 @@ async fn read_stream(wire: Arc<Wire>, base: SocketAddr, server: SocketAddr, mut 
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = reader.read(&mut buffer).await.unwrap_or(0);
-        let came = wire.with(|paths, now| paths.handle_stream(now, base, server, &buffer[..count]));
+        let mut came = wire.with(|paths, now| paths.handle_stream(now, base, server, &buffer[..count]));
+        came.retain(|datagram| !is_dtls(datagram) || wire.hand_over(datagram) != Verdict::Taken);
         if !came.is_empty() {
             let mut inbox = wire.inbox.lock();
             let room = FROM_RELAYS.saturating_sub(inbox.datagrams.len());

@@ -35,6 +35,8 @@ impl Answer {
             }
             (Some(End::Tls(own)), End::Tls(end)) => fits(own.setup, end.setup)?,
             (Some(End::Quic(_)), End::Quic(_)) => {}
+            (Some(End::Channels(own)), End::Quic(_)) if own.quic => {}
+            (Some(End::Channels(own)), End::Channels(end)) => fits(own.setup, end.setup)?,
             _ => return Err(other()),
         }
         Ok(Answer { line, end: read.end })

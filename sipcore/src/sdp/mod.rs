@@ -7,13 +7,14 @@
 //! a=connection:new
 //! a=sipbox:1 label="tcp/7000" source="127.64.1.2:40112" virtual="198.18.3.4:40112"
 //! ```
-//! Each flow is an m= line of its own, best first: `TCP` and `udp` ([`Direct`]), `TCP/TLS` (RFC 8122, [`Tls`]), ICE ([`Quic`]); the answer
+//! Each flow is an m= line of its own, best first: `TCP` and `udp` ([`Direct`]), `TCP/TLS` (RFC 8122, [`Tls`]), ICE ([`Quic`], [`Channels`]); the answer
 //! accepts exactly one.
 //!
 //! Pure functions from values to bytes and back. Lines and attributes that nobody here knows are ignored.
 
 mod answer;
 mod attribute;
+mod channels;
 mod machine;
 mod offer;
 mod quic;
@@ -28,6 +29,7 @@ use sdp_types::{Media, Session};
 pub use crate::label::{Label, Proto};
 pub use answer::Answer;
 pub use attribute::Sipbox;
+pub use channels::Channels;
 pub use machine::Machine;
 pub use offer::{Line, Offer, ReceivedOffer};
 pub use quic::{Fingerprint, MAX_CANDIDATES, Quic};
@@ -84,6 +86,8 @@ pub enum End {
     Tls(Tls),
     /// Where to look for the other end by ICE, and whom to expect there.
     Quic(Quic),
+    /// The same, with data channels.
+    Channels(Channels),
 }
 
 impl End {
@@ -93,6 +97,7 @@ impl End {
             End::Direct(direct) => direct.source.ip(),
             End::Tls(tls) => tls.address().ip(),
             End::Quic(quic) => quic.ip(),
+            End::Channels(channels) => channels.address().ip(),
         }
     }
 
@@ -102,6 +107,7 @@ impl End {
             End::Direct(direct) => direct.media(proto, sipbox),
             End::Tls(tls) => tls.media(sipbox),
             End::Quic(quic) => quic.media(place, sipbox),
+            End::Channels(channels) => channels.media(sipbox),
         }
     }
 
@@ -113,6 +119,9 @@ impl End {
             (proto, End::Direct(Direct::parse(session, media, place, sipbox.as_ref())?))
         } else if tcp::is_tls(media) {
             (Proto::Tcp, End::Tls(Tls::parse(session, media, place, sipbox.as_ref())?))
+        } else if let Some(channels) = Channels::parse(session, media, place, sipbox.as_ref())? {
+            let said = sipbox.as_ref().and_then(|s| s.label).or_else(|| channels.label());
+            (said.map_or(Proto::Tcp, |label| label.proto), End::Channels(channels))
         } else if let Some(quic) = Quic::parse(session, media, place, sipbox.as_ref())? {
             // It carries both; the label says which is meant.
             (sipbox.as_ref().and_then(|s| s.label).map_or(Proto::Tcp, |label| label.proto), End::Quic(quic))
@@ -201,6 +210,9 @@ pub enum SdpError {
     /// A fingerprint cannot be read, is missing, or the two differ.
     #[error("the fingerprint cannot be trusted: {0}")]
     Fingerprint(&'static str),
+    /// The line of data channels (named) is not one.
+    #[error("the section of data channels: {0}")]
+    Channels(String),
     /// More than one m= line accepted.
     #[error("more than one flow was accepted")]
     TwoFlows,

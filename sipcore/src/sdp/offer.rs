@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use super::answer::fits;
-use super::attribute::Sipbox;
+use super::attribute::{Sipbox, named};
+use super::channels::Channels;
 use super::tcp::Direct;
 use super::{End, Origin, Place, Read, SdpError, Setup, add, frame, line, session, shown, write};
 use crate::label::{Label, Proto};
@@ -103,12 +104,19 @@ impl ReceivedOffer {
             (End::Direct(offered), End::Direct(local)) => fits(offered.setup, local.setup)?,
             (End::Tls(offered), End::Tls(local)) => fits(offered.setup, local.setup)?,
             (End::Quic(_), End::Quic(_)) => {}
+            (End::Channels(offered), End::Quic(_)) if offered.quic => {}
+            (End::Channels(offered), End::Channels(local)) => fits(offered.setup, local.setup)?,
             _ => return Err(SdpError::NoSuchFlow),
         }
         let mut session = frame(origin, local.ip());
         for (at, (kind, proto, fmt)) in self.all.iter().enumerate() {
             match at == index {
-                true => add(&mut session, local.media(Place::Answer, taken.proto, Sipbox::default())),
+                true => {
+                    if let End::Channels(Channels { mid: Some((mid, true)), .. }) = local {
+                        session.attributes.push(named("group", &format!("BUNDLE {mid}")));
+                    }
+                    add(&mut session, local.media(Place::Answer, taken.proto, Sipbox::default()));
+                }
                 false => session.medias.push(line(kind, 0, proto, fmt)),
             }
         }
@@ -138,8 +146,10 @@ impl Read {
             End::Direct(direct) => direct.source,
             End::Tls(tls) => tls.address(),
             End::Quic(quic) => quic.default_address(),
+            End::Channels(channels) => channels.address(),
         };
         let virtual_source = said.virtual_source.unwrap_or(shown);
-        Ok(Line { index, proto, label: said.label, virtual_source, end })
+        let named = if let End::Channels(channels) = &end { channels.label() } else { None };
+        Ok(Line { index, proto, label: said.label.or(named), virtual_source, end })
     }
 }

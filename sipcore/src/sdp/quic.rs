@@ -96,6 +96,14 @@ impl Quic {
 
     /// The m= line; `sipbox` says the rest. Who answers opens the connection.
     pub(super) fn media(&self, place: Place, sipbox: Sipbox) -> Media {
+        let mut media = self.ice_media(if place == Place::Offer { Setup::Actpass } else { Setup::Active });
+        media.attributes.push(named("sctp-port", "5000"));
+        media.attributes.push(Sipbox { quic: true, fingerprint: Some(self.fingerprint), ..sipbox }.attribute());
+        media
+    }
+
+    /// What is said of the path and of the certificate.
+    pub(super) fn ice_media(&self, setup: Setup) -> Media {
         let default = self.default_address();
         let mut media = line("application", default.port(), "UDP/DTLS/SCTP", "webrtc-datachannel");
         media.connections.push(sdp_types::Connection::from_ip_addr(default.ip()));
@@ -107,10 +115,7 @@ impl Quic {
             media.attributes.push(named("candidate", text.trim_start_matches("candidate:")));
         }
         media.attributes.push(named("fingerprint", &self.fingerprint.to_string()));
-        let setup = if place == Place::Offer { Setup::Actpass } else { Setup::Active };
         media.attributes.push(named("setup", setup.as_str()));
-        media.attributes.push(named("sctp-port", "5000"));
-        media.attributes.push(Sipbox { quic: true, fingerprint: Some(self.fingerprint), ..sipbox }.attribute());
         media
     }
 
@@ -124,13 +129,6 @@ impl Quic {
         let Some(sipbox) = sipbox.filter(|sipbox| sipbox.quic && is_ice(media)) else { return Ok(None) };
         let said = sipbox.fingerprint.ok_or(SdpError::Fingerprint("a=sipbox has no fp"))?;
         let fingerprint = fingerprint(session, media, Some(said))?;
-        let word = |name, lengths: std::ops::RangeInclusive<usize>| {
-            let ice_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
-            let value = attribute(session, media, name).map(str::trim).unwrap_or_default();
-            let fits = lengths.contains(&value.len()) && value.chars().all(ice_char);
-            if fits { Ok(value.to_owned()) } else { Err(SdpError::Ice(name)) }
-        };
-        let (ufrag, pwd) = (word("ice-ufrag", UFRAG)?, word("ice-pwd", PWD)?);
         // Media servers strip a=setup too: what stands in its place is what this side of the exchange says anyway.
         let setup = attribute(session, media, "setup").map(Setup::parse).transpose()?;
         match (place, setup) {
@@ -138,6 +136,18 @@ impl Quic {
             (Place::Answer, Some(Setup::Active | Setup::Actpass)) => {}
             (_, Some(setup)) => return Err(SdpError::Setup(setup.as_str().to_owned())),
         }
+        Quic::parse_ice(session, media, fingerprint).map(Some)
+    }
+
+    /// Reads what is said of the path.
+    pub(super) fn parse_ice(session: &Session, media: &Media, fingerprint: Fingerprint) -> Result<Quic, SdpError> {
+        let word = |name, lengths: std::ops::RangeInclusive<usize>| {
+            let ice_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
+            let value = attribute(session, media, name).map(str::trim).unwrap_or_default();
+            let fits = lengths.contains(&value.len()) && value.chars().all(ice_char);
+            if fits { Ok(value.to_owned()) } else { Err(SdpError::Ice(name)) }
+        };
+        let (ufrag, pwd) = (word("ice-ufrag", UFRAG)?, word("ice-pwd", PWD)?);
         // What cannot be read (a name, another transport) is passed over.
         let candidates = media
             .attributes
@@ -147,7 +157,7 @@ impl Quic {
             .filter(|c| c.proto() == Protocol::Udp && c.addr().port() != 0 && !is_nowhere(c.addr()))
             .take(MAX_CANDIDATES)
             .collect();
-        Ok(Some(Quic { ufrag, pwd, candidates, fingerprint }))
+        Ok(Quic { ufrag, pwd, candidates, fingerprint })
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox::sock;
-use sipcore::agent::{End, IncomingCall, Proto, Quic, SessionId};
-use sipcore::flow::{Incoming, Opening, Role};
+use sipcore::agent::{End, IncomingCall, Proto, SessionId, Setup};
+use sipcore::flow::datachannel::Terms;
+use sipcore::flow::{Asked, Incoming, Role};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::trunk::Trunk;
-use super::{caller, datagrams, pump, v4};
+use super::{Remote, caller, datagrams, pump, v4};
 use crate::inbound::{self, Endpoint};
 use crate::supervisor::Supervisor;
 use crate::table::Expected;
@@ -20,7 +21,7 @@ use crate::table::Expected;
 const LISTENER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Takes the encrypted flow at `line` of a call: gathers, answers, connects, and serves what comes.
-pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize, remote: Quic) {
+pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize, remote: Remote) {
     let links = supervisor.sessions.links.clone();
     let (id, from) = (call.id, call.from.to_string());
     let near = supervisor.sessions.is_near().await;
@@ -32,8 +33,20 @@ pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize
             return call.reject(480, "No Path Can Be Offered");
         }
     };
-    call.accept(line, End::Quic(gathered.description().clone()));
-    let link = match gathered.connect(&remote, Role::Answerer).await {
+    let ice = gathered.description().clone();
+    let connected = match &remote {
+        Remote::Quic(remote) => {
+            call.accept(line, End::Quic(ice));
+            gathered.connect(remote, Role::Answerer).await
+        }
+        Remote::Channels(remote) => {
+            let local = remote.answer(ice);
+            let terms = Terms::new(remote, local.setup == Setup::Active, &local.channels);
+            call.accept(line, End::Channels(local));
+            gathered.connect_channels(&remote.ice, Role::Answerer, terms).await
+        }
+    };
+    let link = match connected {
         Ok(link) => link,
         Err(why) => {
             crate::say::say!("a session of {from} ends: {why}");
@@ -53,13 +66,13 @@ pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize
 
 /// One stream: for which socket is it, may it be, and then its bytes or datagrams.
 async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Incoming, from: String) {
-    let Some(opening) = incoming.opening().await else { return };
+    let Some(Asked { proto, port, source_port }) = incoming.asked().await else { return };
     let links = supervisor.sessions.links.clone();
     if supervisor.sessions.is_full() {
         return incoming.refuse(503).await;
     }
-    let Opening { label, virtual_source } = opening;
-    let found = inbound::find(&supervisor, &from, label.proto, Some(label.port), virtual_source.port());
+    let seen_port = source_port.unwrap_or_else(|| links.next_port());
+    let found = inbound::find(&supervisor, &from, proto, port, seen_port);
     let endpoint = match found {
         Ok(endpoint) => endpoint,
         Err((status, _)) => return incoming.refuse(status).await,
@@ -67,7 +80,7 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
     let (id, ended) = links.begin();
     supervisor.sessions.note(id);
     let (held, busy) = (trunk.hold(), links.busy());
-    match label.proto {
+    match proto {
         Proto::Tcp => {
             match tokio::time::timeout(LISTENER_WITHIN, to_listener(&supervisor, endpoint, id)).await {
                 Ok(Ok(socket)) => {

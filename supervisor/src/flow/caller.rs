@@ -7,12 +7,13 @@ use std::time::Instant;
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use policy::Encrypted;
-use sipcore::agent::{Agent, CallError, End, Label, Offer, Proto};
+use sipcore::agent::{Agent, CallError, Channels, End, Label, Offer, Proto, Setup};
+use sipcore::flow::datachannel::Terms;
 use sipcore::flow::{Link, LinkError, OpenError, Opening, Role};
 use sipcore::message::Uri;
 
 use super::trunk::{Held, Trunk};
-use super::{Links, datagrams, gate, pump};
+use super::{Links, Remote, datagrams, gate, pump};
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::Supervisor;
 
@@ -134,7 +135,7 @@ impl Links {
         }
     }
 
-    /// INVITE, ICE, QUIC. What goes wrong has been said; `true` beside it: it would go wrong for every socket.
+    /// INVITE, ICE, QUIC or DTLS and SCTP. What goes wrong has been said; `true` beside it: it would go wrong for every socket.
     async fn establish(
         self: &Arc<Links>,
         supervisor: &Arc<Supervisor>,
@@ -150,9 +151,16 @@ impl Links {
         if direct {
             flows.push(End::Direct(sessions.local(wanted.source)));
         }
-        for kind in &wanted.callee.flows.encrypted {
+        let (ice, encrypted) = (gathered.description(), &wanted.callee.flows);
+        // One line for both: who does not know QUIC sees data channels like any other.
+        let both = encrypted.has(Encrypted::Quic) && encrypted.has(Encrypted::DataChannel);
+        let channels = Channels::offer(ice.clone(), wanted.label, both);
+        for kind in &encrypted.encrypted {
             match kind {
-                Encrypted::Quic => flows.push(End::Quic(gathered.description().clone())),
+                Encrypted::Quic if !both => flows.push(End::Quic(ice.clone())),
+                Encrypted::Quic => flows.push(End::Channels(channels.clone())),
+                Encrypted::DataChannel if !both => flows.push(End::Channels(channels.clone())),
+                Encrypted::DataChannel => {}
             }
         }
         let offer = Offer { label: wanted.label, virtual_source: wanted.seen_as, flows };
@@ -168,7 +176,8 @@ impl Links {
                 let flow = sessions.direct(agent, &wanted, session.id, direct.source);
                 return flow.map(Established::Direct).map_err(|failure| (false, failure));
             }
-            End::Quic(remote) => remote,
+            End::Quic(remote) => Remote::Quic(remote),
+            End::Channels(remote) => Remote::Channels(remote),
             _ => {
                 agent.bye(session.id);
                 let why = "the peer took what was not offered".to_owned();
@@ -176,7 +185,14 @@ impl Links {
             }
         };
         let hang_up = HangUp { agent, session: Some(session.id) };
-        match gathered.connect(&remote, Role::Offerer).await {
+        let connected = match &remote {
+            Remote::Quic(remote) => gathered.connect(remote, Role::Offerer).await,
+            Remote::Channels(remote) => {
+                let terms = Terms::new(remote, remote.setup == Setup::Passive, &channels.channels);
+                gathered.connect_channels(&remote.ice, Role::Offerer, terms).await
+            }
+        };
+        match connected {
             Ok(link) => {
                 hang_up.keep();
                 sessions.note(session.id);
@@ -219,6 +235,7 @@ impl Links {
         let io = |e: std::io::Error| OpenError::Lost(LinkError::NoSocket(e.to_string()));
         let stream = trunk.link.open(Opening { label: wanted.label, virtual_source: wanted.seen_as }).await?;
         let (session, mut ended) = self.begin();
+        let kind = trunk.link.kind();
         supervisor.sessions.note(session);
         let media = match wanted.label.proto {
             Proto::Tcp => {
@@ -246,7 +263,7 @@ impl Links {
                 address
             }
         };
-        Ok(Flow { session, media, kind: "encrypted flow" })
+        Ok(Flow { session, media, kind })
     }
 }
 
@@ -285,15 +302,11 @@ fn refusal(status: u16) -> (Errno, String) {
 
 /// The trace of a connection: its path, and every change of it.
 pub(super) async fn say_path(trunk: Weak<Trunk>, peer: String) {
-    let Some(mut paths) = trunk.upgrade().map(|trunk| trunk.link.paths()) else { return };
+    let Some((mut paths, kind)) = trunk.upgrade().map(|trunk| (trunk.link.paths(), trunk.link.kind())) else { return };
     drop(trunk);
     while let Some(path) = paths.next().await {
         let (word, local, remote) = (path.word(), path.local, path.remote);
-        crate::say::say!(
-            "encrypted flow with {peer}: {word}, {} {local} to {} {remote}",
-            path.local_kind,
-            path.remote_kind
-        );
+        crate::say::say!("{kind} with {peer}: {word}, {} {local} to {} {remote}", path.local_kind, path.remote_kind);
     }
 }
 

@@ -44,11 +44,10 @@ pub async fn carry(
     let number = stream.id();
     let mut ending = links.ending.subscribe();
     let mut buffer = vec![0; LARGEST];
-    let mut word = [0; 1];
     let ended_by_peer = loop {
         let received = tokio::select! {
             received = socket.recv(&mut buffer) => received,
-            _ = stream.receive.read(&mut word) => break true,
+            _ = stream.receive.read(1) => break true,
             _ = &mut ended => break false,
             _ = ending.wait_for(|ending| *ending) => break false,
         };
@@ -77,7 +76,7 @@ pub async fn carry(
     supervisor.sessions.forget(id);
     supervisor.forget_session(id);
     // QUIC sends datagrams before the end of a stream: once that has arrived, they have been on their way.
-    let _ = stream.send.finish();
+    stream.send.finish();
     let _ = tokio::time::timeout(Duration::from_secs(5), stream.send.stopped()).await;
     drop((busy, held));
 }

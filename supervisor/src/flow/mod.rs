@@ -1,5 +1,5 @@
-//! Encrypted flows of this run: one QUIC connection to a peer carries all sockets that speak with it. The program's own socket is
-//! joined to its stream here, at the gate; what it sends as datagrams passes a socket of the supervisor's.
+//! Encrypted flows of this run: one connection to a peer, by QUIC or of data channels, carries all sockets that speak with it. The
+//! program's own socket is joined to its stream here, at the gate; what it sends as datagrams passes a socket of the supervisor's.
 
 mod called;
 mod caller;
@@ -15,11 +15,12 @@ pub use settings::Settings;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sipcore::agent::SessionId;
+use sipcore::agent::{Channels, Quic, SessionId};
 use sipcore::flow::{Certificate, Gathered, LinkConfig};
 use tokio::sync::{oneshot, watch};
 
@@ -29,6 +30,15 @@ use trunk::Trunk;
 
 /// How long the end of a run waits until peers have what the program wrote.
 const DRAIN: Duration = Duration::from_secs(30);
+
+/// The first dynamic port.
+const DYNAMIC: u16 = 49152;
+
+/// The other end of an encrypted flow.
+pub enum Remote {
+    Quic(Quic),
+    Channels(Channels),
+}
 
 /// The encrypted flows of one run.
 pub struct Links {
@@ -44,6 +54,8 @@ pub struct Links {
     /// Flows of sockets: dropping the sender ends one.
     flows: Mutex<HashMap<SessionId, oneshot::Sender<()>>>,
     gate: tokio::sync::OnceCell<Arc<Gate>>,
+    /// Of the last peer's socket that has no port of its own.
+    last_port: AtomicU16,
     /// What still carries bytes.
     busy: watch::Sender<usize>,
     /// The program has ended: nobody reads any more.
@@ -61,6 +73,7 @@ impl Links {
             trunks: Mutex::default(),
             flows: Mutex::default(),
             gate: tokio::sync::OnceCell::new(),
+            last_port: AtomicU16::new(0),
             busy: watch::Sender::new(0),
             ending: watch::Sender::new(false),
         }
@@ -84,6 +97,11 @@ impl Links {
         let servers = self.settings.servers().await?;
         let also = if near { vec![self.physical] } else { Vec::new() };
         Gathered::start(LinkConfig { certificate, servers, also }).await.map_err(|e| e.to_string())
+    }
+
+    /// A port for the socket of a peer that has none: ports of that kind are dynamic ones (RFC 6335 section 6).
+    fn next_port(&self) -> u16 {
+        DYNAMIC + self.last_port.fetch_add(1, Ordering::Relaxed) % (u16::MAX - DYNAMIC)
     }
 
     /// A new flow of a socket: its name, and what says that it is to end.

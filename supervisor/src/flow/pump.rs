@@ -1,4 +1,4 @@
-//! Between a TCP socket of the program and a QUIC stream: FIN is FIN, a reset is a reset, and who does not read holds up who writes.
+//! Between a TCP socket of the program and a stream of a connection: FIN is FIN, a reset is a reset, and who does not read holds up who writes.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::pin::pin;
 
 use bytes::BytesMut;
-use sipcore::flow::{RESET, ReadError, RecvStream, SendStream, Stream, WriteError};
+use sipcore::flow::{RecvStream, SendStream, Stopped, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -61,11 +61,12 @@ pub async fn pump(mut socket: TcpStream, stream: Stream, ending: watch::Receiver
         Ok(()) => drop(send.stopped().await),
         Err(why) => {
             tracing::debug!(%why, "a stream was reset");
-            let _ = receive.stop(RESET.into());
             if matches!(why, Broken::NoReader) {
+                receive.abandon();
                 let _ = send.stopped().await;
             } else {
-                let _ = send.reset(RESET.into());
+                receive.stop();
+                send.reset();
                 let _ = sandbox::sock::reset_on_close(socket.as_fd());
             }
         }
@@ -84,15 +85,15 @@ async fn upwards(mut from: ReadHalf<'_>, to: &mut SendStream) -> Result<(), Brok
         };
         if count == 0 {
             // It is reset only by what it has been told since.
-            let _ = to.finish();
+            to.finish();
             break;
         }
-        to.write_chunk(buffer.split().freeze()).await.map_err(|e: WriteError| Broken::Peer(e.to_string()))?;
+        to.write(buffer.split().freeze()).await.map_err(|e| Broken::Peer(e.to_string()))?;
     }
     // The end was told; a reset of the program's may still come, until the other direction has ended too.
     tokio::select! {
         why = &mut stopped => match why {
-            Ok(None) => Ok(()),
+            Stopped::Delivered => Ok(()),
             other => Err(Broken::Peer(format!("{other:?}"))),
         },
         ready = from.ready(Interest::ERROR) => Err(Broken::Program(match ready {
@@ -109,12 +110,12 @@ async fn downwards(
 ) -> Result<(), Broken> {
     loop {
         let chunk = tokio::select! {
-            chunk = from.read_chunk(PIECE, true) => chunk,
+            chunk = from.read(PIECE) => chunk,
             // The sender lives as long as the run.
             _ = ending.wait_for(|ending| *ending) => return Err(Broken::NoReader),
         };
-        match chunk.map_err(|e: ReadError| Broken::Peer(e.to_string()))? {
-            Some(chunk) => to.write_all(&chunk.bytes).await.map_err(Broken::Program)?,
+        match chunk.map_err(|e| Broken::Peer(e.to_string()))? {
+            Some(chunk) => to.write_all(&chunk).await.map_err(Broken::Program)?,
             None => return to.shutdown().await.map_err(Broken::Program),
         }
     }
@@ -122,6 +123,6 @@ async fn downwards(
 
 /// The program gave its socket up before anything was joined.
 pub fn withdraw(mut stream: Stream) {
-    let _ = stream.send.reset(RESET.into());
-    let _ = stream.receive.stop(RESET.into());
+    stream.send.reset();
+    stream.receive.stop();
 }

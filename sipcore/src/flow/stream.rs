@@ -1,0 +1,135 @@
+//! The two directions of a stream, whatever carries it: a QUIC stream or a data channel.
+
+use bytes::Bytes;
+
+use super::datachannel;
+
+/// Why a stream ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Broken(String);
+
+/// One stream of a link.
+pub struct Stream {
+    /// Towards the other end.
+    pub send: SendStream,
+    /// From the other end.
+    pub receive: RecvStream,
+}
+
+impl Stream {
+    /// Its number: marks the datagrams that belong to it.
+    pub fn id(&self) -> u64 {
+        match &self.send {
+            SendStream::Quic(stream) => quinn::VarInt::from(stream.id()).into_inner(),
+            SendStream::Channel(channel) => channel.id().into(),
+        }
+    }
+}
+
+/// What became of what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The other end has everything.
+    Delivered,
+    /// It reads no more, for this reason.
+    Refused(String),
+}
+
+/// The writing direction.
+pub enum SendStream {
+    /// Of QUIC.
+    Quic(quinn::SendStream),
+    /// Of a data channel.
+    Channel(datachannel::Sender),
+}
+
+impl SendStream {
+    /// Writes all of it, as fast as the other end takes it.
+    pub async fn write(&mut self, data: Bytes) -> Result<(), Broken> {
+        match self {
+            SendStream::Quic(stream) => stream.write_chunk(data).await.map_err(|e| Broken(e.to_string())),
+            SendStream::Channel(channel) => channel.write(data).await.map_err(|_| closed()),
+        }
+    }
+
+    /// Nothing more is written. It is reset only by what the other end has been told since.
+    pub fn finish(&mut self) {
+        match self {
+            SendStream::Quic(stream) => drop(stream.finish()),
+            SendStream::Channel(channel) => channel.finish(),
+        }
+    }
+
+    /// A TCP reset. Of a data channel both directions end.
+    pub fn reset(&mut self) {
+        match self {
+            SendStream::Quic(stream) => drop(stream.reset(super::RESET.into())),
+            SendStream::Channel(channel) => channel.reset(),
+        }
+    }
+
+    /// Waits until the other end has everything after [`SendStream::finish`], or reads no more.
+    pub fn stopped(&self) -> impl Future<Output = Stopped> + Send + 'static {
+        enum Waiting<A, B> {
+            Quic(A),
+            Channel(B),
+        }
+        let waiting = match self {
+            SendStream::Quic(stream) => Waiting::Quic(stream.stopped()),
+            SendStream::Channel(channel) => Waiting::Channel(channel.stopped()),
+        };
+        async move {
+            match waiting {
+                Waiting::Quic(stopped) => match stopped.await {
+                    Ok(None) => Stopped::Delivered,
+                    other => Stopped::Refused(format!("{other:?}")),
+                },
+                Waiting::Channel(stopped) => match stopped.await {
+                    datachannel::Stopped::Delivered => Stopped::Delivered,
+                    datachannel::Stopped::Closed => Stopped::Refused(closed().0),
+                },
+            }
+        }
+    }
+}
+
+/// The reading direction.
+pub enum RecvStream {
+    /// Of QUIC.
+    Quic(quinn::RecvStream),
+    /// Of a data channel.
+    Channel(datachannel::Receiver),
+}
+
+impl RecvStream {
+    /// The next bytes, about `most`; `None` at the end.
+    pub async fn read(&mut self, most: usize) -> Result<Option<Bytes>, Broken> {
+        match self {
+            RecvStream::Quic(stream) => {
+                let chunk = stream.read_chunk(most, true).await.map_err(|e| Broken(e.to_string()))?;
+                Ok(chunk.map(|chunk| chunk.bytes))
+            }
+            RecvStream::Channel(channel) => channel.read().await.map_err(|_| closed()),
+        }
+    }
+
+    /// A TCP reset, towards who writes. Of a data channel both directions end.
+    pub fn stop(&mut self) {
+        match self {
+            RecvStream::Quic(stream) => drop(stream.stop(super::RESET.into())),
+            RecvStream::Channel(channel) => channel.stop(),
+        }
+    }
+
+    /// Nobody reads any more, while what was written still has to arrive. A data channel stays open for that.
+    pub fn abandon(&mut self) {
+        if let RecvStream::Quic(stream) = self {
+            let _ = stream.stop(super::RESET.into());
+        }
+    }
+}
+
+fn closed() -> Broken {
+    Broken("the channel was closed".to_owned())
+}
