@@ -116,7 +116,7 @@ fn a_lost_connection_is_set_up_again() {
 const SECRET: &str = "the quick brown fox of sipbox jumps over the router";
 
 /// Two networks, each behind a router: how do the two programs reach each other, and does anybody on the way see what they say?
-fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str) {
+fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str, flow: &str) {
     if !lab::possible(name) {
         return;
     }
@@ -127,7 +127,7 @@ fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str) {
     let stun = format!("{PUBLIC}:3478");
     let turn = format!("{}@{PUBLIC}:3478", Coturn::USER);
     let turn_tcp = format!("{turn}?transport=tcp");
-    let ice = ["--stun", &stun, "--turn", &turn, "--turn", &turn_tcp, "--trace"];
+    let ice = ["--stun", &stun, "--turn", &turn, "--turn", &turn_tcp, "--trace", "--flow", flow];
     let captures: Vec<_> = [&lab.public, &lab.sides[0].routers[0], &lab.sides[1].routers[0]].map(Capture::start).into();
 
     let mut server = kamailio.run(&world, true, "bob", &ice, "static-echo").args(["7000", "2"]);
@@ -141,8 +141,8 @@ fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str) {
         let client = kamailio.run(&world, true, "alice", &flags, "static-client").args([ANYWHERE, "7000", text]);
         let client = client.env("SIPBOX_TURN_PASSWORD", Coturn::PASSWORD).inside(&lab.sides[0].host);
         let done = client.finish().success().says(&heard);
-        let said =
-            done.stderr.lines().rfind(|line| line.contains("encrypted flow with")).unwrap_or_default().to_owned();
+        let kind = if flow == "datachannel" { "data channel flow with" } else { "encrypted flow with" };
+        let said = done.stderr.lines().rfind(|line| line.contains(kind)).unwrap_or_default().to_owned();
         assert!(said.contains(&format!(": {path}, ")), "wanted {path}\n{said}\n{}", done.stderr);
     }
     server.wait().success();
@@ -163,20 +163,35 @@ fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str) {
 
 #[test]
 fn two_networks_with_public_addresses() {
-    through_the_lab("flow-open", [Kind::Open, Kind::Firewall], "direct");
+    through_the_lab("flow-open", [Kind::Open, Kind::Firewall], "direct", "auto");
 }
 
 #[test]
 fn two_networks_behind_nats() {
-    through_the_lab("flow-nat", [Kind::Masquerade, Kind::Masquerade], "reflexive");
+    through_the_lab("flow-nat", [Kind::Masquerade, Kind::Masquerade], "reflexive", "auto");
 }
 
 #[test]
 fn two_networks_that_need_a_relay() {
-    through_the_lab("flow-relay", [Kind::Symmetric, Kind::Symmetric], "relayed");
+    through_the_lab("flow-relay", [Kind::Symmetric, Kind::Symmetric], "relayed", "auto");
 }
 
 #[test]
 fn a_network_that_blocks_udp() {
-    through_the_lab("flow-tcp", [Kind::UdpBlocked, Kind::Masquerade], "relayed");
+    through_the_lab("flow-tcp", [Kind::UdpBlocked, Kind::Masquerade], "relayed", "auto");
+}
+
+#[test]
+fn data_channels_behind_nats() {
+    through_the_lab("flow-channel", [Kind::Masquerade, Kind::Masquerade], "reflexive", "datachannel");
+}
+
+#[test]
+fn data_channels_over_a_relay() {
+    through_the_lab("flow-channel-relay", [Kind::Symmetric, Kind::Symmetric], "relayed", "datachannel");
+}
+
+#[test]
+fn data_channels_where_udp_is_blocked() {
+    through_the_lab("flow-channel-tcp", [Kind::UdpBlocked, Kind::Masquerade], "relayed", "datachannel");
 }

@@ -366,7 +366,17 @@ impl Receiver {
     }
 }
 
+/// However its driver ends, an association without one is lost: nobody waits for it.
+struct Driven(Arc<Shared>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.act(|machine, now| machine.close(now));
+    }
+}
+
 async fn drive(shared: Arc<Shared>, mut datagrams: mpsc::Receiver<Bytes>) {
+    let _driven = Driven(shared.clone());
     let mut came = Vec::with_capacity(BATCH);
     let mut paths = shared.wire.state();
     let mut buffer = Vec::with_capacity(LARGEST_SEND);

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use sctp_proto::PayloadProtocolIdentifier as Ppid;
 
 use super::channel::Read;
 use super::dcep::{Delivery, Open};
@@ -399,6 +400,116 @@ fn pieces_that_wait_for_each_other() {
     }
     let time = pair.now - began;
     assert!(time < DELAY * 200 * 3, "{time:?}");
+}
+
+/// A peer that opens channels in ways that there are not, or speaks before it has opened one: the channel is closed, the others go on.
+#[test]
+fn channels_that_are_none() {
+    let mut pair = Pair::connected(Faults::default());
+    let good = pair.channel("tcp/1", Delivery::Stream);
+    let open = super::dcep::Message::Open(open("tcp/2", Delivery::Stream)).to_bytes();
+    let cases: [(u16, Ppid, &[u8]); 6] = [
+        (503, Ppid::Dcep, &open[..9]),
+        (505, Ppid::Dcep, b"\x02"),
+        (507, Ppid::Dcep, b"\xff\xff"),
+        (509, Ppid::Binary, b"hello"),
+        // The other end's numbers.
+        (510, Ppid::Dcep, &open),
+        (good, Ppid::Dcep, &open),
+    ];
+    for (id, ppid, message) in cases {
+        pair.ends[0].misbehave(id, ppid, message);
+        pair.pass(Duration::from_secs(1));
+        assert!(pair.ends[1].is_closed(id), "{id}");
+        assert!(pair.ends.iter().all(Machine::is_connected), "{id}");
+    }
+    let id = pair.channel("tcp/3", Delivery::Stream);
+    assert!(pair.carry(0, id, b"hello") == b"hello");
+}
+
+/// A message that is longer than was said ends the association: it could not be kept.
+#[test]
+fn a_message_that_is_too_long() {
+    let mut pair = Pair::connected(Faults::default());
+    let id = pair.channel("tcp/1", Delivery::Stream);
+    pair.ends[0].misbehave(id, Ppid::Binary, &numbers(400_000));
+    pair.pass(Duration::from_secs(30));
+    assert!(matches!(pair.ends[1].lost(), Some(Why::Sctp(_))), "{:?}", pair.ends[1].lost());
+}
+
+/// Tiny messages that nobody reads: they are not taken any more, and all of them come once they are read.
+#[test]
+fn a_flood_of_tiny_messages() {
+    let mut pair = Pair::connected(Faults::default());
+    let id = pair.channel("tcp/1", Delivery::Stream);
+    let total = 40_000;
+    let mut sent = 0;
+    while sent < total {
+        for _ in 0..500 {
+            sent += pair.ends[0].write(id, &Bytes::from_static(b"x")).unwrap();
+        }
+        pair.pass(DELAY);
+    }
+    pair.pass(Duration::from_secs(20));
+    assert!(pair.ends[1].unread() <= 17 * 1024, "{}", pair.ends[1].unread());
+    let mut got = 0;
+    while got < total {
+        match pair.ends[1].read(pair.now, id) {
+            Read::Data(data) => got += data.len(),
+            Read::Nothing => assert!(pair.step(), "{got}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// CRC32c (RFC 9260 appendix A), bit by bit.
+fn checksum(packet: &mut [u8]) {
+    packet[8..12].fill(0);
+    let mut crc = !0u32;
+    for byte in packet.iter() {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+        }
+    }
+    packet[8..12].copy_from_slice(&(!crc).to_le_bytes());
+}
+
+/// Packets of SCTP with a few bytes changed, and a checksum that is right: whatever they do, it is no panic and no hang.
+#[test]
+fn packets_that_are_changed() {
+    let mut random = 1u64;
+    let mut next = move |below: usize| {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (random >> 33) as usize % below
+    };
+    for _ in 0..40 {
+        let mut pair = Pair::connected(Faults::default());
+        let ids = [pair.channel("tcp/1", Delivery::Stream), pair.channel("udp/1", Delivery::Datagrams)];
+        for turn in 0..60 {
+            if pair.ends.iter().any(|end| end.lost().is_some()) {
+                break;
+            }
+            let _ = pair.ends[0].write(ids[0], &Bytes::from(numbers(1 + next(3000))));
+            pair.ends[0].send_datagram(ids[1], &numbers(next(3000)));
+            if turn % 20 == 19 {
+                pair.ends[0].shut(ids[0]);
+            }
+            for packet in pair.ends[0].packets(pair.now) {
+                let mut packet = packet.to_vec();
+                for _ in 0..next(4) {
+                    let at = 12 + next(packet.len().saturating_sub(12).max(1));
+                    if let Some(byte) = packet.get_mut(at) {
+                        *byte = next(256) as u8;
+                    }
+                }
+                checksum(&mut packet);
+                pair.ends[0].misbehave_with_packet(&packet);
+            }
+            pair.pass(Duration::from_millis(next(300) as u64));
+            while let Read::Data(_) = pair.ends[1].read(pair.now, ids[0]) {}
+        }
+    }
 }
 
 /// Injected, garbled and repeated datagrams do nothing.
