@@ -1,4 +1,4 @@
-//! Start of the program: fork, filters, a listener handed over without any socket call, exec.
+//! Start of the program: fork, filter, a listener handed over without any socket call, exec.
 
 use std::ffi::{CStr, CString, OsString};
 use std::io::{self, Read, Write};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::unistd::{ForkResult, Pid};
 
-use crate::filter::Filters;
+use crate::filter::Filter;
 use crate::netns::Entrance;
 use crate::notify::Listener;
 
@@ -34,9 +34,9 @@ pub enum StartError {
         /// Its error.
         source: io::Error,
     },
-    /// The filtered child could not install its filters.
+    /// The filtered child could not install its filter.
     #[error(
-        "the seccomp filters could not be installed in the program ({what}: {source}); `sipbox doctor` says what this kernel has"
+        "the seccomp filter could not be installed in the program ({what}: {source}); `sipbox doctor` says what this kernel has"
     )]
     Filter {
         /// The step.
@@ -77,17 +77,19 @@ extern "C" fn note_sigpipe() {
 static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
 
 /// Steps of the child that can fail before exec; the number travels over the status pipe.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 6] = [
     "PR_SET_NO_NEW_PRIVS",
-    "hardening filter",
-    "notify filter",
+    "seccomp filter",
     "hand-over of the listener",
     "exec",
     "capset",
     "setns into the program's network",
 ];
 
-/// Forks the program's process and installs the filters in it. Must be called while this process has one thread.
+/// Where exec is among them.
+const EXEC: usize = 3;
+
+/// Forks the program's process and installs the filter in it. Must be called while this process has one thread.
 ///
 /// `program` is looked up on PATH as execvp(3) does when it has no slash. The child keeps terminal, process group,
 /// environment, working directory and open files. Of the environment, the variables named in `hidden` are left out. With an
@@ -96,7 +98,7 @@ pub fn prepare(
     program: OsString,
     arguments: Vec<OsString>,
     hidden: &[String],
-    filters: &Filters,
+    filter: &Filter,
     entrance: Option<Entrance>,
 ) -> Result<Prepared, StartError> {
     let c =
@@ -136,7 +138,7 @@ pub fn prepare(
     match unsafe { nix::unistd::fork() }.map_err(system("fork"))? {
         ForkResult::Child => {
             let exec = Exec { file: &file, argv: &pointers, envp: &variables, listen_pid };
-            child(filters, &exec, entrance, status_w.as_raw_fd(), go_r.as_raw_fd())
+            child(filter, &exec, entrance, status_w.as_raw_fd(), go_r.as_raw_fd())
         }
         ForkResult::Parent { child: pid } => {
             drop((status_w, go_r));
@@ -187,7 +189,7 @@ impl Prepared {
             Some(report) => {
                 let _ = nix::sys::wait::waitpid(self.pid, None);
                 match report {
-                    Report::Failed(4, source) => Err(StartError::Exec { source }),
+                    Report::Failed(EXEC, source) => Err(StartError::Exec { source }),
                     Report::Failed(step, source) => {
                         Err(StartError::Filter { what: STEPS[step.min(STEPS.len() - 1)], source })
                     }
@@ -256,7 +258,7 @@ unsafe fn write_listen_pid(entry: *mut u8) {
     }
 }
 
-fn child(filters: &Filters, exec: &Exec<'_>, entrance: Option<Entrance>, status: RawFd, go: RawFd) -> ! {
+fn child(filter: &Filter, exec: &Exec<'_>, entrance: Option<Entrance>, status: RawFd, go: RawFd) -> ! {
     let report = |step: i32, value: i32| {
         let mut word = [0u8; 8];
         word[..4].copy_from_slice(&step.to_ne_bytes());
@@ -278,27 +280,22 @@ fn child(filters: &Filters, exec: &Exec<'_>, entrance: Option<Entrance>, status:
             fail(0);
         }
         if entrance.is_some_and(|e| !e.enter()) {
-            fail(6);
-        }
-        if !give_up_capabilities() {
             fail(5);
         }
-        wall_in(entrance.is_some());
-        for program in &filters.hardening {
-            if load(program, 0) < 0 {
-                fail(1);
-            }
+        if !give_up_capabilities() {
+            fail(4);
         }
+        wall_in(entrance.is_some());
         let with_killable = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
-        let mut listener = load(&filters.notify, with_killable);
+        let mut listener = load(&filter.0, with_killable);
         if listener < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
-            listener = load(&filters.notify, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+            listener = load(&filter.0, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
         }
         if listener < 0 {
-            fail(2);
+            fail(1);
         }
         if report(-1, listener as i32) != 8 {
-            fail(3);
+            fail(2);
         }
         let mut byte = 0u8;
         if libc::read(go, (&raw mut byte).cast(), 1) != 1 {
@@ -307,7 +304,7 @@ fn child(filters: &Filters, exec: &Exec<'_>, entrance: Option<Entrance>, status:
         libc::close(listener as RawFd);
         write_listen_pid(exec.listen_pid);
         libc::execvpe(exec.file.as_ptr(), exec.argv.as_ptr(), exec.envp.as_ptr());
-        fail(4)
+        fail(EXEC as i32)
     }
 }
 

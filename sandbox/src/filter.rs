@@ -2,9 +2,12 @@
 //!
 //! The notify filter (libseccomp) sends the address-carrying socket calls to the supervisor. Register comparisons keep
 //! everything else native: `read`, `write`, `poll`, `close`, and `send`/`recv` without an address are never trapped.
-//! The hardening filters (seccompiler, one for each errno) are stacked under it and refuse what could reach the network, or another
-//! process, past the supervisor. Of several `ERRNO` results the kernel takes the one of the filter loaded last, so the
-//! notify filter may name a more exact errno for a call that a hardening filter refuses as well (seccomp(2)).
+//! The hardening filters (seccompiler, one for each errno) refuse what could reach the network, or another process, past the supervisor.
+//!
+//! They are joined into one program, with the outcome of a stack of them (seccomp(2)): a refusal goes before a notification, and of two
+//! refusals that of the notify filter counts, which may name a more exact errno for a call that a hardening filter refuses as well.
+//! The kernel starts every filter of a stack for every call that is not allowed by its number alone, send() and recv() among them,
+//! and five starts cost as much as such a call itself.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,11 +17,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// The programs, ready to be loaded in the child: plain instructions, so that loading them allocates nothing.
-pub struct Filters {
-    pub(crate) notify: Vec<libc::sock_filter>,
-    pub(crate) hardening: [Vec<libc::sock_filter>; 4],
-}
+/// The program, ready to be loaded in the child: plain instructions, so that loading it allocates nothing.
+pub struct Filter(pub(crate) Vec<libc::sock_filter>);
 
 /// Where the program's sockets are, and so what of their calls is the supervisor's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +46,63 @@ pub enum FilterError {
     Export(#[from] io::Error),
 }
 
-impl Filters {
-    /// Builds all filters for this machine's native architecture. 32-bit and x32 calls kill the process.
-    pub fn build(scope: Scope) -> Result<Filters, FilterError> {
-        let hardening = [hardening()?, families()?, protocols(scope)?, no_protocols()?];
-        Ok(Filters { notify: notify(scope)?, hardening })
+impl Filter {
+    /// Builds the filter for this machine's native architecture. 32-bit and x32 calls kill the process.
+    pub fn build(scope: Scope) -> Result<Filter, FilterError> {
+        Ok(Filter(joined(&notify(scope)?, &refusals(scope)?)))
     }
+}
+
+/// The hardening filters; of two that refuse a call the first one counts.
+fn refusals(scope: Scope) -> Result<[Vec<libc::sock_filter>; 4], FilterError> {
+    Ok([no_protocols()?, protocols(scope)?, families()?, hardening()?])
+}
+
+/// One program of many: what `notify` neither refuses nor kills goes on to the refusals, and what none of those refuses is notified
+/// or allowed, as `notify` said. (They come twice, once for each answer: with the answer kept in a scratch word instead, the kernel
+/// would not find out that a call is allowed by its number alone, seccomp_is_const_allow.)
+fn joined(notify: &[libc::sock_filter], refusals: &[Vec<libc::sock_filter>]) -> Vec<libc::sock_filter> {
+    let allowed = in_turn(refusals, libc::SECCOMP_RET_ALLOW);
+    let notified = in_turn(refusals, libc::SECCOMP_RET_USER_NOTIF);
+    let mut program = Vec::with_capacity(notify.len() + allowed.len() + notified.len());
+    for (i, instruction) in notify.iter().enumerate() {
+        let behind = notify.len() - i - 1;
+        program.push(match returned(instruction) {
+            Some(libc::SECCOMP_RET_ALLOW) => jump(behind),
+            Some(libc::SECCOMP_RET_USER_NOTIF) => jump(behind + allowed.len()),
+            _ => *instruction,
+        });
+    }
+    program.extend(allowed);
+    program.extend(notified);
+    program
+}
+
+/// Programs one after the other: what one allows the next one looks at, and what all of them allow gets `end`.
+fn in_turn(programs: &[Vec<libc::sock_filter>], end: u32) -> Vec<libc::sock_filter> {
+    let mut all = Vec::new();
+    for program in programs {
+        for (i, instruction) in program.iter().enumerate() {
+            let goes_on = returned(instruction) == Some(libc::SECCOMP_RET_ALLOW);
+            all.push(if goes_on { jump(program.len() - i - 1) } else { *instruction });
+        }
+    }
+    all.push(libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: end });
+    all
+}
+
+/// BPF_RET | BPF_K and BPF_JMP | BPF_JA of include/uapi/linux/bpf_common.h.
+const RETURN: u16 = 0x06;
+const JUMP: u16 = 0x05;
+
+/// What an instruction ends its program with.
+fn returned(instruction: &libc::sock_filter) -> Option<u32> {
+    (instruction.code == RETURN).then_some(instruction.k)
+}
+
+/// Skips so many instructions. (The kernel takes at most 4096 instructions, BPF_MAXINSNS.)
+fn jump(over: usize) -> libc::sock_filter {
+    libc::sock_filter { code: JUMP, jt: 0, jf: 0, k: over as u32 }
 }
 
 /// Compares the low 32 bits of argument `index`: the kernel takes an `int` there and ignores the upper half.
@@ -349,3 +400,118 @@ const USERFAULTFD_IOC_NEW: i32 = 0xaa00;
 const MCAST_JOIN_GROUP: libc::c_int = 42;
 const MCAST_JOIN_SOURCE_GROUP: libc::c_int = 46;
 const IPV6_ADDRFORM: libc::c_int = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// struct seccomp_data of one call.
+    struct Data {
+        number: i64,
+        architecture: u32,
+        arguments: [u64; 6],
+    }
+
+    impl Data {
+        fn word(&self, offset: u32) -> u32 {
+            let mut bytes = Vec::new();
+            bytes.extend_from_slice(&(self.number as u32).to_ne_bytes());
+            bytes.extend_from_slice(&self.architecture.to_ne_bytes());
+            bytes.extend_from_slice(&0u64.to_ne_bytes());
+            self.arguments.iter().for_each(|a| bytes.extend_from_slice(&a.to_ne_bytes()));
+            let at = offset as usize;
+            u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
+        }
+    }
+
+    /// Classic BPF, as much of it as the filters use; anything else is a failure.
+    fn run(program: &[libc::sock_filter], data: &Data) -> u32 {
+        let (mut at, mut a) = (0, 0u32);
+        loop {
+            let i = program[at];
+            at += 1;
+            let branch = |yes: bool| usize::from(if yes { i.jt } else { i.jf });
+            match i.code {
+                0x20 => a = data.word(i.k),
+                0x54 => a &= i.k,
+                JUMP => at += i.k as usize,
+                0x15 => at += branch(a == i.k),
+                0x25 => at += branch(a > i.k),
+                0x35 => at += branch(a >= i.k),
+                0x45 => at += branch(a & i.k != 0),
+                RETURN => return i.k,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    /// What the kernel makes of a stack, whose last filter comes first here (seccomp_run_filters).
+    fn stacked(programs: &[&[libc::sock_filter]], data: &Data) -> u32 {
+        let action = |r: u32| (r & 0xffff_0000) as i32;
+        programs.iter().map(|p| run(p, data)).reduce(|x, y| if action(y) < action(x) { y } else { x }).unwrap()
+    }
+
+    /// AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64.
+    const HERE: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
+    const ELSEWHERE: u32 = 0x4000_0003;
+
+    #[test]
+    fn one_program_decides_as_the_stack_of_its_parts() {
+        for scope in [Scope::Here, Scope::Own { bind: true }, Scope::Own { bind: false }] {
+            let (notify, refusals) = (notify(scope).unwrap(), refusals(scope).unwrap());
+            let all: Vec<&[libc::sock_filter]> =
+                std::iter::once(&notify[..]).chain(refusals.iter().map(Vec::as_slice)).collect();
+            let joined = Filter::build(scope).unwrap().0;
+            assert!(joined.len() <= 4096, "{}", joined.len());
+            // Every word that some program compares with, its neighbours, and a few more.
+            let mut words: Vec<u32> = all.iter().flat_map(|p| p.iter()).map(|i| i.k).filter(|k| *k < 0x7fff_0000).collect();
+            words.extend([0, 1, 2, 0x8_0000, 0x800, u32::MAX]);
+            words.sort_unstable();
+            words.dedup();
+            let mut seen = std::collections::BTreeMap::new();
+            // Words as libc's random numbers would be, but the same each time (Knuth's MMIX generator).
+            let mut state = 1u64;
+            let mut next = |below: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as usize % below
+            };
+            // The calls of which some argument decides are looked at more closely.
+            let with_arguments = [
+                libc::SYS_socket,
+                libc::SYS_socketpair,
+                libc::SYS_setsockopt,
+                libc::SYS_getsockopt,
+                libc::SYS_sendto,
+                libc::SYS_recvfrom,
+                libc::SYS_clone,
+                libc::SYS_ioctl,
+                libc::SYS_prctl,
+                libc::SYS_prlimit64,
+                libc::SYS_tgkill,
+                libc::SYS_tkill,
+            ];
+            for number in (0..470).chain([0x4000_0000 + 41, -1]) {
+                for _ in 0..if with_arguments.contains(&number) { 3000 } else { 50 } {
+                    let mut arguments = [0; 6];
+                    for argument in &mut arguments {
+                        // Families, types and protocols are small numbers.
+                        let low = if next(2) == 0 { next(18) as u32 } else { words[next(words.len())] };
+                        *argument = u64::from(low) | if next(4) == 0 { (next(3) as u64) << 32 } else { 0 };
+                    }
+                    let architecture = if next(50) == 0 { ELSEWHERE } else { HERE };
+                    let data = Data { number, architecture, arguments };
+                    let expected = stacked(&all, &data);
+                    assert_eq!(run(&joined, &data), expected, "{scope:?}: {number}, {architecture:#x}, {arguments:x?}");
+                    *seen.entry(expected).or_insert(0) += 1;
+                }
+            }
+            // The comparison is about something: every outcome was there.
+            for errno in [libc::EPERM, libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT, libc::EINVAL, libc::ENOSYS] {
+                assert!(seen.contains_key(&(libc::SECCOMP_RET_ERRNO | errno as u32)), "{scope:?}: {errno}, {seen:x?}");
+            }
+            for action in [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_USER_NOTIF, libc::SECCOMP_RET_KILL_PROCESS] {
+                assert!(seen.contains_key(&action), "{scope:?}: {action:#x}, {seen:x?}");
+            }
+        }
+    }
+}

@@ -49,6 +49,8 @@ impl fmt::Display for Address {
 pub const STORAGE: usize = 128;
 /// sizeof(struct sockaddr_in).
 const SOCKADDR_IN: usize = 16;
+/// sizeof(struct sockaddr_in6).
+const SOCKADDR_IN6: usize = 28;
 /// The shortest AF_INET6 address that Linux takes (SIN6_LEN_RFC2133).
 const SOCKADDR_IN6_OLD: usize = 24;
 /// UIO_MAXIOV.
@@ -81,25 +83,45 @@ impl Address {
     }
 }
 
+/// A struct sockaddr_in or sockaddr_in6: derefs to its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sockaddr {
+    bytes: [u8; SOCKADDR_IN6],
+    length: usize,
+}
+
+impl std::ops::Deref for Sockaddr {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl std::ops::DerefMut for Sockaddr {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.length]
+    }
+}
+
 /// The struct sockaddr_in or sockaddr_in6 of an address, as the kernel writes it.
-pub fn sockaddr_bytes(address: &SocketAddr) -> Vec<u8> {
-    let mut out = Vec::with_capacity(28);
-    match address {
+pub fn sockaddr_bytes(address: &SocketAddr) -> Sockaddr {
+    let mut bytes = [0; SOCKADDR_IN6];
+    bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
+    let (family, length) = match address {
         SocketAddr::V4(a) => {
-            out.extend_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
-            out.extend_from_slice(&a.port().to_be_bytes());
-            out.extend_from_slice(&a.ip().octets());
-            out.extend_from_slice(&[0; 8]);
+            bytes[4..8].copy_from_slice(&a.ip().octets());
+            (libc::AF_INET, SOCKADDR_IN)
         }
         SocketAddr::V6(a) => {
-            out.extend_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
-            out.extend_from_slice(&a.port().to_be_bytes());
-            out.extend_from_slice(&a.flowinfo().to_be_bytes());
-            out.extend_from_slice(&a.ip().octets());
-            out.extend_from_slice(&a.scope_id().to_ne_bytes());
+            bytes[4..8].copy_from_slice(&a.flowinfo().to_be_bytes());
+            bytes[8..24].copy_from_slice(&a.ip().octets());
+            bytes[24..28].copy_from_slice(&a.scope_id().to_ne_bytes());
+            (libc::AF_INET6, SOCKADDR_IN6)
         }
-    }
-    out
+    };
+    bytes[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+    Sockaddr { bytes, length }
 }
 
 /// Where the program wants an address written: a pointer and a pointer to its socklen_t. Either may be null.
@@ -254,6 +276,11 @@ impl Memory {
     }
 }
 
+/// Where `bytes` are to be written.
+fn remote(at: u64, bytes: &[u8]) -> RemoteIoVec {
+    RemoteIoVec { base: at as usize, len: bytes.len() }
+}
+
 /// A socklen_t argument that says how long an address is (move_addr_to_kernel). EINVAL when it is longer than any address.
 fn address_length(register: u64) -> Result<usize, Errno> {
     usize::try_from(register as u32 as i32).ok().filter(|n| *n <= STORAGE).ok_or(Errno::EINVAL)
@@ -325,32 +352,40 @@ impl Notification {
     pub fn write_name(&self, out: AddressOut, given: u32, bytes: &[u8]) -> Result<(), Errno> {
         let length = (bytes.len() as u32).to_ne_bytes();
         let [name, length] = out.pieces(given, bytes, &length)?;
-        self.write_pieces(&[name, length])
+        self.write_pieces([name, length])
     }
 
     /// Writes a received message and its source in one system call; see [`Notification::write_name`].
     pub fn write_message(&self, at: u64, data: &[u8], out: AddressOut, given: u32, name: &[u8]) -> Result<(), Errno> {
         let length = (name.len() as u32).to_ne_bytes();
         match out.pieces(given, name, &length) {
-            Ok([name, length]) => self.write_pieces(&[(at, data), name, length]),
+            Ok([name, length]) => self.write_pieces([(at, data), name, length]),
             // The kernel has copied the data by then.
             Err(e) => self.write(at, data).and(Err(e)),
         }
     }
 
-    /// Several writes in one system call. EFAULT when not all could be written.
-    fn write_pieces(&self, pieces: &[(u64, &[u8])]) -> Result<(), Errno> {
-        let total: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
+    /// A few writes in one system call, and no memory asked for. EFAULT when not all could be written.
+    fn write_pieces<const N: usize>(&self, pieces: [(u64, &[u8]); N]) -> Result<(), Errno> {
+        self.write_vectors(&pieces.map(|(_, bytes)| IoSlice::new(bytes)), &pieces.map(|(at, bytes)| remote(at, bytes)))
+    }
+
+    /// As [`Notification::write_pieces`], for a number of pieces that the program chose, at most [`IOV_MAX`].
+    fn write_many(&self, pieces: &[(u64, &[u8])]) -> Result<(), Errno> {
+        let remote: Vec<_> = pieces.iter().map(|(at, bytes)| remote(*at, bytes)).collect();
+        let local: Vec<_> = pieces.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
+        self.write_vectors(&local, &remote)
+    }
+
+    fn write_vectors(&self, local: &[IoSlice<'_>], remote: &[RemoteIoVec]) -> Result<(), Errno> {
+        let total: usize = local.iter().map(|bytes| bytes.len()).sum();
         if total == 0 {
             return Ok(());
         }
         if !self.reply.was_waiting() {
             return Err(Errno::ESRCH);
         }
-        let remote: Vec<_> =
-            pieces.iter().map(|(at, bytes)| RemoteIoVec { base: *at as usize, len: bytes.len() }).collect();
-        let local: Vec<_> = pieces.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
-        let n = process_vm_writev(self.pid(), &local, &remote)?;
+        let n = process_vm_writev(self.pid(), local, remote)?;
         if n == total { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
@@ -428,7 +463,7 @@ impl Notification {
         length.copy_from_slice(&(control.len() as u64).to_ne_bytes());
         after.copy_from_slice(&flags.to_ne_bytes());
         pieces.push((header.at + OFFSET_CONTROLLEN, &end));
-        pieces.chunks(IOV_MAX).try_for_each(|some| self.write_pieces(some))
+        pieces.chunks(IOV_MAX).try_for_each(|some| self.write_many(some))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Notifications: one trapped call each, answered exactly once.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use rustc_hash::FxHashMap;
 
 use crate::child::{pidfd_getfd, pidfd_open};
 
@@ -27,7 +27,7 @@ const REMEMBERED: usize = 128;
 thread_local! {
     /// Threads of the program by thread id. A pidfd names one thread for good: when the thread is gone and its id is
     /// another's, pidfd_getfd says ESRCH, so an entry can be stale but never wrong.
-    static THREADS: RefCell<HashMap<u32, OwnedFd>> = RefCell::new(HashMap::new());
+    static THREADS: RefCell<FxHashMap<u32, OwnedFd>> = RefCell::default();
 
     /// The call that this thread received last, and whether its caller was seen to wait since. A thread that receives
     /// answers each call, or hands it on, before it receives the next one.

@@ -180,6 +180,22 @@ pub fn netns_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
 pub fn is_connecting(fd: BorrowedFd<'_>) -> io::Result<bool> {
     /// TCP_SYN_SENT of include/net/tcp_states.h.
     const SYN_SENT: u8 = 2;
+    Ok(tcp_state(fd)? == SYN_SENT)
+}
+
+/// Whether a TCP socket is neither connected nor on its way to be, and does not listen (TCP_CLOSE, by TCP_INFO): nothing has been
+/// done with it, or it failed.
+///
+/// # Errors
+/// ENOPROTOOPT or EOPNOTSUPP if this is not a TCP socket.
+pub fn is_closed(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    /// TCP_CLOSE of include/net/tcp_states.h.
+    const CLOSE: u8 = 7;
+    Ok(tcp_state(fd)? == CLOSE)
+}
+
+/// The state of a TCP socket: the first byte of struct tcp_info.
+fn tcp_state(fd: BorrowedFd<'_>) -> io::Result<u8> {
     let mut state = 0u8;
     let mut length: libc::socklen_t = 1;
     // SAFETY: the kernel writes one byte, the first of struct tcp_info, which is the state.
@@ -188,7 +204,7 @@ pub fn is_connecting(fd: BorrowedFd<'_>) -> io::Result<bool> {
         libc::getsockopt(fd.as_raw_fd(), level, libc::TCP_INFO, (&raw mut state).cast(), &raw mut length)
     };
     Errno::result(rc)?;
-    Ok(state == SYN_SENT)
+    Ok(state)
 }
 
 /// The address family of the socket (SO_DOMAIN), as `AF_*`.

@@ -142,6 +142,13 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
         let mut table = supervisor.table.lock();
         let siblings = table.siblings(target.cookie);
         let (fd, expected) = if let Some(rung) = table.take_rung(source) {
+            // Of the supervisor's own making, or of an accept() with other flags.
+            let media = rung.media.as_fd();
+            match flags & libc::SOCK_NONBLOCK {
+                0 => sock::set_blocking(media),
+                _ => sock::set_nonblocking(media),
+            }
+            .map_err(errno)?;
             (rung.media, rung.expected)
         } else if let Some(expected) = table.take_expected(&source, &siblings) {
             (fd, expected)
@@ -151,9 +158,6 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
             let _ = sock::reset_on_close(fd.as_fd());
             continue;
         };
-        if flags & libc::SOCK_NONBLOCK == 0 {
-            sock::set_blocking(fd.as_fd()).map_err(errno)?;
-        }
         let listener = table.get(target.cookie).and_then(|s| Some((s.v6, s.v6only, s.bound?)));
         let Some((v6, v6only, bound)) = listener else { continue };
         let cookie = sock::socket_cookie(fd.as_fd()).map_err(errno)?;
@@ -177,7 +181,7 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
             },
             bound,
         );
-        return Ok(Accepted { fd, peer: sockaddr_bytes(&peer), announced: Some((expected, bound)) });
+        return Ok(Accepted { fd, peer: sockaddr_bytes(&peer).to_vec(), announced: Some((expected, bound)) });
     }
 }
 

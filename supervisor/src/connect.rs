@@ -41,11 +41,11 @@ pub fn connect(mut call: Call) {
         Err(e) => return call.finish(Err(e)),
     };
     call.note(|| format!("connect({number}, {address})"));
-    match call.supervisor.known(&target) {
-        Ok(Some(Proto::Tcp)) => connect_stream(call, target, &address),
-        Ok(Some(Proto::Udp)) => datagram::connect(call, target, &address),
-        Ok(None) if netlink::is_one(&target) => netlink::connect(call, target),
-        Ok(None) => unix::connect(call, target),
+    match call.supervisor.meet(&target) {
+        Ok((Some(Proto::Tcp), fresh)) => connect_stream(call, target, &address, fresh),
+        Ok((Some(Proto::Udp), _)) => datagram::connect(call, target, &address),
+        Ok((None, _)) if netlink::is_one(&target) => netlink::connect(call, target),
+        Ok((None, _)) => unix::connect(call, target),
         Err(e) => call.finish(Err(e)),
     }
 }
@@ -77,7 +77,8 @@ pub fn destination(address: &Address, v6: bool, v6only: bool) -> Result<SocketAd
     }
 }
 
-fn connect_stream(mut call: Call, target: Target, address: &Address) {
+/// connect(2) of a TCP socket; `fresh`: nothing has been done with it yet.
+fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: bool) {
     let supervisor = call.supervisor.clone();
     let nonblocking = sock::is_nonblocking(target.as_fd()).unwrap_or(false);
     if matches!(address, Address::Unspecified(_)) {
@@ -104,7 +105,8 @@ fn connect_stream(mut call: Call, target: Target, address: &Address) {
         }
         None => {}
     }
-    match connect_again(&supervisor, &target) {
+    let again = if fresh { None } else { connect_again(&supervisor, &target) };
+    match again {
         None => {}
         Some(Err(Errno::EALREADY)) if !nonblocking => {
             supervisor.runtime.clone().spawn(await_handshake(call, target, Errno::EALREADY));

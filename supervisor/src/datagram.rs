@@ -197,7 +197,7 @@ pub fn socket(mut call: Call) {
         let cookie = sock::socket_cookie(fd.as_fd()).map_err(errno)?;
         let target = Target { fd, cookie };
         call.supervisor.known(&target)?;
-        call.supervisor.bind_physical(&target, v6, 0)?;
+        call.supervisor.bind_physical(&target, Proto::Udp, v6, 0)?;
         // The port that the kernel chose goes back, the address stays (__udp_disconnect).
         sock::disconnect(target.as_fd()).map_err(errno)?;
         Ok(target)

@@ -52,7 +52,7 @@ pub fn adopt(supervisor: &Supervisor, fd: OwnedFd, address: SocketAddr, v6only: 
 
 /// At an address of the kernel's that stands for `virtual_`.
 fn listen_here(supervisor: &Supervisor, target: &Target, virtual_: SocketAddr, v6only: bool) -> Result<(), Errno> {
-    let physical = supervisor.bind_physical(target, virtual_.is_ipv6(), 0)?;
+    let physical = supervisor.bind_physical(target, Proto::Tcp, virtual_.is_ipv6(), 0)?;
     {
         let mut table = supervisor.table.lock();
         table.bind(target.cookie, Bound { virtual_, physical, port_chosen: true });

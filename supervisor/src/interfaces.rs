@@ -249,7 +249,7 @@ impl Interfaces {
         }
         let found = self.by_name(name).ok_or(Errno::ENODEV)?;
         let (v4, prefix) = found.v4();
-        let address = |ip: Ipv4Addr| sandbox::memory::sockaddr_bytes(&(ip, 0).into());
+        let address = |ip: Ipv4Addr| sandbox::memory::sockaddr_bytes(&(ip, 0).into()).to_vec();
         let property: Vec<u8> = match request {
             libc::SIOCGIFFLAGS => (found.flags as u16).to_ne_bytes().to_vec(),
             libc::SIOCGIFADDR | libc::SIOCGIFDSTADDR => address(v4),

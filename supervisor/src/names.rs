@@ -34,11 +34,10 @@ pub fn own(mut call: Call) {
                     .or_else(|| s.former.map(|ip| SocketAddr::new(ip, 0))),
             })
         };
-        let name = match known {
-            Some(address) => sockaddr_bytes(&address),
-            None => unbound_name(&call.supervisor, &target)?,
-        };
-        write_name(&call, given?, &name)
+        match known {
+            Some(address) => write_name(&call, given?, &sockaddr_bytes(&address)),
+            None => write_name(&call, given?, &unbound_name(&call.supervisor, &target)?),
+        }
     })();
     call.finish(result);
 }
@@ -51,7 +50,7 @@ fn unbound_name(supervisor: &Supervisor, target: &Target) -> Result<Vec<u8>, Err
         Ok(SocketAddr::V6(a)) => (Ipv6Addr::UNSPECIFIED.into(), a.port()),
         Err(_) => return raw_name(supervisor, target, false),
     };
-    Ok(sockaddr_bytes(&SocketAddr::new(any, port)))
+    Ok(sockaddr_bytes(&SocketAddr::new(any, port)).to_vec())
 }
 
 /// getpeername(2).
@@ -73,11 +72,10 @@ pub fn peer(mut call: Call) {
             Some(None) => return Err(Errno::ENOTCONN),
             _ => raw_name(&call.supervisor, &target, true)?,
         };
-        let name = match known {
-            Some(Some(address)) => sockaddr_bytes(&address),
-            _ => raw,
-        };
-        write_name(&call, given?, &name)
+        match known {
+            Some(Some(address)) => write_name(&call, given?, &sockaddr_bytes(&address)),
+            _ => write_name(&call, given?, &raw),
+        }
     })();
     call.finish(result);
 }
@@ -223,9 +221,9 @@ fn bind_somewhere(
             (Proto::Tcp, 1..) => supervisor.table.lock().worn(&wanted, v6only),
             _ => None,
         };
-        return supervisor.bind_physical(target, v6, worn.map_or(0, |w| w.port()));
+        return supervisor.bind_physical(target, proto, v6, worn.map_or(0, |w| w.port()));
     };
-    let mut bound = supervisor.bind_physical(target, v6, holder.1.port());
+    let mut bound = supervisor.bind_physical(target, proto, v6, holder.1.port());
     if bound == Err(Errno::EADDRINUSE) {
         // The holder may be gone, and the kernel's report of that on its way.
         let is_bound = || sandbox::diag::is_bound(holder.1, holder.1, proto == Proto::Tcp).unwrap_or(false);
@@ -235,7 +233,7 @@ fn bind_somewhere(
             None => return bind_somewhere(supervisor, target, proto, v6, v6only, wanted),
             Some(other) if other != holder => {
                 holder = other;
-                bound = supervisor.bind_physical(target, v6, holder.1.port());
+                bound = supervisor.bind_physical(target, proto, v6, holder.1.port());
             }
             Some(_) => {}
         }

@@ -70,10 +70,11 @@ fn receive_now(
     let data = &mut room[..buffer.length.min(DATAGRAM_MAX)];
     let (length, source) = datagram::receive_plain(&call.supervisor, target, data, flags)?;
     let data = &data[..length.min(data.len())];
-    let name = source.map_or_else(Vec::new, |address| sockaddr_bytes(&address));
+    let name = source.map(|address| sockaddr_bytes(&address));
+    let name = name.as_deref().unwrap_or_default();
     // The kernel looks at the length only after the data, too.
     match given {
-        Ok(given) => call.n.write_message(buffer.base, data, out, given, &name)?,
+        Ok(given) => call.n.write_message(buffer.base, data, out, given, name)?,
         Err(e) => return call.n.write(buffer.base, data).and(Err(e)),
     }
     Ok(length as i64)
@@ -272,7 +273,7 @@ fn receive_one(
             other => other?,
         };
         let name = match (kind, seen) {
-            (Some(_), Some(address)) => sockaddr_bytes(&address),
+            (Some(_), Some(address)) => sockaddr_bytes(&address).to_vec(),
             (Some(_), None) => Vec::new(),
             (None, _) => kernel.clone().unwrap_or_else(|| got.name.clone()),
         };

@@ -73,7 +73,7 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
         // A relay costs more than a trapped call, and in a user namespace the files of others are nobody's: direct flows suit most.
         cli::Isolation::Auto | cli::Isolation::Seccomp => Scope::Here,
     };
-    let filters = sandbox::filter::Filters::build(scope).map_err(|e| internal(&e))?;
+    let filter = sandbox::filter::Filter::build(scope).map_err(|e| internal(&e))?;
     let mut handed = sandbox::inherited::take_listeners().map_err(|e| internal(&e))?;
     let numbers: Vec<_> = handed.iter().map(|h| h.number).collect();
     let kept = sandbox::child::keep_back(&numbers).map_err(|e| internal(&e))?;
@@ -98,7 +98,7 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     }
     let entrance = networks.as_ref().map(Networks::entrance);
     let arguments_of_it = command.collect();
-    let prepared = sandbox::child::prepare(program.clone(), arguments_of_it, &secrets(&policy), &filters, entrance)
+    let prepared = sandbox::child::prepare(program.clone(), arguments_of_it, &secrets(&policy), &filter, entrance)
         .map_err(|e| internal(&e))?;
     sandbox::child::shield().map_err(|e| internal(&e))?;
     let signals = signals().map_err(|e| internal(&e))?;

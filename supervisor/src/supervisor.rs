@@ -138,27 +138,32 @@ impl Supervisor {
     /// EACCES for any other kind but TCP and UDP. In a network of the program's own the kernel alone knows its sockets: None for all,
     /// and EACCES for one of another network.
     pub fn known(&self, target: &Target) -> Result<Option<Proto>, Errno> {
+        self.meet(target).map(|(proto, _)| proto)
+    }
+
+    /// As [`Supervisor::known`]; and true for a TCP socket that was not known, and is as socket(2) made it.
+    pub fn meet(&self, target: &Target) -> Result<(Option<Proto>, bool), Errno> {
         if let Some(network) = &self.network {
             let fd = std::os::fd::AsFd::as_fd(target);
             let inside = network.owns(fd) || sock::socket_domain(fd).map_err(errno)? == libc::AF_UNIX;
-            return if inside { Ok(None) } else { Err(Errno::EACCES) };
+            return if inside { Ok((None, false)) } else { Err(Errno::EACCES) };
         }
         if let Some(s) = self.table.lock().get(target.cookie) {
-            return Ok(Some(s.proto));
+            return Ok((Some(s.proto), false));
         }
         let fd: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(target);
         let v6 = match sock::socket_domain(fd).map_err(errno)? {
             libc::AF_INET => false,
             libc::AF_INET6 => true,
-            libc::AF_UNIX => return Ok(None),
-            libc::AF_NETLINK if netlink::is_one(target) => return Ok(None),
+            libc::AF_UNIX => return Ok((None, false)),
+            libc::AF_NETLINK if netlink::is_one(target) => return Ok((None, false)),
             // Another family or type was made elsewhere, and has come in by AF_UNIX or was open at the start.
             _ => return Err(Errno::EACCES),
         };
-        let proto = match sock::socket_type(fd).map_err(errno)? {
-            libc::SOCK_STREAM => Proto::Tcp,
-            libc::SOCK_DGRAM => Proto::Udp,
-            _ => return Err(Errno::EACCES),
+        let (proto, fresh) = match sock::is_closed(fd) {
+            Ok(closed) => (Proto::Tcp, closed),
+            Err(_) if is_datagram(fd) => (Proto::Udp, false),
+            Err(_) => return Err(Errno::EACCES),
         };
         let limit = self.policy.limits().sockets as usize;
         if self.table.lock().len() >= limit {
@@ -187,7 +192,7 @@ impl Supervisor {
             error: None,
             datagram: None,
         });
-        Ok(Some(proto))
+        Ok((Some(proto), fresh))
     }
 
     /// True for addresses that mean the program itself.
@@ -264,13 +269,11 @@ impl Supervisor {
         if let Some(b) = self.table.lock().get(target.cookie).and_then(|s| s.bound) {
             return Ok(b);
         }
-        let (v6, ip) = {
-            let table = self.table.lock();
-            let v6 = table.get(target.cookie).is_some_and(|s| s.v6);
-            let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-            (v6, table.get(target.cookie).and_then(|s| s.former).unwrap_or(any))
-        };
-        let physical = self.bind_physical(target, v6, 0)?;
+        let (proto, v6, former) =
+            self.table.lock().get(target.cookie).map(|s| (s.proto, s.v6, s.former)).ok_or(Errno::EBADF)?;
+        let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let ip = former.unwrap_or(any);
+        let physical = self.bind_physical(target, proto, v6, 0)?;
         let bound = Bound { virtual_: SocketAddr::new(ip, physical.port()), physical, port_chosen: false };
         self.table.lock().bind(target.cookie, bound);
         Ok(bound)
@@ -279,9 +282,9 @@ impl Supervisor {
     /// As [`Supervisor::ensure_bound`], for a socket whose association may have ended: the kernel has then taken its port
     /// back. One that the program asked for stays its own, elsewhere in the kernel; in place of another it gets a new one.
     pub fn ensure_still_bound(&self, target: &Target) -> Result<Bound, Errno> {
-        let before = self.table.lock().get(target.cookie).and_then(|s| Some((s.v6, s.bound?)));
-        let Some((v6, bound)) = before else { return self.ensure_bound(target) };
-        let physical = match self.bind_physical(target, v6, 0) {
+        let before = self.table.lock().get(target.cookie).and_then(|s| Some((s.proto, s.v6, s.bound?)));
+        let Some((proto, v6, bound)) = before else { return self.ensure_bound(target) };
+        let physical = match self.bind_physical(target, proto, v6, 0) {
             Err(Errno::EINVAL) => return Ok(bound),
             other => other?,
         };
@@ -309,13 +312,13 @@ impl Supervisor {
     }
 
     /// Binds the kernel's socket on the run's address; port 0 lets the kernel choose.
-    pub fn bind_physical(&self, target: &Target, v6: bool, port: u16) -> Result<SocketAddrV4, Errno> {
+    pub fn bind_physical(&self, target: &Target, proto: Proto, v6: bool, port: u16) -> Result<SocketAddrV4, Errno> {
         let wanted = SocketAddrV4::new(self.physical, port);
         let fd = std::os::fd::AsFd::as_fd(target);
         let address = if v6 { SocketAddr::V6(sock::mapped(wanted)) } else { SocketAddr::V4(wanted) };
         match sock::bind(fd, &address).map_err(errno) {
             // A send without an address, which is not trapped, makes the kernel bind a UDP socket to the wildcard: taken back.
-            Err(Errno::EINVAL) if is_datagram(fd) && sock::disconnect(fd).is_ok() => {
+            Err(Errno::EINVAL) if proto == Proto::Udp && sock::disconnect(fd).is_ok() => {
                 sock::bind(fd, &address).map_err(errno)?
             }
             other => other?,
@@ -327,7 +330,6 @@ impl Supervisor {
             return Err(Errno::EADDRNOTAVAIL);
         };
         // The kernel chose a port that nobody has: who is known there is gone, and the report of it on its way.
-        let proto = if is_datagram(fd) { Proto::Udp } else { Proto::Tcp };
         let former = self.table.lock().at(proto, physical).filter(|c| *c != target.cookie);
         if let Some(former) = former {
             self.vacate(former);

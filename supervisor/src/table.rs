@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use rustc_hash::FxHashMap;
 use sipcore::agent::{Proto, SessionId};
 
 use crate::ancillary::Lent;
@@ -171,7 +172,8 @@ pub struct Expected {
 /// All sockets of one run.
 #[derive(Default)]
 pub struct Table {
-    sockets: HashMap<Cookie, Socket>,
+    /// Found at every call; cookies are the kernel's counter, not the program's choice, so a hash that mixes little is enough.
+    sockets: FxHashMap<Cookie, Socket>,
     /// Who bound which virtual port.
     ports: HashMap<(Proto, u16), Vec<Cookie>>,
     /// Connections to come, by their physical source.
