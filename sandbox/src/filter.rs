@@ -464,7 +464,8 @@ mod tests {
             let joined = Filter::build(scope).unwrap().0;
             assert!(joined.len() <= 4096, "{}", joined.len());
             // Every word that some program compares with, its neighbours, and a few more.
-            let mut words: Vec<u32> = all.iter().flat_map(|p| p.iter()).map(|i| i.k).filter(|k| *k < 0x7fff_0000).collect();
+            let mut words: Vec<u32> =
+                all.iter().flat_map(|p| p.iter()).map(|i| i.k).filter(|k| *k < 0x7fff_0000).collect();
             words.extend([0, 1, 2, 0x8_0000, 0x800, u32::MAX]);
             words.sort_unstable();
             words.dedup();

@@ -77,6 +77,54 @@ pub fn send(fd: BorrowedFd<'_>, data: &[u8], to: Destination<'_>, control: &[u8]
     if n < 0 { Err(Errno::last()) } else { Ok(n as usize) }
 }
 
+/// Sends datagrams that lie one behind the other in `data`, in their order, on a connected UDP socket; what does not fit is lost, as a
+/// network would lose it. Neighbours of one length go through the kernel together (UDP_SEGMENT, udp(7), Linux 4.18) and come out one by
+/// one at the other end.
+pub fn send_run(fd: BorrowedFd<'_>, data: &[u8], lengths: &[usize]) {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    /// UDP_MAX_SEGMENTS of include/linux/udp.h, in kernels before 6.9, and the largest UDP payload over IPv4.
+    const MOST: usize = 64;
+    const LARGEST: usize = 65507;
+    let one = |data| {
+        let _ = nix::sys::socket::send(fd.as_raw_fd(), data, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+    };
+    let (mut data, mut lengths) = (data, lengths);
+    while let Some(&length) = lengths.first() {
+        let (mut count, mut total) = (1, length);
+        // All of one length; only the last one may be shorter, but not empty.
+        for &next in lengths[1..].iter().take(MOST - 1) {
+            if next == 0 || next > length || total + next > LARGEST {
+                break;
+            }
+            count += 1;
+            total += next;
+            if next < length {
+                break;
+            }
+        }
+        let (run, rest) = data.split_at(total);
+        let together = count > 1
+            && u16::try_from(length).is_ok_and(|length| {
+                let (slices, control) = ([std::io::IoSlice::new(run)], [ControlMessage::UdpGsoSegments(&length)]);
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                match sendmsg::<()>(fd.as_raw_fd(), &slices, &control, flags, None) {
+                    Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => true,
+                    // This kernel or the way out cannot do it; or it was the error of an earlier datagram (ECONNREFUSED).
+                    Err(_) => false,
+                }
+            });
+        if !together {
+            let mut run = run;
+            for length in &lengths[..count] {
+                let (datagram, behind) = run.split_at(*length);
+                one(datagram);
+                run = behind;
+            }
+        }
+        (data, lengths) = (rest, &lengths[count..]);
+    }
+}
+
 /// Receives one message into `data` without control data: what recvfrom(2) returns, and the source's Internet address.
 pub fn receive_from(fd: BorrowedFd<'_>, data: &mut [u8], flags: i32) -> Result<(usize, Option<SocketAddr>), Errno> {
     let mut name = [0u8; STORAGE];
@@ -274,6 +322,27 @@ mod tests {
             Control { level: 0, kind: 8, data: vec![7; 12] },
         ];
         assert_eq!(parse_control(&build_control(&messages)).unwrap(), messages);
+    }
+
+    #[test]
+    fn datagrams_that_are_sent_together_come_out_one_by_one() {
+        use std::net::UdpSocket;
+        let (from, to) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        from.connect(to.local_addr().unwrap()).unwrap();
+        to.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        // More than the kernel takes at once, a shorter one between equals, an empty one, and the largest of all.
+        let lengths = [vec![7; 70], vec![3, 7, 7, 0, 0, 9000, 9000, 65507, 1]].concat();
+        let data: Vec<u8> = lengths.iter().enumerate().flat_map(|(i, l)| vec![i as u8; *l]).collect();
+        for some in [0..40, 40..74, 74..78, 78..79] {
+            let at: usize = lengths[..some.start].iter().sum();
+            let all: usize = lengths[some.clone()].iter().sum();
+            send_run(from.as_fd(), &data[at..at + all], &lengths[some.clone()]);
+            for i in some {
+                let mut got = vec![0; 65536];
+                let n = to.recv(&mut got).unwrap();
+                assert_eq!(&got[..n], vec![i as u8; lengths[i]], "{i}");
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Waiting for a descriptor within tokio.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -43,6 +43,13 @@ pub async fn when_ready<T>(
             other => return other,
         }
     }
+}
+
+/// A socket for which tokio waits until something comes, and not until it has room, too: every datagram that leaves makes room, and
+/// each would wake who sent it a second time. Must run within a tokio runtime with I/O enabled.
+pub fn readable(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd names the same open descriptor, which nobody else closes, until the AsyncFd that owns it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
 
 /// Waits until the connect() under way on `fd` has ended; its error, if it failed.

@@ -231,6 +231,22 @@ pub fn socket_protocol(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     get(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL, 0)
 }
 
+/// How many bytes of a stream wait to be read (FIONREAD, ioctl_tty(2)); 0 of a listener.
+///
+/// # Errors
+/// EBADF, ENOTTY.
+pub fn waiting(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the kernel writes one int.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    match Errno::result(rc) {
+        Ok(_) => Ok(usize::try_from(count).unwrap_or(0)),
+        // SIOCINQ of a socket that listens (tcp_ioctl, unix_ioctl).
+        Err(Errno::EINVAL) => Ok(0),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Whether the socket listens (SO_ACCEPTCONN).
 ///
 /// # Errors

@@ -64,11 +64,19 @@ impl Deaths {
         }
     }
 
+    /// Takes what has been reported meanwhile.
+    pub fn collect(&self, supervisor: &Supervisor) {
+        let mut cookies = Vec::new();
+        let read = self.read(&mut cookies);
+        cookies.into_iter().for_each(|c| supervisor.destroyed(c));
+        if matches!(read, Ok(Lost::Some)) {
+            sweep(supervisor);
+        }
+    }
+
     /// Brings the table up to date now: the kernel's reports may lag behind what the program has closed.
     pub fn catch_up(&self, supervisor: &Supervisor) {
-        let mut cookies = Vec::new();
-        let _ = self.read(&mut cookies);
-        cookies.into_iter().for_each(|c| supervisor.destroyed(c));
+        self.collect(supervisor);
         let mut swept = self.swept.lock();
         if swept.is_none_or(|when| when.elapsed() >= SWEEP_APART) {
             *swept = Some(Instant::now());

@@ -238,7 +238,11 @@ fn receive_one(
     let all = stream && flags & libc::MSG_WAITALL != 0 && flags & libc::MSG_PEEK == 0;
     let flags = flags & !libc::MSG_WAITALL;
     loop {
-        let most = capacity.saturating_sub(room.received).min(if stream { CHUNK } else { UNIX_MAX });
+        let mut most = capacity.saturating_sub(room.received).min(if stream { CHUNK } else { UNIX_MAX });
+        if stream && most > scratch.len() {
+            // No more memory is asked for, and cleared, than there is data for: a large buffer may be for a short message.
+            most = most.min(sock::waiting(target.as_fd()).map_err(errno)?.max(scratch.len()));
+        }
         let mut large;
         let data = if most <= scratch.len() {
             &mut scratch[..most]

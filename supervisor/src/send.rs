@@ -91,14 +91,17 @@ fn send_now(call: &mut Call, room: &mut [u8]) -> Result<Begun, Errno> {
     let (target, name) = call.target_after(number, |memory| {
         memory.name_and_data((call.argument(4), call.argument(5)), &mut storage, (whole[0].base, data))
     })?;
-    let kind = call.supervisor.known(&target)?;
+    let network = call.supervisor.network.clone();
+    // What has flows was looked at when the first one began.
+    let relayed = network.as_ref().is_some_and(|network| network.relays(target.cookie));
+    let kind = if relayed { None } else { call.supervisor.known(&target)? };
     let name = name?;
     let address = Address::parse(name);
     call.note(|| format!("sendto({number}, {length} bytes, {flags:#x}, {address})"));
     let now = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     if length <= DATAGRAM_MAX
-        && let Some(network) = call.supervisor.network.clone()
-        && own::is_udp(&target)
+        && let Some(network) = network
+        && (relayed || own::is_udp(&target))
     {
         match own::send_datagram(&network, call, &target, name, data, &[], now) {
             Err(Errno::EAGAIN) => {}

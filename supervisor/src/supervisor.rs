@@ -167,7 +167,10 @@ impl Supervisor {
         };
         let limit = self.policy.limits().sockets as usize;
         if self.table.lock().len() >= limit {
-            self.deaths.catch_up(self);
+            self.deaths.collect(self);
+            if self.table.lock().len() >= limit {
+                self.deaths.catch_up(self);
+            }
         }
         let mut table = self.table.lock();
         if table.len() >= limit {

@@ -13,10 +13,10 @@ use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use sandbox::memory::Address;
 use sandbox::message::{self, Destination};
 use sandbox::netns::Net;
+use sandbox::ready::readable;
 use sandbox::sock;
 use sipcore::agent::{Label, Proto, SessionId};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::watch;
 
 use super::{Network, Where, own_address, proto_of, v6only};
@@ -32,6 +32,9 @@ use crate::table::Cookie;
 const FLOWS: usize = 8192;
 /// Datagrams that are carried before others are looked after.
 const BATCH: usize = 64;
+/// The largest datagram, and room for a batch, where another one of that size always fits before it is full.
+const LARGEST: usize = 65536;
+const ROOM: usize = 2 * LARGEST;
 
 /// The peers of one socket of the program, by the address that it uses.
 #[derive(Default)]
@@ -96,6 +99,11 @@ fn far_socket(supervisor: &Supervisor) -> std::io::Result<(std::net::UdpSocket, 
 }
 
 impl Network {
+    /// Whether datagrams of this socket are carried to peers: it is then one of UDP, and of the program's network.
+    pub fn relays(&self, socket: Cookie) -> bool {
+        self.kept.lock().datagrams.contains_key(&socket)
+    }
+
     fn has_room(&self) -> bool {
         let mut kept = self.kept.lock();
         let all = |peers: &HashMap<Cookie, Peers>| peers.values().map(|p| p.0.len()).sum::<usize>();
@@ -149,8 +157,8 @@ impl Network {
         supervisor: &Supervisor,
         flow: &Arc<Flow>,
         session: SessionId,
-        near: UdpSocket,
-        far: UdpSocket,
+        near: AsyncFd<OwnedFd>,
+        far: AsyncFd<OwnedFd>,
     ) {
         self.kept.lock().by_session.insert(session, flow.clone());
         carry(&near, &far, flow.ending.subscribe()).await;
@@ -191,8 +199,8 @@ impl Network {
         let near = place(self, Net::Peers, peer, program)?;
         far.connect(source).map_err(errno)?;
         let _inside = supervisor.runtime.enter();
-        let near = UdpSocket::from_std(near.into()).map_err(errno)?;
-        let far = UdpSocket::from_std(far).map_err(errno)?;
+        let near = readable(near).map_err(errno)?;
+        let far = readable(far.into()).map_err(errno)?;
         self.watch(supervisor);
         let flow = Flow::new(cookie, peer, program);
         self.kept.lock().datagrams.entry(cookie).or_default().0.insert(peer, Peer::Flow(flow.clone()));
@@ -215,7 +223,7 @@ struct Leading {
 
 impl Leading {
     async fn run(self, near: OwnedFd) {
-        let Ok(near) = UdpSocket::from_std(near.into()) else { return self.network.forget(&self.flow, true) };
+        let Ok(near) = readable(near) else { return self.network.forget(&self.flow, true) };
         let mut ending = self.flow.ending.subscribe();
         // A socket that is merely connected has asked for nothing yet.
         tokio::select! {
@@ -246,7 +254,7 @@ impl Leading {
         if self.supervisor.options.trace {
             crate::say::say!("datagrams to {} go to {}, relayed {}", self.flow.peer, self.callee.uri, opened.kind);
         }
-        let far = far.connect(opened.media).and_then(|()| UdpSocket::from_std(far));
+        let far = far.connect(opened.media).and_then(|()| readable(far.into()));
         match far {
             Ok(far) => self.network.carry(&self.supervisor, &self.flow, opened.session, near, far).await,
             Err(error) => {
@@ -260,32 +268,43 @@ impl Leading {
 
 /// Moves what waits in one socket to the other, at most a batch. What does not fit is lost, as a network would lose it. EAGAIN when there is
 /// nothing more; other errors are those of the socket that is read from.
-fn shift(from: &UdpSocket, to: &UdpSocket, room: &mut [u8]) -> Result<(), Errno> {
-    for _ in 0..BATCH {
-        let length = recv(from.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?;
-        // Not by tokio: it must have seen that the socket has room before it sends.
-        let _ = nix::sys::socket::send(to.as_raw_fd(), &room[..length], MsgFlags::MSG_DONTWAIT);
-    }
-    Ok(())
+fn shift(from: &OwnedFd, to: &OwnedFd, room: &mut [u8]) -> Result<(), Errno> {
+    let mut lengths = [0; BATCH];
+    let (mut count, mut filled) = (0, 0);
+    let ended = loop {
+        if count == BATCH || filled > ROOM - LARGEST {
+            break Ok(());
+        }
+        match recv(from.as_raw_fd(), &mut room[filled..filled + LARGEST], MsgFlags::MSG_DONTWAIT) {
+            Ok(length) => {
+                lengths[count] = length;
+                count += 1;
+                filled += length;
+            }
+            Err(e) => break Err(e),
+        }
+    };
+    message::send_run(to.as_fd(), &room[..filled], &lengths[..count]);
+    ended
 }
 
-/// As [`shift`], and tells tokio when there is nothing more. True when the socket says that nobody is at its other end.
-fn shift_ready(from: &UdpSocket, to: &UdpSocket, room: &mut [u8]) -> bool {
-    let moved = from.try_io(Interest::READABLE, || shift(from, to, room).map_err(std::io::Error::from));
-    moved.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+/// As [`shift`], for what somebody waited for. True when the socket says that nobody is at its other end.
+fn shift_ready(ready: std::io::Result<AsyncFdReadyGuard<'_, OwnedFd>>, to: &AsyncFd<OwnedFd>, room: &mut [u8]) -> bool {
+    // An error is that of a runtime which ends.
+    let Ok(mut ready) = ready else { return true };
+    let moved = ready.try_io(|from| shift(from.get_ref(), to.get_ref(), room).map_err(std::io::Error::from));
+    matches!(moved, Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 /// Carries both ways. Ends when the far end is gone, or when told, and then all that waits has been moved.
-async fn carry(near: &UdpSocket, far: &UdpSocket, mut ending: watch::Receiver<bool>) {
-    /// The largest datagram.
-    const ROOM: usize = 65536;
+async fn carry(near: &AsyncFd<OwnedFd>, far: &AsyncFd<OwnedFd>, mut ending: watch::Receiver<bool>) {
     let mut room = vec![0; ROOM];
     loop {
         tokio::select! {
             biased;
-            _ = near.readable() => drop(shift_ready(near, far, &mut room)),
-            _ = far.readable() => {
-                if shift_ready(far, near, &mut room) {
+            ready = near.readable() => drop(shift_ready(ready, far, &mut room)),
+            ready = far.readable() => {
+                if shift_ready(ready, near, &mut room) {
                     return;
                 }
             }
@@ -293,8 +312,8 @@ async fn carry(near: &UdpSocket, far: &UdpSocket, mut ending: watch::Receiver<bo
         }
         tokio::task::consume_budget().await;
     }
-    while shift(near, far, &mut room).is_ok() {}
-    while shift(far, near, &mut room).is_ok() {}
+    while shift(near.get_ref(), far.get_ref(), &mut room).is_ok() {}
+    while shift(far.get_ref(), near.get_ref(), &mut room).is_ok() {}
 }
 
 /// connect(2): nothing is sent, so no session is asked for yet.
