@@ -89,17 +89,57 @@ fn a_reset_is_a_reset() {
     server.wait().success().says("error 104");
 }
 
+/// A hub for SIP and for pages of the site: their ports, and its process.
+fn hub(world: &World, site: &Site) -> (u16, u16, Process) {
+    let [sip, web] = [free_port(), free_port()];
+    let listen = [format!("127.0.0.1:{sip}"), format!("127.0.0.1:{web}")];
+    let hub = world.sipbox(&["hub", "--listen", &listen[0], "--listen-ws", &listen[1], "--origin", &site.origin()]);
+    let mut hub = hub.start();
+    hub.wait_for_err("sipbox hub: ready");
+    (sip, web, hub)
+}
+
+fn site() -> Site {
+    Site::new(&Path::new(env!("CARGO_MANIFEST_DIR")).join("web/sip.html"))
+}
+
+/// Chromium that has nothing but the loopback to offer.
+fn loopback() -> [String; 1] {
+    ["--allow-loopback-in-peer-connection".to_owned()]
+}
+
+/// Programs call such a page, by TCP and UDP.
+#[test]
+fn programs_speak_with_a_browser() {
+    let world = World::new("dc-called");
+    let site = site();
+    let (sip, web, hub) = hub(&world, &site);
+    let page = site.open(&world, &format!("hub=ws://127.0.0.1:{web}&user=web&echoes"), &loopback());
+    page.wait_for("REGISTER");
+    let registrar = format!("sip:127.0.0.1:{sip}");
+    let flags = ["--registrar", &registrar, "--to", "web", "--trace"];
+    let tcp = world.run(&[&FLOW[..], &flags].concat(), "static-client").args([ANYWHERE, "7000", "@300000"]);
+    tcp.finish().success().says("echo: 300000 bytes, all as sent").complains("data channel flow with sip:web@");
+    assert_eq!(page.wait_for("channel tcp"), "channel tcp/7000 sipbox");
+    // Without a word about flows: the page does not take what two sipboxes would, and takes what it knows.
+    let any = world.run(&flags, "static-client").args([ANYWHERE, "7000"]).finish().success();
+    any.says("echo: hello over SIP").complains("data channel flow with sip:web@");
+    let ask = "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.settimeout(20)\n\
+               s.sendto(b'a datagram',('198.18.0.9',7001))\nprint(s.recvfrom(99))\n";
+    let udp = world.run(&[&FLOW[..], &flags].concat(), "python3").args(["-c", ask]);
+    udp.finish().success().says("(b'a datagram', ('198.18.0.9', 7001))");
+    assert_eq!(page.wait_for("channel udp"), "channel udp/7001 sipbox");
+    drop((page, hub));
+}
+
 /// A page that knows RTCPeerConnection and nothing of sipbox calls a program by SIP over WebSocket: a page of a legacy HTTP server
 /// byte for byte, a stream that ends in one direction first, and a datagram.
 #[test]
 fn a_browser_speaks_with_programs() {
     let world = World::new("dc-browser");
-    let [sip, web, http, pair] = [free_port(), free_port(), free_port(), free_port()];
-    let site = Site::new(&Path::new(env!("CARGO_MANIFEST_DIR")).join("web/sip.html"));
-    let listen = [format!("127.0.0.1:{sip}"), format!("127.0.0.1:{web}")];
-    let hub = world.sipbox(&["hub", "--listen", &listen[0], "--listen-ws", &listen[1], "--origin", &site.origin()]);
-    let mut hub = hub.start();
-    hub.wait_for_err("sipbox hub: ready");
+    let [http, pair] = [free_port(), free_port()];
+    let site = site();
+    let (sip, web, hub) = hub(&world, &site);
     let registrar = format!("sip:127.0.0.1:{sip}");
     let www = world.make_dir("www", 0o755);
     let page: String = (0..100_000).map(|i| format!("line {i}\n")).collect();
@@ -116,7 +156,7 @@ fn a_browser_speaks_with_programs() {
 
     let query =
         |name: &str, rest: &str| format!("hub=ws://127.0.0.1:{web}&user=web&call=sip:{name}@sipbox.invalid&{rest}");
-    let flags = ["--allow-loopback-in-peer-connection".to_owned()];
+    let flags = loopback();
     let open = site.open(&world, &query("legacy", &format!("get={http}/page.txt")), &flags);
     let invited = open.wait_for("INVITE");
     assert!(invited.contains("200 OK"), "{invited}");

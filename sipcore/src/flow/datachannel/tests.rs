@@ -244,6 +244,7 @@ fn a_channel_that_is_not_taken_is_closed() {
     let now = pair.now;
     pair.ends[1].release(now, id);
     pair.until(|pair| pair.events[0].contains(&Event::Closed(id)));
+    assert!(pair.now - now < DELAY * 2, "{:?}", pair.now - now);
     assert!(!pair.ends[0].is_open(id));
 }
 
