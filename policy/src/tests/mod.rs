@@ -26,7 +26,7 @@ expires = 600
 [default]
 connect = "deny"
 bind = "local"
-flows = ["direct", "quic"]
+flows = ["direct", "quic", "datachannel"]
 [[connect]]
 to = "game.example:30000-30010"
 proto = "udp"
