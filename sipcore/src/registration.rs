@@ -167,6 +167,14 @@ impl Registration {
         }
     }
 
+    /// This end is elsewhere: ask again at once. `false`: nothing is wanted.
+    pub fn on_move(&mut self, now: Instant) -> bool {
+        if matches!(self.phase, Phase::Standing | Phase::Waiting) {
+            self.next = Some(now);
+        }
+        !matches!(self.phase, Phase::Idle | Phase::Removing) && !self.leaving
+    }
+
     pub fn next(&self) -> Option<Instant> {
         self.next
     }

@@ -27,6 +27,9 @@ pub fn listen(mut call: Call) {
     let result = (|| {
         let target = call.target(number)?;
         let proto = supervisor.known(&target)?;
+        if proto.is_none() && crate::status::is_ours(target.as_fd()) {
+            return Err(Errno::EACCES);
+        }
         if proto == Some(Proto::Tcp) {
             if supervisor.table.lock().get(target.cookie).is_some_and(|s| matches!(s.state, State::Connecting(_))) {
                 return Err(Errno::EINVAL);

@@ -32,6 +32,10 @@ pub enum Command {
     Hub(HubArguments),
     /// Print which programs can be reached: names, descriptions, and the URIs that lead to them
     Peers(crate::peers::Arguments),
+    /// Find out whether a peer's run is reached, by which path, and how long a round trip takes
+    Ping(crate::ping::Arguments),
+    /// Print what this user's runs are doing: programs, sockets, sessions, paths
+    Status(crate::status::Arguments),
     /// Try what sipbox needs of this kernel, and print the table
     Doctor,
     /// Find out what stands between this host and the public network, and which path to expect

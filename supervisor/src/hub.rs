@@ -40,7 +40,7 @@ pub fn started() -> Option<u32> {
 }
 
 /// Where the user's hub leaves its lock and its address: private to the user.
-fn directory() -> Result<PathBuf, String> {
+pub fn directory() -> Result<PathBuf, String> {
     let uid = nix::unistd::getuid();
     let path = match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(d) if Path::new(&d).is_absolute() => PathBuf::from(d).join("sipbox"),
@@ -97,7 +97,7 @@ fn ask(directory: &Path) -> Option<Own> {
 }
 
 /// Connects to an AF_UNIX stream socket; EAGAIN when its queue is full, for whoever listens there may never accept.
-fn connect(path: &Path) -> nix::Result<UnixStream> {
+pub fn connect(path: &Path) -> nix::Result<UnixStream> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;

@@ -15,6 +15,8 @@ use crate::{cli, hub, registrar};
 
 /// Where the password comes from when the policy does not say.
 pub const PASSWORD_VARIABLE: &str = "SIPBOX_PASSWORD";
+/// The same for TURN servers.
+pub const TURN_PASSWORD_VARIABLE: &str = "SIPBOX_TURN_PASSWORD";
 /// Registrations at the embedded hub are refreshed often: a killed run is gone from it soon.
 const EXPIRES: Duration = Duration::from_secs(60);
 

@@ -11,7 +11,7 @@ use crate::names::is_reachable;
 use crate::sessions::may_be_peer;
 use crate::supervisor::{Supervisor, policy_proto};
 use crate::table::{Bound, Cookie, Expected};
-use crate::{datagram, doorbell, flow, own};
+use crate::{datagram, doorbell, flow, own, ping};
 
 /// A socket of the program that a peer means.
 #[derive(Clone, Copy)]
@@ -89,6 +89,17 @@ pub fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
     if supervisor.sessions.is_full() {
         return call.reject(480, "Too Many Sessions");
     }
+    let is_encrypted = matches!(chosen, Chosen::Encrypted(_));
+    if is_encrypted && ping::is_ping(line.label) && !ping::answer(supervisor, &call.from.to_string()) {
+        return call.reject(403, "Not Allowed by Policy");
+    }
+    let chosen = match chosen {
+        Chosen::Encrypted(remote) if ping::is_ping(line.label) => {
+            tokio::spawn(flow::accept(supervisor.clone(), call, line.index, remote));
+            return;
+        }
+        other => other,
+    };
     let seen_port = match (line.virtual_source.port(), &chosen) {
         (0, Chosen::Direct(source, _)) => source.port(),
         (port, _) => port,
@@ -113,6 +124,7 @@ pub fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
         }
         Chosen::Encrypted(remote) => {
             supervisor.sessions.note(call.id);
+            supervisor.sessions.note_party(call.id, &call.from.to_string());
             tokio::spawn(flow::accept(supervisor.clone(), call, line.index, remote));
         }
     }
@@ -192,6 +204,7 @@ fn accept_direct(
     }
     let id = call.id;
     supervisor.sessions.note(id);
+    supervisor.sessions.note_party(id, &call.from.to_string());
     match proto {
         Proto::Tcp => {
             let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };

@@ -29,6 +29,8 @@ mod options;
 mod own;
 mod parking;
 mod peers;
+mod ping;
+mod progress;
 mod published;
 mod receive;
 mod registrar;
@@ -38,6 +40,7 @@ mod say;
 mod send;
 mod serve;
 mod sessions;
+mod status;
 mod supervisor;
 mod table;
 mod unix;
@@ -63,6 +66,14 @@ fn main() {
             say::line(&why);
             2
         }),
+        cli::Command::Ping(arguments) => {
+            log();
+            ping::run(arguments)
+        }
+        cli::Command::Status(arguments) => status::run(&arguments).unwrap_or_else(|why| {
+            say::line(&why);
+            2
+        }),
         cli::Command::Doctor => {
             let report = sandbox::doctor::run();
             println!("{report}");
@@ -76,7 +87,9 @@ fn main() {
 /// and malformed datagrams are not worth a line each).
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SIPBOX_LOG").unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("warn,stun_proto=off,turn_client_proto=off,stun_types=off,turn_types=off")
+        tracing_subscriber::EnvFilter::new(
+            "warn,quinn_udp=error,stun_proto=off,turn_client_proto=off,stun_types=off,turn_types=off",
+        )
     });
     tracing_subscriber::fmt()
         .with_env_filter(filter)

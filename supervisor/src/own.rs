@@ -102,6 +102,25 @@ impl Network {
         self.networks.inspector()
     }
 
+    /// What there is to be seen of the program's sockets (`sipbox status`). Which session each one has only the relays know.
+    pub fn sockets(&self) -> Vec<crate::status::Socket> {
+        let mine = self.kept.lock().mine.clone();
+        let mut shown = Vec::new();
+        for proto in [Proto::Tcp, Proto::Udp] {
+            let all = self.inspector().endpoints(proto == Proto::Tcp).unwrap_or_default();
+            for end in all.into_iter().filter(|end| !mine.contains(&end.cookie)) {
+                let state = match end.peer {
+                    _ if end.listens => "listening",
+                    Some(_) => "connected",
+                    None => "bound",
+                };
+                let local = Some(end.local);
+                shown.push(crate::status::Socket { proto, state, local, peer: end.peer, session: None });
+            }
+        }
+        shown
+    }
+
     /// Whether an AF_UNIX datagram socket of the program's network is connected to another one of it.
     pub fn has_peer_of(&self, fd: std::os::fd::BorrowedFd<'_>) -> bool {
         self.inspector().unix_peer(fd).and_then(|inode| self.inspector().has_unix(inode)).unwrap_or(false)
@@ -429,6 +448,9 @@ fn listen(network: &Arc<Network>, mut call: Call) {
     let result = (|| {
         let target = call.target(number)?;
         supervisor.known(&target)?;
+        if crate::status::is_ours(target.as_fd()) {
+            return Err(Errno::EACCES);
+        }
         let backlog = nix::sys::socket::Backlog::new(backlog.clamp(-1, 4096)).map_err(|_| Errno::EINVAL)?;
         nix::sys::socket::listen(&target.fd, backlog)?;
         let local = (proto_of(&target) == Some(Proto::Tcp)).then(|| sock::local_addr(target.as_fd()).ok());

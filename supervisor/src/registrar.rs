@@ -50,6 +50,11 @@ impl Home {
         Ok(Home { uri, dns, tls })
     }
 
+    /// As the user named it.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
     /// Finds its servers (RFC 3263).
     pub async fn locate(&self) -> Result<Found, String> {
         let wrong = |why: String| format!("the registrar {} cannot be found: {why}", self.uri);

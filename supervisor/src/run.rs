@@ -21,7 +21,7 @@ use sandbox::watch::Watcher;
 use crate::datagram::Stub;
 use crate::deaths::Deaths;
 use crate::flow::Settings;
-use crate::identity::{self, Identity, PASSWORD_VARIABLE, password};
+use crate::identity::{self, Identity, PASSWORD_VARIABLE, TURN_PASSWORD_VARIABLE, password};
 use crate::interfaces::Interfaces;
 use crate::netlink::Netlink;
 use crate::nobody::Nobody;
@@ -29,7 +29,7 @@ use crate::own::Network;
 use crate::published::{self, Published};
 use crate::sessions::Sessions;
 use crate::supervisor::{Options, Supervisor};
-use crate::{cli, datagram, dns, hub, inherited, ladder};
+use crate::{cli, datagram, dns, hub, inherited, ladder, status};
 
 /// Exit statuses, as shells and env(1) have them.
 const NOT_FOUND: i32 = 127;
@@ -37,8 +37,6 @@ const NOT_EXECUTABLE: i32 = 126;
 const FAILED: i32 = 125;
 const BAD_POLICY: i32 = 2;
 
-/// The same for TURN servers.
-const TURN_PASSWORD_VARIABLE: &str = "SIPBOX_TURN_PASSWORD";
 /// How long the end of a run waits for the answers to its last messages.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Threads that receive notifications.
@@ -110,6 +108,7 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
         .map_err(|e| internal(&e))?;
     let network = networks.map(|n| Arc::new(Network::new(n)));
     let options = Options { trace: arguments.trace };
+    let shown = program_name(&program);
     let run = Run::start(policy, identity, flows, options, network.clone(), &runtime).map_err(|e| (FAILED, e))?;
     for listener in handed {
         let (fd, address, v6only) = listener.let_go().map_err(|e| internal(&e))?;
@@ -121,6 +120,11 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     }
     // Who has a name can be called from the first moment on, and hears of a wrong password before anything else.
     runtime.block_on(run.supervisor.sessions.ensure_registered());
+    let door = {
+        let _inside = runtime.enter();
+        status::Door::open(&run.supervisor, shown)
+    };
+    let _door = door.inspect_err(|why| tracing::warn!(why, "`sipbox status` does not see this run")).ok();
     receive(&prepared.listener(), &run.supervisor).map_err(|e| internal(&e))?;
     let main = prepared.start().map_err(|e| start_failed(&program, e))?;
     let broker = network.as_ref().map(|n| n.broker());
@@ -131,6 +135,12 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     runtime.block_on(run.supervisor.sessions.shutdown(FAREWELL));
     runtime.shutdown_background();
     Ok(status)
+}
+
+/// What the program is called.
+fn program_name(program: &OsString) -> String {
+    let name = Path::new(program).file_name().unwrap_or(program);
+    name.to_string_lossy().into_owned()
 }
 
 fn start_failed(program: &OsString, e: StartError) -> Failed {

@@ -14,7 +14,7 @@ pub fn hub(text: &str) {
 }
 
 fn write(who: &str, text: &str) {
-    let _ = std::io::stderr().write_all(format!("{who}: {text}\n").as_bytes());
+    crate::progress::aside(|| drop(std::io::stderr().write_all(format!("{who}: {text}\n").as_bytes())));
 }
 
 /// `say!("...", ...)`: a line for the user, see [`line`].

@@ -1,6 +1,6 @@
 //! Sessions for sockets: the agent of this run, started when it is first needed, and what SIP outcomes mean to a program.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,8 +19,9 @@ use sipcore::message::Uri;
 
 use crate::flow::{Links, Settings, Wanted};
 use crate::identity::{Identity, user_of};
+use crate::progress::{self, Waiting};
 use crate::supervisor::Supervisor;
-use crate::{hub, inbound};
+use crate::{flow, hub, inbound};
 
 /// How many different things are explained to the user in one run: the program must not fill the memory with them.
 const SAID: usize = 1000;
@@ -75,6 +76,8 @@ pub struct Sessions {
     limit: usize,
     agent: tokio::sync::Mutex<Option<Agent>>,
     live: Mutex<HashSet<SessionId>>,
+    /// With whom each one is.
+    parties: Mutex<HashMap<SessionId, String>>,
     opening: AtomicUsize,
     said: Mutex<HashSet<String>>,
     supervisor: OnceLock<Weak<Supervisor>>,
@@ -90,6 +93,7 @@ impl Sessions {
             limit,
             agent: tokio::sync::Mutex::new(None),
             live: Mutex::default(),
+            parties: Mutex::default(),
             opening: AtomicUsize::new(0),
             said: Mutex::default(),
             supervisor: OnceLock::new(),
@@ -123,9 +127,17 @@ impl Sessions {
         let (agent, events) = self.identity.start_agent(self.physical, Transport::Udp).await?;
         if let Some(supervisor) = self.supervisor.get() {
             tokio::spawn(serve_events(supervisor.clone(), events));
+            if let Some(supervisor) = supervisor.upgrade() {
+                flow::watch(&supervisor);
+            }
         }
         *slot = Some(agent.clone());
         Ok(agent)
+    }
+
+    /// The agent, if it was started.
+    pub async fn started_agent(&self) -> Option<Agent> {
+        self.agent.lock().await.clone()
     }
 
     /// Registers, if this run has a name; waits until that has succeeded or failed. A failure is said, not returned: the
@@ -134,6 +146,7 @@ impl Sessions {
         if !self.identity.given {
             return;
         }
+        let _waiting = Waiting::begin(&self.identity.aor, "registering");
         let outcome = tokio::time::timeout(REGISTER_WITHIN, async {
             let agent = self.agent().await?;
             agent.register().await.map_err(|e| match e.is_final() {
@@ -202,6 +215,7 @@ impl Sessions {
         }
         let target = Uri::from_str(&callee.uri);
         let target = target.map_err(|e| fail(Errno::EINVAL, format!("not a URI: {e}")))?;
+        let _waiting = Waiting::begin(&callee.uri, "looking for the registrar");
         let agent = self.agent().await.map_err(|why| fail(Errno::ENETUNREACH, why))?;
         let wanted = Wanted { callee, target: &target, label, source, seen_as };
         let flows = &callee.flows;
@@ -235,6 +249,7 @@ impl Sessions {
 
     /// One INVITE.
     pub async fn call(&self, agent: &Agent, target: &Uri, offer: Offer) -> Result<Session, CallError> {
+        progress::now(target.as_str(), "calling");
         let outcome = agent.invite(target, offer.clone()).await;
         if matches!(outcome, Err(CallError::Unreachable { .. })) && self.identity.registrar.is_none() {
             // The hub of this user has ended since: start it again, and try once more.
@@ -278,6 +293,7 @@ impl Sessions {
         match media {
             SocketAddr::V4(media) if is_exact(media, wanted.source, wanted.label.proto) => {
                 self.note(session);
+                self.note_party(session, &wanted.callee.uri);
                 Ok(Flow { session, media, kind: "direct flow" })
             }
             elsewhere => {
@@ -297,6 +313,26 @@ impl Sessions {
         agent.as_ref().and_then(Agent::local_addr).is_some_and(|a| a.ip().is_loopback())
     }
 
+    /// Says with whom a session is.
+    pub fn note_party(&self, session: SessionId, peer: &str) {
+        self.parties.lock().insert(session, peer.to_owned());
+    }
+
+    /// All sessions, and with whom each one is.
+    pub fn parties(&self) -> Vec<(SessionId, String)> {
+        self.parties.lock().iter().map(|(id, peer)| (*id, peer.clone())).collect()
+    }
+
+    /// Who this run is.
+    pub fn aor(&self) -> &str {
+        &self.identity.aor
+    }
+
+    /// Where it registers, in words.
+    pub fn registrar(&self) -> &str {
+        self.identity.registrar.as_ref().map_or("this user's own hub", |home| home.uri().as_str())
+    }
+
     /// Counts a session.
     pub fn note(&self, session: SessionId) {
         self.live.lock().insert(session);
@@ -305,6 +341,7 @@ impl Sessions {
     /// A session has ended, and nobody need be told.
     pub fn forget(&self, session: SessionId) {
         self.live.lock().remove(&session);
+        self.parties.lock().remove(&session);
     }
 
     /// Whether there are as many sessions as the policy allows.
@@ -403,6 +440,7 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
         let Some(supervisor) = supervisor.upgrade() else { return };
         match event {
             Event::Incoming(call) => inbound::incoming(&supervisor, call),
+            Event::Restart(restart) => flow::restarted(&supervisor, restart),
             Event::Ended { id, reason } => {
                 tracing::debug!(?id, ?reason, "session ended by the peer");
                 supervisor.sessions.forget(id);

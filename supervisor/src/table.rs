@@ -13,6 +13,8 @@ use crate::ancillary::Lent;
 use crate::attempt::Attempt;
 use crate::doorbell::Rung;
 
+mod show;
+
 /// SO_COOKIE of a kernel socket: unique for its life, never reused.
 pub type Cookie = u64;
 

@@ -1,5 +1,6 @@
 /* AF_UNIX: whoever listens there may open sockets for others. */
 #include "attack.h"
+#include <glob.h>
 #include <pthread.h>
 #include <stddef.h>
 
@@ -177,6 +178,23 @@ static void passed(void) {
     if (got) note("%d taken", got);
 }
 
-ATTACKS({"passed", passed}, {"path-stream", path_stream}, {"path-datagram", path_datagram}, {"abstract-stream", abstract_stream},
+/* The sockets by which the runs of this user say what they are doing. */
+static void status(void) {
+    char pattern[200], answer[64];
+    snprintf(pattern, sizeof pattern, "%s/sipbox/run-*.sock", env("XDG_RUNTIME_DIR"));
+    glob_t found = {0};
+    if (glob(pattern, 0, NULL, &found)) note("none found");
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        struct sockaddr_un to;
+        socklen_t length = name(&to, found.gl_pathv[i], false);
+        int fd = (int)MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+        if (TRY("connect", connect(fd, (struct sockaddr *)&to, length)) == 0 && write(fd, "j", 1) == 1 && read(fd, answer, sizeof answer) > 0)
+            through();
+        close(fd);
+    }
+    globfree(&found);
+}
+
+ATTACKS({"status", status}, {"passed", passed}, {"path-stream", path_stream}, {"path-datagram", path_datagram}, {"abstract-stream", abstract_stream},
         {"abstract-datagram", abstract_datagram}, {"helper", helper}, {"other-names", other_names},
         {"symlink-race", symlink_race}, {"file-race", file_race}, {"datagram-race", datagram_race}, {"namesake", namesake})

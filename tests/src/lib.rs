@@ -14,6 +14,7 @@ mod kamailio;
 pub mod lab;
 mod process;
 pub mod servers;
+mod signalling;
 pub mod sip;
 mod world;
 
@@ -21,4 +22,5 @@ pub use coturn::{Accounts, Coturn};
 pub use dns::Dns;
 pub use kamailio::{Algorithm, Kamailio};
 pub use process::{Done, Launch, PATIENCE, Process, descendants, until, within};
+pub use signalling::{Registrar, Signalling};
 pub use world::{World, direct_flows, free_port};

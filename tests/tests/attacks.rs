@@ -223,6 +223,7 @@ const ATTACKS: &[Attack] = &[
     attack("unix", "file-race", "bind() against link() and rename()", UNIX),
     attack("unix", "datagram-race", "the same with datagrams", UNIX),
     attack("unix", "namesake", "the same under the very name of the foreign socket", UNIX),
+    attack("unix", "status", "the sockets by which runs answer `sipbox status`", UNIX),
     attack(
         "inherit",
         "inherited",
@@ -295,6 +296,7 @@ struct Targets {
     tries: u64,
     variables: Vec<(&'static str, String)>,
     _far_network: FarNetwork,
+    _runs: [Process; 2],
 }
 
 /// Another network namespace, behind a pair of interfaces.
@@ -386,7 +388,13 @@ impl Targets {
             ("T_HERE", far_network.address(1)),
             ("T_BROADCAST", far_network.address(3)),
         ];
-        Targets { near, far, seen: [0; 2], asked: 0, tries: 0, variables, _far_network: far_network }
+        // A run of each user that tells what it is doing.
+        let runs = [world, root].map(|world| {
+            let mut run = world.run(&[], "sh").args(["-c", "echo up; exec cat"]).talk().start();
+            run.wait_for("up");
+            run
+        });
+        Targets { near, far, seen: [0; 2], asked: 0, tries: 0, variables, _far_network: far_network, _runs: runs }
     }
 
     /// What has reached the targets since the last look: everything that was on its way is waited for.

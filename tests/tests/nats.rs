@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tests::lab::{self, Filtering, Kind, Lab, Mapping, PUBLIC, PUBLIC_V6};
-use tests::{Accounts, Algorithm, Coturn, Kamailio, Launch, Process, World};
+use tests::lab::{self, Filtering, Kind, Lab, Mapping};
+use tests::{Accounts, Coturn, Registrar, Signalling, World};
 
 /// Any address leads to the peer of `--to`: this one is nobody's.
 const ANYWHERE: &str = "198.18.0.9";
@@ -16,60 +16,6 @@ const ANYWHERE: &str = "198.18.0.9";
 const AT_ONCE: usize = 2;
 /// What a pair may take, with all retransmissions.
 const PATIENCE: Duration = Duration::from_secs(40);
-
-/// Who passes on the SIP messages.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Signalling {
-    Hub,
-    Kamailio,
-}
-
-enum Server {
-    Hub(#[expect(dead_code, reason = "it runs as long as it is held")] Process),
-    Kamailio(Kamailio),
-}
-
-impl Server {
-    fn start(world: &World, lab: &Lab, signalling: Signalling) -> Server {
-        match signalling {
-            Signalling::Kamailio => {
-                Server::Kamailio(Kamailio::start_in(world, lab, Algorithm::Sha256, &["alice", "bob"]))
-            }
-            Signalling::Hub => {
-                let users = world.path("users").display().to_string();
-                for name in ["alice", "bob"] {
-                    let add = world.sipbox(&["hub", "user", "--users", &users, "add", name]);
-                    add.input(format!("{}\n", Kamailio::password(name))).finish().success();
-                }
-                let (v4, v6) = (format!("{PUBLIC}:5060"), format!("[{PUBLIC_V6}]:5060"));
-                let listen = ["hub", "--listen", &v4, "--listen", &v6, "--users", &users];
-                let mut hub = world.sipbox(&listen).inside(&lab.public).start();
-                hub.wait_for_err("sipbox hub: ready");
-                Server::Hub(hub)
-            }
-        }
-    }
-
-    fn aor(&self, user: &str) -> String {
-        match self {
-            Server::Hub(_) => format!("sip:{user}@sipbox.invalid"),
-            Server::Kamailio(kamailio) => kamailio.aor(user),
-        }
-    }
-
-    /// `sipbox run` of this user on a host of the lab.
-    fn run(&self, world: &World, lab: &Lab, side: usize, user: &str, flags: &[&str], program: &str) -> Launch {
-        let side = &lab.sides[side];
-        let ip = if side.v4.is_some() { PUBLIC.to_string() } else { format!("[{PUBLIC_V6}]") };
-        let transport = if side.kind == Kind::UdpBlocked { ";transport=tcp" } else { "" };
-        let (registrar, aor) = (format!("sip:{ip}:5060{transport}"), self.aor(user));
-        let (stun, turn) = (format!("{ip}:3478"), format!("{}@{ip}:3478", Coturn::USER));
-        let mut all = vec!["--registrar", &registrar, "--as", &aor, "--stun", &stun, "--turn", &turn, "--trace"];
-        all.extend(flags);
-        let run = world.run(&all, program).inside(&side.host);
-        run.env("SIPBOX_PASSWORD", Kamailio::password(user)).env("SIPBOX_TURN_PASSWORD", Coturn::PASSWORD)
-    }
-}
 
 /// The path that two kinds of routers allow: what RFC 4787's terms for them say, not what sipbox does.
 fn allowed(a: Kind, b: Kind) -> Path {
@@ -108,7 +54,7 @@ fn path(trace: &str) -> String {
 
 /// Both programs between the two sides of a lab: the paths, or what went wrong.
 fn through(world: &World, lab: &Lab, signalling: Signalling) -> [Result<String, String>; 2] {
-    let server = Server::start(world, lab, signalling);
+    let server = Registrar::start(world, lab, signalling);
     let _coturn = Coturn::start(world, lab, Accounts::LongTerm);
     let to = server.aor("bob");
     [("static-echo", &["7000", "1"][..]), ("udp-server", &["7000", "1"])].map(|(program, args)| {

@@ -1,6 +1,7 @@
 //! What can go wrong with a registration or a call, in words for the user.
 
 use crate::message::Uri;
+use crate::transport::StartError;
 use std::net::SocketAddr;
 
 /// Why the address of record could not be registered.
@@ -139,6 +140,47 @@ pub enum CallError {
     },
     /// The agent was shut down meanwhile.
     #[error("no session: the agent has been shut down")]
+    Shutdown,
+}
+
+/// Why an agent cannot be reached at its new address yet.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MoveError {
+    /// No socket could be opened there.
+    #[error(transparent)]
+    Socket(#[from] StartError),
+    /// The registrar does not know of it.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}
+
+/// Why a session's path was not looked for anew.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestartError {
+    /// The session has ended, or its flow has no path to look for.
+    #[error("there is no such session any more")]
+    NoSession,
+    /// The other side asked for the same meanwhile, and was answered.
+    #[error("the other side looks for a path itself")]
+    Superseded,
+    /// The other side or a proxy refused.
+    #[error("refused with {status} {reason}")]
+    Rejected {
+        /// Status of the final response.
+        status: u16,
+        /// Its reason phrase.
+        reason: String,
+    },
+    /// The answer cannot be used.
+    #[error("the answer cannot be used: {0}")]
+    BadAnswer(String),
+    /// Nobody answered.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+    /// The agent was shut down meanwhile.
+    #[error("the agent has been shut down")]
     Shutdown,
 }
 

@@ -1,7 +1,7 @@
 //! What happens to an agent without its asking.
 
 use super::seat::Seat;
-use super::{End, EndReason, Line, PresenceError, SessionId, SubscriptionId, Update};
+use super::{End, EndReason, Line, PresenceError, Quic, SessionId, SubscriptionId, Update};
 use crate::message::Uri;
 use crate::transport::Core;
 use std::fmt;
@@ -12,6 +12,8 @@ use std::sync::Weak;
 pub enum Event {
     /// Someone calls.
     Incoming(IncomingCall),
+    /// The other side of a session looks for a path anew.
+    Restart(IncomingRestart),
     /// A session ended, not by our `bye`.
     Ended {
         /// Which one.
@@ -104,5 +106,49 @@ impl fmt::Debug for IncomingCall {
             .field("from", &self.from)
             .field("lines", &self.lines)
             .finish_non_exhaustive()
+    }
+}
+
+/// The other side of a session looks for a path anew, and waits for this end's description. Dropping it refuses: the session goes on as it was.
+pub struct IncomingRestart {
+    /// Which session.
+    pub id: SessionId,
+    /// The other end as it is now.
+    pub remote: Quic,
+    core: Option<Weak<Core<Seat>>>,
+}
+
+impl IncomingRestart {
+    pub(super) fn new(id: SessionId, remote: Quic, core: Weak<Core<Seat>>) -> Self {
+        IncomingRestart { id, remote, core: Some(core) }
+    }
+
+    /// Answers with this end as it is now.
+    pub fn accept(mut self, local: Quic) {
+        self.answer(Some(local));
+    }
+
+    /// Nobody will decide through this value.
+    pub(super) fn disarm(mut self) {
+        self.core = None;
+    }
+
+    fn answer(&mut self, local: Option<Quic>) {
+        let id = self.id;
+        if let Some(core) = self.core.take().and_then(|core| core.upgrade()) {
+            core.with(|seat, now| seat.agent.answer_restart(now, id, local));
+        }
+    }
+}
+
+impl Drop for IncomingRestart {
+    fn drop(&mut self) {
+        self.answer(None);
+    }
+}
+
+impl fmt::Debug for IncomingRestart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IncomingRestart").field("id", &self.id).field("remote", &self.remote).finish_non_exhaustive()
     }
 }

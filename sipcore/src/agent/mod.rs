@@ -13,9 +13,9 @@ pub use crate::label::{Label, Proto};
 pub use crate::presence::{Document, Tuple, Update, Watchers};
 pub use crate::sdp::{Channels, Direct, End, Fingerprint, Line, Machine, Offer, Quic, Setup, Tls};
 pub use crate::transport::{Counters, Direction, StartError, Tap, TapEvent, Transport};
-pub use error::{CallError, PresenceError, RegisterError};
-pub use incoming::{Event, IncomingCall};
-pub use types::{AgentConfig, EndReason, Registrar, Session, SessionId, SubscriptionId};
+pub use error::{CallError, MoveError, PresenceError, RegisterError, RestartError};
+pub use incoming::{Event, IncomingCall, IncomingRestart};
+pub use types::{AgentConfig, Capabilities, EndReason, Registrar, Session, SessionId, SubscriptionId};
 
 use crate::message::Uri;
 use crate::transaction::Timing;
@@ -101,6 +101,41 @@ impl Agent {
         let outcome = told.await.unwrap_or(Err(CallError::Shutdown));
         attempt.decided = true;
         outcome
+    }
+
+    /// This host's addresses may have changed: what is bound to another one than that towards its server is bound anew, and the registrar is told.
+    /// Returns when he has answered, or at once if this agent does not register.
+    pub async fn moved(&self) -> Result<(), MoveError> {
+        let core = self.core();
+        let flows = core.with(|seat, _| seat.agent.flows());
+        for (local, point) in core.points().into_iter().enumerate() {
+            let Some(flow) = flows.iter().find(|flow| usize::from(flow.local) == local) else { continue };
+            match servers::route(flow.remote) {
+                Some(ip) if ip != point.addr.ip() && !point.addr.ip().is_loopback() => {
+                    core.rebind(flow.local, ip).await?;
+                }
+                _ => {}
+            }
+        }
+        let locals = core.points().iter().map(|point| point.addr).collect();
+        let (tell, told) = oneshot::channel();
+        core.with(|seat, now| seat.moved(now, locals, tell));
+        Ok(told.await.unwrap_or(Err(RegisterError::Shutdown))?)
+    }
+
+    /// Looks for a path anew in a session whose flow runs over ICE (RFC 8445 section 2.4): `local` is this end of it now, what is returned the other.
+    /// Two ends that do so at once are brought into an order.
+    pub async fn restart(&self, id: SessionId, local: Quic) -> Result<Quic, RestartError> {
+        let (tell, told) = oneshot::channel();
+        self.core().with(|seat, now| seat.restart(now, id, local, tell));
+        told.await.unwrap_or(Err(RestartError::Shutdown))
+    }
+
+    /// Asks `target` what it can do: OPTIONS, without a session.
+    pub async fn options(&self, target: &Uri) -> Result<Capabilities, CallError> {
+        let (tell, told) = oneshot::channel();
+        self.core().with(|seat, now| seat.ask(now, SessionId::next(), target, tell));
+        told.await.unwrap_or(Err(CallError::Shutdown))
     }
 
     /// Ends a session. A session that has ended already is left alone.

@@ -1,11 +1,15 @@
 //! The user agent machine together with those who wait for its outcomes.
 
-use super::{CallError, Event, IncomingCall, RegisterError, Session, SessionId, SubscriptionId, Tuple};
+use super::{
+    CallError, Capabilities, Event, IncomingCall, IncomingRestart, Quic, RegisterError, RestartError, Session,
+    SessionId, SubscriptionId, Tuple,
+};
 use crate::message::{Message, Uri};
 use crate::sdp::Offer;
 use crate::transport::{Core, Flow, Machine, Sign, Transmit};
 use crate::user_agent::{Hop, Notice, UserAgent};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -15,6 +19,8 @@ pub(crate) struct Seat {
     pub core: Weak<Core<Seat>>,
     events: mpsc::UnboundedSender<Event>,
     calling: HashMap<SessionId, oneshot::Sender<Result<Session, CallError>>>,
+    asking: HashMap<SessionId, oneshot::Sender<Result<Capabilities, CallError>>>,
+    restarting: HashMap<SessionId, oneshot::Sender<Result<Quic, RestartError>>>,
     registering: Vec<oneshot::Sender<Result<(), RegisterError>>>,
     /// Told whenever something may have become idle.
     idle: Arc<Notify>,
@@ -30,6 +36,8 @@ impl Seat {
             core: Weak::new(),
             events,
             calling: HashMap::new(),
+            asking: HashMap::new(),
+            restarting: HashMap::new(),
             registering: Vec::new(),
             idle: Arc::default(),
             stranded: Arc::default(),
@@ -63,6 +71,51 @@ impl Seat {
         }
         self.calling.insert(id, tell);
         self.agent.invite(now, id, target, offer);
+    }
+
+    pub fn restart(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        local: Quic,
+        tell: oneshot::Sender<Result<Quic, RestartError>>,
+    ) {
+        if !self.closed {
+            self.restarting.insert(id, tell);
+            self.agent.restart(now, id, local);
+        }
+    }
+
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        target: &Uri,
+        tell: oneshot::Sender<Result<Capabilities, CallError>>,
+    ) {
+        if !self.closed {
+            self.asking.insert(id, tell);
+            self.agent.ask(now, id, target);
+        }
+    }
+
+    fn restarted(&mut self, id: SessionId, outcome: Result<Quic, RestartError>) {
+        if let Some(tell) = self.restarting.remove(&id) {
+            // Whoever asked may not wait any more.
+            let _ = tell.send(outcome);
+        }
+    }
+
+    /// This host's addresses may be others now. `tell` hears of the next REGISTER, or at once if none is wanted.
+    pub fn moved(&mut self, now: Instant, locals: Vec<SocketAddr>, tell: oneshot::Sender<Result<(), RegisterError>>) {
+        if self.closed {
+            return;
+        }
+        match self.agent.moved(now, locals) {
+            true => self.registering.push(tell),
+            // Whoever asked may not wait any more.
+            false => drop(tell.send(Ok(()))),
+        }
     }
 
     /// Told when no server is left to try.
@@ -99,6 +152,8 @@ impl Seat {
     pub fn close(&mut self, now: Instant) -> Arc<Notify> {
         self.closed = true;
         self.calling.clear();
+        self.asking.clear();
+        self.restarting.clear();
         self.registering.clear();
         self.agent.end_all(now);
         self.agent.unregister(now);
@@ -120,6 +175,16 @@ impl Seat {
                 }
                 return;
             }
+            Notice::Capable { id, outcome } => {
+                if let Some(tell) = self.asking.remove(&id) {
+                    // Whoever asked may not wait any more.
+                    let _ = tell.send(outcome);
+                }
+                return;
+            }
+            Notice::Restarted { id, remote } => return self.restarted(id, Ok(remote)),
+            Notice::NotRestarted { id, error } => return self.restarted(id, Err(error)),
+            Notice::Restarting { id, remote } => Event::Restart(IncomingRestart::new(id, remote, self.core.clone())),
             Notice::Registered => return self.registered(Ok(())),
             Notice::NotRegistered(error) => {
                 self.stranded.notify_one();
@@ -135,11 +200,19 @@ impl Seat {
             Notice::Presence { id, update } => Event::Presence { id, update },
             Notice::SubscriptionLost { id, error, over } => Event::SubscriptionLost { id, error, over },
         };
-        if let Err(mpsc::error::SendError(Event::Incoming(call))) = self.events.send(event) {
-            // Nobody listens any more. The call must not answer by itself here: the machine is in use.
-            let id = call.id;
-            call.disarm();
-            self.agent.reject(now, id, 480, "Temporarily Unavailable");
+        // When nobody listens any more nothing must answer by itself here: the machine is in use.
+        match self.events.send(event) {
+            Err(mpsc::error::SendError(Event::Incoming(call))) => {
+                let id = call.id;
+                call.disarm();
+                self.agent.reject(now, id, 480, "Temporarily Unavailable");
+            }
+            Err(mpsc::error::SendError(Event::Restart(restart))) => {
+                let id = restart.id;
+                restart.disarm();
+                self.agent.answer_restart(now, id, None);
+            }
+            _ => {}
         }
     }
 

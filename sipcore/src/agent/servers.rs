@@ -73,7 +73,7 @@ fn reaches(local: IpAddr, server: SocketAddr) -> bool {
 }
 
 /// The local address that the routing table takes.
-fn route(server: SocketAddr) -> Option<IpAddr> {
+pub(super) fn route(server: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(server).ok()?;

@@ -103,6 +103,19 @@ pub struct Session {
     pub end: End,
 }
 
+/// What somebody says of himself (RFC 3261 11).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Server, or User-Agent: `sipbox/0.1.0`.
+    pub software: Option<String>,
+    /// Allow.
+    pub methods: Vec<String>,
+    /// Accept.
+    pub accepts: Vec<String>,
+    /// From the question to the answer.
+    pub round_trip: Duration,
+}
+
 /// Why a session ended without our doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

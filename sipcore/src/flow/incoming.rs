@@ -16,7 +16,16 @@ pub enum Incoming {
     Channel(datachannel::Offered),
 }
 
-/// What a stream is for.
+/// What a stream that came in is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A socket of the program.
+    Socket(Asked),
+    /// Nobody's: what comes is to be sent back.
+    Echo,
+}
+
+/// The socket that a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// Stream or datagrams.
@@ -29,26 +38,31 @@ pub struct Asked {
 
 impl Incoming {
     /// What it is for. `None`: it does not say so in time, or not in our words; the stream is to be dropped.
-    pub async fn asked(&mut self) -> Option<Asked> {
+    pub async fn purpose(&mut self) -> Option<Purpose> {
         let receive = match self {
             Incoming::Quic(_, receive) => receive,
             Incoming::Channel(offered) => {
                 let proto = if offered.open.delivery.is_datagrams() { Proto::Udp } else { Proto::Tcp };
                 let port = offered.open.label.parse::<Label>().ok().filter(|label| label.proto == proto);
-                return Some(Asked { proto, port: port.map(|label| label.port), source_port: None });
+                let port = port.map(|label| label.port);
+                return Some(Purpose::Socket(Asked { proto, port, source_port: None }));
             }
         };
         let read = async {
             let mut start = [0; open::SHORTEST];
             receive.read_exact(&mut start).await.ok()?;
+            if start == open::ECHO_OPENING {
+                return Some(None);
+            }
             let mut all = start.to_vec();
             all.resize(Opening::length(&start)?, 0);
             receive.read_exact(all.get_mut(open::SHORTEST..)?).await.ok()?;
-            Opening::parse(&all)
+            Opening::parse(&all).map(Some)
         };
-        let opening = timeout(OPEN_WITHIN, read).await.ok().flatten()?;
+        let Some(opening) = timeout(OPEN_WITHIN, read).await.ok().flatten()? else { return Some(Purpose::Echo) };
         let Label { proto, port } = opening.label;
-        Some(Asked { proto, port: Some(port), source_port: Some(opening.virtual_source.port()) })
+        let source_port = Some(opening.virtual_source.port());
+        Some(Purpose::Socket(Asked { proto, port: Some(port), source_port }))
     }
 
     /// Its number: marks the datagrams that belong to it.

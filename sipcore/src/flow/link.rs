@@ -1,31 +1,27 @@
 //! A flow that stands, and the way there: sockets, servers, the other end's description, ICE, QUIC.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use is::CandidateKind;
 use quinn::{Connection, Endpoint, EndpointConfig, SendDatagramError, TokioRuntime};
-use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::datachannel::{self, Terms, dcep};
+use super::echo::Echo;
+use super::gather::{LinkConfig, Search};
 use super::incoming::{Incoming, channel, quic};
 use super::open::{self, Opening};
-use super::paths::{self, Chosen, Servers};
+use super::road::{Checks, Road};
 use super::stream::Stream;
-use super::wire::{Drive, PEER, State, Wire};
-use super::{interfaces, tls};
+use super::switch::Switch;
+use super::tls;
+use super::wire::PEER;
 use crate::label::{Label, Proto};
 use crate::sdp::Quic;
 
 /// How long the two ends look for a path: what the checks take to fail (RFC 8445 section 14.3), and a little.
 const PATH_WITHIN: Duration = Duration::from_secs(15);
-/// How long the connection to a relay may take.
-const RELAY_WITHIN: Duration = Duration::from_secs(2);
 /// How long the QUIC handshake may take on a path that works.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the other end's supervisor may take for a stream: its program's listener may have a full queue.
@@ -40,17 +36,6 @@ pub enum Role {
     Offerer,
     /// It sent the answer: it accepts streams.
     Answerer,
-}
-
-/// What this end has to find a path with.
-#[derive(Clone, Debug)]
-pub struct LinkConfig {
-    /// Shown to the other end.
-    pub certificate: Arc<super::Certificate>,
-    /// Who helps.
-    pub servers: Servers,
-    /// Addresses to be told besides those of the interfaces: of the loopback, where the other end may be on this machine.
-    pub also: Vec<IpAddr>,
 }
 
 /// Why there is no flow.
@@ -94,6 +79,7 @@ pub enum OpenError {
 /// This end's sockets and what was learned of them; ready to be told to the other end.
 pub struct Gathered {
     ground: Ground,
+    search: Search,
     certificate: Arc<super::Certificate>,
     description: Quic,
 }
@@ -101,46 +87,17 @@ pub struct Gathered {
 impl Gathered {
     /// Binds the sockets and asks the servers, at most 2.5 seconds. To be called in a tokio runtime.
     pub async fn start(config: LinkConfig) -> Result<Gathered, LinkError> {
-        let mut addresses = interfaces::addresses();
-        addresses.extend(config.also.iter().copied());
-        let no_socket = |e: io::Error| LinkError::NoSocket(e.to_string());
-        let mut sockets = Vec::new();
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for ip in addresses {
-            match bind(ip) {
-                Ok(socket) => sockets.push(socket),
-                // An address that is tentative, or gone since.
-                Err(e) => last = e,
-            }
-        }
-        if sockets.is_empty() {
-            return Err(no_socket(last));
-        }
-        let servers = config.servers;
-        let relays = servers.turn.iter().filter(|relay| !relay.tcp).map(|relay| relay.address).collect();
-        let connections = connect_relays(&servers).await;
-        let (wire, drive) = Wire::new(sockets, connections, relays, |bases, ends| {
-            let from = |server: SocketAddr| {
-                let ip = interfaces::towards(server)?;
-                bases.iter().find(|base| base.ip() == ip).copied()
-            };
-            let connected = |server| ends.iter().find(|(to, _)| *to == server).map(|(_, base)| *base);
-            paths::Paths::new(std::time::Instant::now(), bases, &servers, from, connected)
-        })
-        .map_err(no_socket)?;
+        let mut search = Search::begin(&config).await?;
+        let switch = Switch::new(search.wire.clone());
+        search.read_by(switch.clone());
         let mut endpoint = EndpointConfig::default();
         // What is QUIC is told by its first byte.
         endpoint.grease_quic_bit(false);
-        let socket: Arc<dyn quinn::AsyncUdpSocket> = wire.clone();
-        let endpoint =
-            Endpoint::new_with_abstract_socket(endpoint, None, socket, Arc::new(TokioRuntime)).map_err(no_socket)?;
-        let ground = Ground { wire: wire.clone(), _drive: drive, endpoint };
-        wire.with(|paths, now| paths.handle_timeout(now));
-        let mut state = wire.state();
-        // The sender lives as long as the wire.
-        let _ = state.wait_for(|state| state.gathered).await;
-        let description = wire.with(|paths, _| paths.description(config.certificate.fingerprint));
-        Ok(Gathered { ground, certificate: config.certificate, description })
+        let socket: Arc<dyn quinn::AsyncUdpSocket> = switch.clone();
+        let endpoint = Endpoint::new_with_abstract_socket(endpoint, None, socket, Arc::new(TokioRuntime));
+        let endpoint = endpoint.map_err(|e| LinkError::NoSocket(e.to_string()))?;
+        let description = search.gathered().await;
+        Ok(Gathered { ground: Ground { switch, endpoint }, search, certificate: config.certificate, description })
     }
 
     /// For the offer or the answer.
@@ -148,9 +105,14 @@ impl Gathered {
         &self.description
     }
 
+    /// How far the search for a path is, while [`Gathered::connect`] runs.
+    pub fn checks(&self) -> Checks {
+        Checks { state: self.search.state() }
+    }
+
     /// Finds a path to the other end and sets up the encrypted connection.
     pub async fn connect(self, remote: &Quic, role: Role) -> Result<Link, LinkError> {
-        let Gathered { ground, certificate, description } = self;
+        let Gathered { ground, search, certificate, .. } = self;
         let endpoint = &ground.endpoint;
         // Before anything can come in: it is known whom to expect.
         let client = match role {
@@ -161,7 +123,7 @@ impl Gathered {
             }
             Role::Answerer => Some(tls::client(&certificate, remote.fingerprint).map_err(LinkError::Crypto)?),
         };
-        ground.find_path(&description, remote, role).await?;
+        search.find(remote, role == Role::Offerer, PATH_WITHIN).await?;
         let connecting = async {
             match client {
                 Some(client) => {
@@ -183,127 +145,44 @@ impl Gathered {
             connection.unwrap_or_else(|_: tokio::time::error::Elapsed| Err("no answer in time".to_owned()));
         let connection = connection.map_err(LinkError::Handshake)?;
         endpoint.set_server_config(None);
-        Ok(Link { carrier: Carrier::Quic(connection), ground })
+        let road = Road::new(search, ground.switch.clone(), role);
+        Ok(Link { carrier: Carrier::Quic(connection), road, ground })
     }
 
     /// As [`Gathered::connect`], with data channels instead of QUIC.
     pub async fn connect_channels(self, remote: &Quic, role: Role, terms: Terms) -> Result<Link, LinkError> {
-        let Gathered { ground, certificate, description } = self;
+        let Gathered { ground, search, certificate, .. } = self;
         // Before anything can come in.
-        let datagrams = ground.wire.divert();
-        ground.find_path(&description, remote, role).await?;
-        let connecting = datachannel::Association::connect(ground.wire.clone(), datagrams, &certificate, terms);
+        let datagrams = ground.switch.divert();
+        search.find(remote, role == Role::Offerer, PATH_WITHIN).await?;
+        let road = Road::new(search, ground.switch.clone(), role);
+        let paths = road.state();
+        let connecting =
+            datachannel::Association::connect(ground.switch.clone(), paths, datagrams, &certificate, terms);
         let association = timeout(HANDSHAKE_WITHIN, connecting).await;
         let association =
             association.unwrap_or_else(|_: tokio::time::error::Elapsed| Err("no answer in time".to_owned()));
-        Ok(Link { carrier: Carrier::Channels(association.map_err(LinkError::Handshake)?), ground })
+        let carrier = Carrier::Channels(association.map_err(LinkError::Handshake)?);
+        Ok(Link { carrier, road, ground })
     }
 }
 
-/// Connections to the relays that are spoken to over one; those that cannot be reached in time are left out.
-async fn connect_relays(servers: &Servers) -> Vec<TcpStream> {
-    let addresses = servers.turn.iter().filter(|relay| relay.tcp).map(|relay| relay.address);
-    let under_way: Vec<_> = addresses
-        .map(|address| (address, tokio::spawn(async move { timeout(RELAY_WITHIN, TcpStream::connect(address)).await })))
-        .collect();
-    let mut connections = Vec::new();
-    for (address, connecting) in under_way {
-        match connecting.await {
-            Ok(Ok(Ok(connection))) => {
-                let _ = connection.set_nodelay(true);
-                connections.push(connection);
-            }
-            _ => tracing::warn!(%address, "the TURN server cannot be reached over TCP"),
-        }
-    }
-    connections
-}
-
-fn bind(ip: IpAddr) -> io::Result<std::net::UdpSocket> {
-    let socket = std::net::UdpSocket::bind((ip, 0))?;
-    socket.set_nonblocking(true)?;
-    // Bursts of a fast path; what the host allows (net.core.rmem_max).
-    for option in [true, false] {
-        let _ = match option {
-            true => nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBuf, &SOCKET_BUFFER),
-            false => nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::SndBuf, &SOCKET_BUFFER),
-        };
-    }
-    Ok(socket)
-}
-
-/// Bytes that wait in a socket.
-const SOCKET_BUFFER: usize = 4 << 20;
-
-/// The path in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path {
-    /// Kind of this end's address: host, reflexive or relayed.
-    pub local_kind: &'static str,
-    /// This end's address.
-    pub local: SocketAddr,
-    /// Kind of the other end's address.
-    pub remote_kind: &'static str,
-    /// The other end's address.
-    pub remote: SocketAddr,
-}
-
-impl Path {
-    fn of(chosen: &Chosen) -> Path {
-        let kind = |kind| match kind {
-            CandidateKind::Host => "host",
-            CandidateKind::Relayed => "relayed",
-            CandidateKind::PeerReflexive | CandidateKind::ServerReflexive => "reflexive",
-        };
-        Path {
-            local_kind: kind(chosen.local_kind),
-            local: chosen.local,
-            remote_kind: kind(chosen.remote_kind),
-            remote: chosen.remote,
-        }
-    }
-
-    /// In one word: `direct`, `reflexive` or `relayed`.
-    pub fn word(&self) -> &'static str {
-        match (self.local_kind, self.remote_kind) {
-            ("relayed", _) | (_, "relayed") => "relayed",
-            ("host", "host") => "direct",
-            _ => "reflexive",
-        }
-    }
-}
-
-/// Sockets, timers and the QUIC endpoint; given back when it is dropped.
+/// The QUIC endpoint and its socket; given back when it is dropped.
 struct Ground {
-    wire: Arc<Wire>,
-    _drive: Drive,
+    switch: Arc<Switch>,
     endpoint: Endpoint,
-}
-
-impl Ground {
-    /// Waits until ICE has found a pair that works.
-    async fn find_path(&self, local: &Quic, remote: &Quic, role: Role) -> Result<(), LinkError> {
-        self.wire.with(|paths, now| paths.start(now, remote, role == Role::Offerer));
-        let mut state = self.wire.state();
-        let found = timeout(PATH_WITHIN, state.wait_for(|state| state.chosen.is_some() || state.lost)).await;
-        let found = found.ok().and_then(|state| state.ok().map(|state| *state));
-        match found.and_then(|state| state.chosen) {
-            Some(_) => Ok(()),
-            None => Err(LinkError::NoPath { local: local.candidates.len(), remote: remote.candidates.len() }),
-        }
-    }
 }
 
 impl Drop for Ground {
     fn drop(&mut self) {
         self.endpoint.close(0u32.into(), b"");
-        self.wire.close();
     }
 }
 
 /// An encrypted connection on a path that ICE keeps.
 pub struct Link {
     carrier: Carrier,
+    road: Road,
     ground: Ground,
 }
 
@@ -408,16 +287,45 @@ impl Link {
         }
     }
 
-    /// The path in use.
-    pub fn path(&self) -> Option<Path> {
-        self.ground.wire.state().borrow().chosen.as_ref().map(Path::of)
+    /// The way that the connection takes.
+    pub fn road(&self) -> &Road {
+        &self.road
     }
 
-    /// The path in use, and then each other one that takes its place.
-    pub fn paths(&self) -> Paths {
-        let mut state = self.ground.wire.state();
-        state.mark_changed();
-        Paths { state, last: None }
+    /// Opens a stream whose other end sends back what it gets; only QUIC has it.
+    pub async fn echo(&self) -> Result<Echo, OpenError> {
+        let Carrier::Quic(connection) = &self.carrier else { return Err(OpenError::Refused(501)) };
+        let opened = async {
+            let (mut send, mut receive) = connection.open_bi().await.map_err(|e| lost(&e))?;
+            send.write_all(&open::ECHO_OPENING).await.map_err(|e| lost(&e))?;
+            let mut status = [0; 2];
+            receive.read_exact(&mut status).await.map_err(|e| lost(&e))?;
+            Ok((u16::from_be_bytes(status), Echo::new(send, receive)))
+        };
+        let opened = timeout(OPEN_WITHIN, opened).await.unwrap_or_else(|_| Err(lost(&"no answer to a stream")));
+        match opened.map_err(OpenError::Lost)? {
+            (200, echo) => Ok(echo),
+            (status, _) => Err(OpenError::Refused(status)),
+        }
+    }
+
+    /// Bytes on the wire: sent, and received. `None`: they are not counted.
+    pub fn bytes(&self) -> Option<(u64, u64)> {
+        match &self.carrier {
+            Carrier::Quic(connection) => {
+                let stats = connection.stats();
+                Some((stats.udp_tx.bytes, stats.udp_rx.bytes))
+            }
+            Carrier::Channels(_) => None,
+        }
+    }
+
+    /// What carries the streams, as the policy calls it.
+    pub fn flow(&self) -> &'static str {
+        match &self.carrier {
+            Carrier::Quic(_) => "quic",
+            Carrier::Channels(_) => "datachannel",
+        }
     }
 
     /// What carries the streams, in words for the user.
@@ -468,26 +376,6 @@ impl Link {
 
 pub(super) fn lost(why: &dyn std::fmt::Display) -> LinkError {
     LinkError::Lost(why.to_string())
-}
-
-/// The paths of a link, one after the other.
-pub struct Paths {
-    state: watch::Receiver<State>,
-    last: Option<Path>,
-}
-
-impl Paths {
-    /// The next one; `None` at the end of the link.
-    pub async fn next(&mut self) -> Option<Path> {
-        loop {
-            self.state.changed().await.ok()?;
-            let path = self.state.borrow_and_update().chosen.as_ref().map(Path::of);
-            if path.is_some() && path != self.last {
-                self.last = path;
-                return path;
-            }
-        }
-    }
 }
 
 /// A channel for a socket: the one that both session descriptions name, if it is for it, else a new one.

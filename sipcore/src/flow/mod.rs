@@ -5,26 +5,38 @@
 //! for each pair of UDP sockets). The way to one: [`Gathered::start`] binds sockets and asks the servers, its description goes into
 //! the offer or answer, [`Gathered::connect`] does the rest.
 //!
+//! When addresses change, or the path does not work any more, the two look for another one while the connection goes on ([`Road`]).
+//!
 //! `paths` (candidates, checks, relays) and `open` (what is said at the start of a stream) are pure; `wire` and `link` do I/O.
 
 pub mod datachannel;
+mod echo;
+#[cfg(test)]
+mod faults;
+mod gather;
 mod incoming;
 mod interfaces;
 mod link;
 mod open;
 mod paths;
 mod probe;
+mod road;
 mod stream;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod wire;
 
 pub use crate::sdp::{Fingerprint, Quic};
-pub use incoming::{Asked, Incoming};
-pub use link::{Gathered, Link, LinkConfig, LinkError, OpenError, Path, Paths, Role};
+pub use echo::Echo;
+pub use gather::LinkConfig;
+pub use incoming::{Asked, Incoming, Purpose};
+pub use interfaces::{Addresses, watch as watch_interfaces};
+pub use link::{Gathered, Link, LinkError, OpenError, Role};
 pub use open::Opening;
 pub use paths::{Relay, Servers};
+pub use road::{Candidate, Checks, Path, Paths, Prepared, Road, Tried};
 pub use stream::{Broken, RecvStream, SendStream, Stopped, Stream};
 pub use tls::{Certificate, CertificateError};
 

@@ -1,9 +1,10 @@
 //! What is said at the start of a stream, and around a datagram.
 //!
 //! ```text
-//! opener:   kind 1 byte (6 tcp, 17 udp) | port u16 | family 1 byte (4, 6) | address 4 or 16 bytes | port u16
+//! opener:   kind 1 byte (6 tcp, 17 udp, 1 echo) | port u16 | family 1 byte (4, 6) | address 4 or 16 bytes | port u16
 //! acceptor: status u16 (a SIP status: 200, 403, 486, 503)
 //! ```
+//! An echo is for nobody's socket: port and address are 0, and every byte comes back.
 //! Then, for TCP, the bytes of the two programs. A UDP stream carries nothing more and lasts as long as the flow does; a datagram is
 //! the stream's number (a variable-length integer, RFC 9000 section 16) and the payload, in a DATAGRAM frame (RFC 9221) or, if it is too
 //! large for one, on a unidirectional stream of its own.
@@ -17,6 +18,8 @@ use crate::label::{Label, Proto};
 /// Protocol numbers (IANA).
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// ICMP, whose echo it is like.
+const ECHO: u8 = 1;
 /// The longest opening.
 pub(super) const LONGEST: usize = 1 + 2 + 1 + 16 + 2;
 /// The shortest, by which its length is known.
@@ -30,6 +33,9 @@ pub struct Opening {
     /// Address under which its program should see the opener.
     pub virtual_source: SocketAddr,
 }
+
+/// What is said at the start of an echo stream.
+pub(super) const ECHO_OPENING: [u8; SHORTEST] = [ECHO, 0, 0, 4, 0, 0, 0, 0, 0, 0];
 
 impl Opening {
     pub(super) fn to_bytes(self) -> Bytes {

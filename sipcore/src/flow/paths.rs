@@ -1,6 +1,6 @@
 //! Candidates, checks and relays of one flow, without I/O: ICE (RFC 8445) with what STUN and TURN servers (RFC 8489, RFC 8656) add to it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,12 @@ const CHECK_RTO: Duration = Duration::from_millis(60);
 const RELAYS_LATER: [Duration; 2] = [Duration::from_millis(150), Duration::from_millis(400)];
 /// How long the servers have to answer before the offer goes out without them.
 const GATHER_WITHIN: Duration = Duration::from_millis(2500);
+/// How long the pair in use may be unanswered, with several checks meanwhile, before it is doubted. RFC 7675 section 5.1 lets consent last for
+/// half a minute, in which QUIC would give up.
+const DOUBTED_AFTER: Duration = Duration::from_secs(3);
+/// The pause between two checks of a pair that works. RFC 7675 section 5.1 has 5 s; a path that is gone is then found within half of the time that
+/// QUIC has to go on.
+const CONSENT_EVERY: Duration = Duration::from_secs(2);
 /// First repetition, tries, and patience after the last one, of a request to a relay.
 const RELAY_RTO: Duration = Duration::from_millis(250);
 
@@ -111,6 +117,11 @@ struct Allocation {
 /// Peers that one relay is told of.
 const PERMITTED: usize = 64;
 
+/// Candidates of the other end, with those that are seen by its checks.
+const REMOTE: usize = 64;
+/// Pairs that are remembered as checked: as many as ICE has at most (RFC 8445 section 6.1.2.5).
+const CHECKED: usize = 100;
+
 /// The machine.
 pub(super) struct Paths {
     ice: IceAgent,
@@ -123,6 +134,11 @@ pub(super) struct Paths {
     started: bool,
     /// From when on pairs with a relay are checked.
     relays_from: Instant,
+    /// Since when the pair in use has not been answered, and how often it was.
+    unanswered: Option<Instant>,
+    answers: Option<u64>,
+    /// The pairs that were checked.
+    checked: HashSet<(SocketAddr, SocketAddr)>,
     closed: bool,
 }
 
@@ -139,6 +155,7 @@ impl Paths {
         let mut ice = IceAgent::new(IceCreds::new());
         ice.set_timing_advance(PACING);
         ice.set_initial_stun_rto(CHECK_RTO);
+        ice.set_max_stun_rto(CONSENT_EVERY);
         for base in bases {
             // An address that cannot be a candidate is not told.
             if let Ok(host) = Candidate::host(*base, "udp") {
@@ -178,6 +195,9 @@ impl Paths {
             out: VecDeque::new(),
             started: false,
             relays_from: now,
+            unanswered: None,
+            answers: None,
+            checked: HashSet::new(),
             closed: false,
         };
         paths.handle_timeout(now);
@@ -233,6 +253,29 @@ impl Paths {
         self.started && self.ice.state().is_disconnected()
     }
 
+    /// The pair in use is not answered any more.
+    pub fn is_doubtful(&self, now: Instant) -> bool {
+        self.unanswered.is_some_and(|since| now.saturating_duration_since(since) >= DOUBTED_AFTER)
+    }
+
+    /// Candidates of this end and of the other one.
+    pub fn candidates(&self) -> [Vec<Candidate>; 2] {
+        [self.ice.local_candidates().collect(), self.ice.remote_candidates().collect()]
+    }
+
+    /// How many pairs have been checked, and how many there are.
+    pub fn progress(&self) -> (usize, usize) {
+        let is_base = |c: &Candidate| matches!(c.kind(), CandidateKind::Host | CandidateKind::Relayed);
+        let bases: HashSet<SocketAddr> = self.ice.local_candidates().filter(is_base).map(|c| c.addr()).collect();
+        let remote: HashSet<SocketAddr> = self.ice.remote_candidates().map(|c| c.addr()).collect();
+        let of = |v4: bool| {
+            let count = |all: &HashSet<SocketAddr>| all.iter().filter(|a| a.is_ipv4() == v4).count();
+            count(&bases) * count(&remote)
+        };
+        let pairs = (of(true) + of(false)).max(self.checked.len());
+        (self.checked.len(), pairs)
+    }
+
     /// A datagram that came to the socket bound to `base`.
     pub fn handle(&mut self, now: Instant, base: SocketAddr, from: SocketAddr, data: &[u8]) -> Verdict {
         let udp = |relay: &Allocation| relay.client.transport() == TransportType::Udp;
@@ -259,6 +302,12 @@ impl Paths {
     /// A check, or an answer to one.
     fn check(&mut self, now: Instant, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
         let Ok(message) = StunMessage::parse(data) else { return };
+        // A request that was seen on the way can be sent again from anywhere: each source is a candidate, and is checked.
+        let mut known = self.ice.remote_candidates();
+        if is_request(data) && known.clone().count() >= REMOTE && !known.any(|c| c.addr() == source) {
+            return;
+        }
+        drop(known);
         self.ice.handle_packet(now, StunPacket { proto: Protocol::Udp, source, destination, message });
         // A check that this one triggers need not wait.
         self.ice.handle_timeout(now);
@@ -359,7 +408,8 @@ impl Paths {
         let ice = if self.started { self.ice.poll_timeout() } else { None };
         let gathering = (!self.is_gathered(now)).then_some(self.deadline);
         let probes = self.probes.iter().filter_map(Probe::poll_timeout);
-        probes.chain(self.relays.iter().filter_map(|relay| relay.next)).chain(ice).chain(gathering).min()
+        let doubt = self.unanswered.map(|since| since + DOUBTED_AFTER).filter(|at| *at > now);
+        probes.chain(self.relays.iter().filter_map(|relay| relay.next)).chain(ice).chain(gathering).chain(doubt).min()
     }
 
     /// The next datagram to be sent.
@@ -434,10 +484,21 @@ impl Paths {
                 self.choose(now, source, destination);
             }
         }
+        let answers = self.ice.nominated_pair_responses_received();
+        if answers != self.answers {
+            (self.answers, self.unanswered) = (answers, None);
+        }
         while let Some(transmit) = self.ice.poll_transmit() {
             let data: Vec<u8> = transmit.contents.into();
+            let pair = (transmit.source, transmit.destination);
+            if is_request(&data) && self.chosen.is_some_and(|chosen| (chosen.local, chosen.remote) == pair) {
+                self.unanswered.get_or_insert(now);
+            }
             if now < self.relays_from && is_request(&data) && self.is_by_relay(transmit.source, transmit.destination) {
                 continue;
+            }
+            if is_request(&data) && self.checked.len() < CHECKED {
+                self.checked.insert(pair);
             }
             match self.relays.iter().position(|relay| relay.relayed == Some(transmit.source)) {
                 Some(_) if !may_reach(transmit.source, transmit.destination) => {}

@@ -58,17 +58,17 @@ fn opening() -> Opening {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_and_datagrams() {
     let (caller, called) = pair().await;
-    assert!(caller.path().is_some_and(|path| path.word() != "relayed"), "{:?}", caller.path());
+    assert!(caller.road().path().is_some_and(|path| path.word() != "relayed"), "{:?}", caller.road().path());
     let serving = tokio::spawn(async move {
         let mut incoming = called.accept().await.unwrap();
-        assert_eq!(incoming.asked().await, Some(asked()));
+        assert_eq!(incoming.purpose().await, Some(Purpose::Socket(asked())));
         let mut stream = incoming.take().await.unwrap();
         let got = read_to_end(&mut stream).await;
         stream.send.write(got.into()).await.unwrap();
         stream.send.finish();
         assert_eq!(stream.send.stopped().await, Stopped::Delivered);
         let mut refused = called.accept().await.unwrap();
-        assert_eq!(refused.asked().await, Some(asked()));
+        assert_eq!(refused.purpose().await, Some(Purpose::Socket(asked())));
         refused.refuse(486).await;
         for _ in 0..2 {
             let (flow, data) = tokio::select! {
@@ -134,7 +134,7 @@ async fn channels_carry_streams_and_datagrams() {
     let (caller, called) = channels().await;
     let serving = tokio::spawn(async move {
         let mut incoming = called.accept().await.unwrap();
-        assert_eq!(incoming.asked().await, Some(Asked { source_port: None, ..asked() }));
+        assert_eq!(incoming.purpose().await, Some(Purpose::Socket(Asked { source_port: None, ..asked() })));
         let mut stream = incoming.take().await.unwrap();
         let got = read_to_end(&mut stream).await;
         stream.send.write(got.into()).await.unwrap();

@@ -1,13 +1,11 @@
-//! The sockets of one flow, as one socket for QUIC. STUN, TURN and DTLS are taken out of what comes in (RFC 9443); what goes out takes the
+//! The sockets of one search for a path, as one socket for QUIC. STUN, TURN and DTLS are taken out of what comes in (RFC 9443); what goes out takes the
 //! route that ICE has chosen. To QUIC the other end has one address for good: a change of route is not its business.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsRawFd;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -16,7 +14,6 @@ use bytes::Bytes;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 use parking_lot::Mutex;
 use quinn::udp::{RecvMeta, Transmit as Outgoing, UdpSocketState};
-use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UdpSocket};
@@ -38,9 +35,6 @@ const TO_RELAY: usize = 256;
 /// Datagrams that came over connections and wait for QUIC.
 const FROM_RELAYS: usize = 4096;
 
-/// Datagrams of DTLS that wait to be handled.
-const DTLS: usize = 4096;
-
 /// A connection to a relay.
 struct Stream {
     base: SocketAddr,
@@ -61,6 +55,11 @@ pub(super) struct State {
     pub gathered: bool,
     pub chosen: Option<Chosen>,
     pub lost: bool,
+    /// The path in use is not answered by the other end any more.
+    pub doubtful: bool,
+    /// Pairs that have been checked, and how many there are.
+    pub checked: usize,
+    pub pairs: usize,
 }
 
 /// The sockets and the machine behind them.
@@ -142,8 +141,15 @@ impl Wire {
         let (out, transmits) = {
             let mut paths = self.paths.lock();
             let out = act(&mut paths, now);
-            let state =
-                State { gathered: paths.is_gathered(now), chosen: paths.chosen().copied(), lost: paths.is_lost() };
+            let (checked, pairs) = paths.progress();
+            let state = State {
+                gathered: paths.is_gathered(now),
+                chosen: paths.chosen().copied(),
+                lost: paths.is_lost(),
+                doubtful: paths.is_doubtful(now),
+                checked,
+                pairs,
+            };
             *self.route.lock() = state.chosen.map(|chosen| chosen.route);
             self.state.send_if_modified(|old| {
                 let changed = *old != state;
@@ -185,30 +191,17 @@ impl Wire {
         }
     }
 
-    /// From now on datagrams of DTLS come here. What finds no room is lost, as on the way.
-    pub fn divert(&self) -> mpsc::Receiver<Bytes> {
-        let (give, take) = mpsc::channel(DTLS);
-        *self.dtls.lock() = Some(give);
-        take
+    /// From now on datagrams of DTLS go there. What finds no room is lost, as on the way.
+    pub fn divert(&self, dtls: mpsc::Sender<Bytes>) {
+        *self.dtls.lock() = Some(dtls);
     }
 
-    /// Sends datagrams of `segment` bytes each, the last one perhaps shorter, to the other end.
-    pub fn send_payload(&self, contents: &[u8], segment: usize) -> io::Result<()> {
-        let segment_size = (contents.len() > segment).then_some(segment);
-        self.try_send(&Outgoing { destination: PEER, ecn: None, contents, segment_size, src_ip: None })
-    }
-
-    /// Waits until [`Wire::send_payload`] finds room.
+    /// Waits until the socket that the route leads through takes more.
     pub async fn writable(&self) -> io::Result<()> {
         match self.sending() {
             Some(socket) => socket.io.writable().await,
             None => Ok(()),
         }
-    }
-
-    /// How many datagrams one [`Wire::send_payload`] may send.
-    pub fn segments(&self) -> usize {
-        self.max_transmit_segments()
     }
 
     /// Takes what is not QUIC out of received datagrams.
@@ -369,12 +362,9 @@ async fn write_stream(mut writer: OwnedWriteHalf, mut written: mpsc::Receiver<By
     }
 }
 
-impl AsyncUdpSocket for Wire {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Writable { wire: self, waiting: None })
-    }
-
-    fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
+impl Wire {
+    /// Sends datagrams to the other end.
+    pub fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
         let route = *self.route.lock();
         match route {
             // There is no way yet, or not any more: lost on the way.
@@ -391,14 +381,10 @@ impl AsyncUdpSocket for Wire {
         }
     }
 
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
+    /// What has come in for QUIC.
+    pub fn poll_recv(&self, cx: &mut Context<'_>, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Poll<usize> {
         if let Some(count) = self.take_inbox(cx, bufs, meta) {
-            return Poll::Ready(Ok(count));
+            return Poll::Ready(count);
         }
         for socket in &self.sockets {
             while let Poll::Ready(ready) = socket.io.poll_recv_ready(cx) {
@@ -412,7 +398,7 @@ impl AsyncUdpSocket for Wire {
                         for (buffer, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(count) {
                             self.sort_out(socket, buffer, meta);
                         }
-                        return Poll::Ready(Ok(count));
+                        return Poll::Ready(count);
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     // An ICMP message about an earlier datagram (ECONNREFUSED), or an interface that is gone: the others go on.
@@ -426,50 +412,15 @@ impl AsyncUdpSocket for Wire {
         Poll::Pending
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(SocketAddr::from(([0, 0, 0, 0], 1)))
-    }
-
-    fn max_transmit_segments(&self) -> usize {
+    pub fn max_transmit_segments(&self) -> usize {
         self.sockets.iter().map(|socket| socket.state.max_gso_segments()).min().unwrap_or(1)
     }
 
-    fn max_receive_segments(&self) -> usize {
+    pub fn max_receive_segments(&self) -> usize {
         self.sockets.iter().map(|socket| socket.state.gro_segments()).max().unwrap_or(1)
     }
 
-    fn may_fragment(&self) -> bool {
+    pub fn may_fragment(&self) -> bool {
         self.sockets.iter().any(|socket| socket.state.may_fragment())
-    }
-}
-
-/// Waits until the socket that the route leads through takes more.
-struct Writable {
-    wire: Arc<Wire>,
-    waiting: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
-}
-
-impl fmt::Debug for Writable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writable").finish_non_exhaustive()
-    }
-}
-
-impl UdpPoller for Writable {
-    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let wire = self.wire.clone();
-        let waiting = self.waiting.get_or_insert_with(|| {
-            Box::pin(async move {
-                match wire.sending() {
-                    Some(socket) => socket.io.writable().await,
-                    None => Ok(()),
-                }
-            })
-        });
-        let result = waiting.as_mut().poll(cx);
-        if result.is_ready() {
-            self.waiting = None;
-        }
-        result
     }
 }

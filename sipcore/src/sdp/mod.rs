@@ -18,6 +18,7 @@ mod channels;
 mod machine;
 mod offer;
 mod quic;
+mod restart;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub use channels::Channels;
 pub use machine::Machine;
 pub use offer::{Line, Offer, ReceivedOffer};
 pub use quic::{Fingerprint, MAX_CANDIDATES, Quic};
+pub use restart::Agreed;
 pub use tcp::{Direct, Tls};
 
 /// The longest session description read.

@@ -110,9 +110,7 @@ impl Quic {
         media.attributes.push(named("ice-ufrag", &self.ufrag));
         media.attributes.push(named("ice-pwd", &self.pwd));
         for candidate in self.candidates.iter().take(MAX_CANDIDATES) {
-            let text = candidate.to_sdp_string();
-            let text = text.split(" ufrag ").next().unwrap_or_default();
-            media.attributes.push(named("candidate", text.trim_start_matches("candidate:")));
+            media.attributes.push(self::candidate(candidate));
         }
         media.attributes.push(named("fingerprint", &self.fingerprint.to_string()));
         media.attributes.push(named("setup", setup.as_str()));
@@ -159,6 +157,13 @@ impl Quic {
             .collect();
         Ok(Quic { ufrag, pwd, candidates, fingerprint })
     }
+}
+
+/// a=candidate (RFC 8839 section 5.1), without the ufrag that stands beside it.
+pub(super) fn candidate(candidate: &Candidate) -> sdp_types::Attribute {
+    let text = candidate.to_sdp_string();
+    let text = text.split(" ufrag ").next().unwrap_or_default();
+    named("candidate", text.trim_start_matches("candidate:"))
 }
 
 fn is_nowhere(address: SocketAddr) -> bool {

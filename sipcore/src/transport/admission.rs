@@ -55,6 +55,17 @@ impl Connections {
         Some(connection)
     }
 
+    /// All connections from a listening point end, and nobody is told.
+    pub fn forsake(&mut self, local: u16) {
+        let ended: Vec<Flow> = self.by_flow.keys().filter(|flow| flow.local == local).copied().collect();
+        for flow in ended {
+            if let Some(connection) = self.by_flow.get(&flow).cloned() {
+                connection.forsake();
+                self.close(flow, &connection);
+            }
+        }
+    }
+
     /// A connection has ended; a newer one with the same addresses stays.
     pub fn close(&mut self, flow: Flow, connection: &Arc<Connection>) {
         if !self.by_flow.get(&flow).is_some_and(|known| Arc::ptr_eq(known, connection)) {

@@ -29,6 +29,8 @@ struct Outbox {
     queue: VecDeque<Bytes>,
     bytes: usize,
     closed: bool,
+    /// Nobody wants to hear of its end.
+    forsaken: bool,
     /// Why it ended, when that is known.
     why: Option<String>,
 }
@@ -130,6 +132,12 @@ impl Connection {
         self.wake.notify_one();
     }
 
+    /// The same, and nobody is told.
+    pub fn forsake(&self) {
+        self.outbox.lock().forsaken = true;
+        self.abandon();
+    }
+
     fn close(&self) {
         let mut outbox = self.outbox.lock();
         outbox.closed = true;
@@ -151,7 +159,9 @@ pub(super) async fn run<M: Machine>(
     };
     connection.ended(&why);
     core.forget(flow, &connection);
-    core.unreachable(flow, &why);
+    if !connection.outbox.lock().forsaken {
+        core.unreachable(flow, &why);
+    }
 }
 
 async fn exchange<M: Machine>(

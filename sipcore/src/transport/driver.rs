@@ -9,7 +9,7 @@ use super::{Flow, Listen, Machine, Sign, Transmit, Transport, stun};
 use crate::message::Message;
 use crate::tls::{ClientTls, ServerTls};
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, warn};
 
 /// How often an ephemeral port is tried again when its TCP twin is taken.
@@ -71,6 +71,8 @@ pub(super) struct Point {
     /// The address that it is bound to, if not to all.
     bound: Option<IpAddr>,
     connected: Option<SocketAddr>,
+    /// What reads its sockets.
+    readers: Mutex<Vec<AbortHandle>>,
 }
 
 struct State<M> {
@@ -82,7 +84,7 @@ struct State<M> {
 /// The machine and everything that its tasks share.
 pub(crate) struct Core<M> {
     state: Mutex<State<M>>,
-    points: Vec<Point>,
+    points: RwLock<Vec<Arc<Point>>>,
     connections: Mutex<Connections>,
     pub(super) secrets: Secrets,
     pub(super) patience: Duration,
@@ -111,36 +113,14 @@ impl<M: Machine> Driver<M> {
         let mut points = Vec::new();
         let mut listeners = Vec::new();
         for wanted in &setup.listen {
-            let Listen { addr, transport } = *wanted;
-            let failed = |source| StartError { addr, transport, source };
-            let (udp, listener) = match transport {
-                Transport::Udp => {
-                    let (udp, listener) = bind(addr).await?;
-                    if let Some(hop) = setup.next_hop {
-                        udp.connect(hop).await.map_err(failed)?;
-                    }
-                    // A new socket counts as not writable until the reactor has seen it once.
-                    udp.writable().await.map_err(failed)?;
-                    if setup.next_hop.is_none() {
-                        refusals::watch(&udp).map_err(failed)?;
-                    }
-                    (Some(udp), listener)
-                }
-                _ => (None, TcpListener::bind(addr).await.map_err(failed)?),
-            };
-            let bound = listener.local_addr().map_err(failed)?;
-            points.push(Point {
-                udp,
-                listen: Listen { addr: advertised(bound), transport },
-                bound: Some(bound.ip()).filter(|ip| !ip.is_unspecified()),
-                connected: setup.next_hop,
-            });
+            let (point, listener) = Point::open(*wanted, setup.next_hop).await?;
+            points.push(Arc::new(point));
             listeners.push(listener);
         }
         let addresses: Vec<_> = points.iter().map(|point| point.listen).collect();
         let core = Arc::new(Core {
             state: Mutex::new(State { machine: machine(&addresses), armed: None }),
-            points,
+            points: RwLock::new(points),
             connections: Mutex::new(Connections::new(setup.admission)),
             secrets: setup.secrets,
             patience: setup.admission.patience,
@@ -153,10 +133,7 @@ impl<M: Machine> Driver<M> {
         });
         core.spawn(run_timer(core.clone()));
         for (index, listener) in listeners.into_iter().enumerate() {
-            if core.points.get(index).is_some_and(|point| point.udp.is_some()) {
-                core.spawn(run_udp(core.clone(), index as u16));
-            }
-            core.spawn(run_listener(core.clone(), index as u16, listener));
+            core.serve(index as u16, listener);
         }
         Ok(Driver { core })
     }
@@ -174,7 +151,35 @@ impl<M: Machine> Driver<M> {
 impl<M: Machine> Core<M> {
     /// Where the driver listens.
     pub fn points(&self) -> Vec<Listen> {
-        self.points.iter().map(|point| point.listen).collect()
+        self.points.read().iter().map(|point| point.listen).collect()
+    }
+
+    fn point(&self, local: u16) -> Option<Arc<Point>> {
+        self.points.read().get(usize::from(local)).cloned()
+    }
+
+    /// Reads the sockets of a listening point.
+    fn serve(self: &Arc<Self>, local: u16, listener: TcpListener) {
+        let Some(point) = self.point(local) else { return };
+        let mut readers = point.readers.lock();
+        if point.udp.is_some() {
+            readers.extend(self.spawn(run_udp(self.clone(), local, point.clone())));
+        }
+        readers.extend(self.spawn(run_listener(self.clone(), local, point.clone(), listener)));
+    }
+
+    /// Listens on a free port of another address in the place of a listening point. What was open there ends, and nobody is told.
+    pub async fn rebind(self: &Arc<Self>, local: u16, ip: IpAddr) -> Result<(), StartError> {
+        let Some(old) = self.point(local) else { return Ok(()) };
+        let wanted = Listen { addr: SocketAddr::new(ip, 0), ..old.listen };
+        let (point, listener) = Point::open(wanted, old.connected).await?;
+        if let Some(place) = self.points.write().get_mut(usize::from(local)) {
+            *place = Arc::new(point);
+        }
+        old.readers.lock().drain(..).for_each(|reader| reader.abort());
+        self.connections.lock().forsake(local);
+        self.serve(local, listener);
+        Ok(())
     }
 
     pub fn counters(&self) -> Counters {
@@ -201,12 +206,10 @@ impl<M: Machine> Core<M> {
         self.tasks.lock().abort_all();
     }
 
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<AbortHandle> {
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
-        if !self.stopped.load(Ordering::Acquire) {
-            tasks.spawn_on(task, &self.runtime);
-        }
+        (!self.stopped.load(Ordering::Acquire)).then(|| tasks.spawn_on(task, &self.runtime))
     }
 
     /// A message was read from the network.
@@ -265,8 +268,8 @@ impl<M: Machine> Core<M> {
 
     fn send(self: &Arc<Self>, transmit: Transmit) -> io::Result<()> {
         let Transmit { flow, payload } = transmit;
-        let point = self.points.get(flow.local as usize).ok_or(ErrorKind::AddrNotAvailable)?;
-        self.tap_sent(point, flow, &payload);
+        let point = self.point(flow.local).ok_or(ErrorKind::AddrNotAvailable)?;
+        self.tap_sent(&point, flow, &payload);
         match flow.transport {
             Transport::Udp => point.send(&payload, flow.remote),
             _ => self.send_on_connection(flow, payload),
@@ -303,7 +306,7 @@ impl<M: Machine> Core<M> {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
-        if let Some(ip) = self.points.get(flow.local as usize).and_then(|point| point.bound) {
+        if let Some(ip) = self.point(flow.local).and_then(|point| point.bound) {
             socket.bind(SocketAddr::new(ip, 0))?;
         }
         socket.connect(flow.remote).await
@@ -324,6 +327,36 @@ impl<M: Machine> Core<M> {
 }
 
 impl Point {
+    /// Opens the sockets: UDP and TCP, or one for connections alone.
+    async fn open(wanted: Listen, next_hop: Option<SocketAddr>) -> Result<(Point, TcpListener), StartError> {
+        let Listen { addr, transport } = wanted;
+        let failed = |source| StartError { addr, transport, source };
+        let (udp, listener) = match transport {
+            Transport::Udp => {
+                let (udp, listener) = bind(addr).await?;
+                if let Some(hop) = next_hop {
+                    udp.connect(hop).await.map_err(failed)?;
+                }
+                // A new socket counts as not writable until the reactor has seen it once.
+                udp.writable().await.map_err(failed)?;
+                if next_hop.is_none() {
+                    refusals::watch(&udp).map_err(failed)?;
+                }
+                (Some(udp), listener)
+            }
+            _ => (None, TcpListener::bind(addr).await.map_err(failed)?),
+        };
+        let bound = listener.local_addr().map_err(failed)?;
+        let point = Point {
+            udp,
+            listen: Listen { addr: advertised(bound), transport },
+            bound: Some(bound.ip()).filter(|ip| !ip.is_unspecified()),
+            connected: next_hop,
+            readers: Mutex::default(),
+        };
+        Ok((point, listener))
+    }
+
     fn send(&self, payload: &[u8], remote: SocketAddr) -> io::Result<()> {
         let Some(udp) = &self.udp else { return Err(ErrorKind::AddrNotAvailable.into()) };
         let once = || match self.connected {
@@ -411,8 +444,7 @@ async fn run_timer<M: Machine>(core: Arc<Core<M>>) {
     }
 }
 
-async fn run_udp<M: Machine>(core: Arc<Core<M>>, local: u16) {
-    let Some(point) = core.points.get(local as usize) else { return };
+async fn run_udp<M: Machine>(core: Arc<Core<M>>, local: u16, point: Arc<Point>) {
     let Some(udp) = &point.udp else { return };
     let mut buffer = vec![0; 65536];
     let flow = |remote| Flow { transport: Transport::Udp, local, remote };
@@ -452,8 +484,7 @@ fn datagram<M: Machine>(core: &Arc<Core<M>>, flow: Flow, local: SocketAddr, byte
     }
 }
 
-async fn run_listener<M: Machine>(core: Arc<Core<M>>, local: u16, listener: TcpListener) {
-    let Some(point) = core.points.get(local as usize) else { return };
+async fn run_listener<M: Machine>(core: Arc<Core<M>>, local: u16, point: Arc<Point>, listener: TcpListener) {
     let transport = match point.listen.transport {
         Transport::Udp => Transport::Tcp,
         other => other,

@@ -161,6 +161,9 @@ impl UserAgent {
             return;
         };
         self.respond(now, server, refusal(cancel, 200, "OK"));
+        if self.cancel_reoffer(now, invite) {
+            return;
+        }
         if let Some(id) = self.offered.get(&invite).copied() {
             self.reject(now, id, 487, "Request Terminated");
         }

@@ -1,8 +1,8 @@
 //! The servers that an agent can do everything through, and the change to the next one when one fails (RFC 3263 4.3).
 
-use super::UserAgent;
 use super::keep_alive::KeepAlive;
 use super::service::Service;
+use super::{UserAgent, contact_uri};
 use crate::message::Uri;
 use crate::transport::{Flow, Transport};
 use std::net::SocketAddr;
@@ -36,6 +36,40 @@ impl UserAgent {
     pub fn set_hops(&mut self, now: Instant, locals: Vec<SocketAddr>, hops: Vec<Hop>) {
         self.layer.set_locals(locals);
         self.set_servers(now, hops);
+    }
+
+    /// This host's addresses are others now, or another network may be between: `locals` are those that flows name. The registrar is told at
+    /// once (RFC 5626 4.5). `false`: this end does not register.
+    pub fn moved(&mut self, now: Instant, locals: Vec<SocketAddr>) -> bool {
+        let flow = self.config.next_hop;
+        let is_another = |local: u16| locals.get(usize::from(local)).is_none_or(|ip| *ip != self.layer.sent_by(local));
+        let moved = is_another(flow.local);
+        for hop in &mut self.hops.all {
+            let local = locals.get(usize::from(hop.flow.local));
+            let contact = local.and_then(|local| contact_uri(&self.config.aor, *local, hop.flow.transport));
+            hop.contact = contact.unwrap_or_else(|| hop.contact.clone());
+        }
+        if let Some(hop) = self.hops.all.iter().find(|hop| hop.flow == flow) {
+            self.config.contact = hop.contact.clone();
+        }
+        self.layer.set_locals(locals);
+        if moved {
+            self.keep_alive.stop();
+            if flow.transport.is_reliable() {
+                // Its connection is gone with the address.
+                self.layer.handle_unreachable(now, flow, "this host's address has changed");
+            }
+        }
+        self.work(now);
+        let registers = self.registration.on_move(now);
+        self.doubt_watches(now);
+        self.work(now);
+        registers
+    }
+
+    /// The ways to the servers.
+    pub fn flows(&self) -> Vec<Flow> {
+        self.hops.all.iter().map(|hop| hop.flow).collect()
     }
 
     /// From now on these are the servers. The one in use stays in use if it is among them.

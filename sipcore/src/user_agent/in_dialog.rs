@@ -68,6 +68,7 @@ impl UserAgent {
             _ => false,
         };
         self.respond(now, server, refusal(request, 200, "OK"));
+        self.drop_reoffer(now, id);
         self.remove_call(id);
         if told {
             self.notices.push_back(Notice::Ended { id, reason: EndReason::PeerHungUp });
@@ -93,6 +94,7 @@ impl UserAgent {
     }
 
     pub(super) fn hang_up(&mut self, now: Instant, id: SessionId) {
+        self.drop_reoffer(now, id);
         let Some(call) = self.calls.get_mut(&id) else { return };
         match &mut call.phase {
             Phase::Inviting(inviting) if inviting.cancelled => {}

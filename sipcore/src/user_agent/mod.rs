@@ -1,6 +1,7 @@
 //! One user agent (RFC 3261 8, 10 to 15): registration, calls and presence as a single state machine without I/O. Everything is sent to one next hop,
 //! the registrar and outbound proxy.
 
+mod asking;
 mod called;
 mod caller;
 mod credentials;
@@ -10,20 +11,24 @@ mod keep_alive;
 mod publishing;
 mod refreshing;
 mod registering;
+#[cfg(test)]
+mod restart_tests;
+mod restarting;
 mod service;
 #[cfg(test)]
 mod tests;
 mod watching;
 
 use crate::agent::{
-    CallError, EndReason, Line, PresenceError, RegisterError, Session, SessionId, SubscriptionId, Update,
+    CallError, Capabilities, EndReason, Line, PresenceError, RegisterError, RestartError, Session, SessionId,
+    SubscriptionId, Update,
 };
 use crate::auth::Credentials;
 use crate::dialog::{Dialog, DialogKey};
 use crate::message::{Message, Method, ResponseBuilder, Uri, address, name};
 use crate::random;
 use crate::registration::Registration;
-use crate::sdp::{Offer, ReceivedOffer};
+use crate::sdp::{Agreed, Offer, Quic, ReceivedOffer};
 use crate::session_timer::{self, SessionTimer};
 use crate::transaction::{ClientId, Clock, Due, Event, Layer, ServerId, Timers, Timing};
 use crate::transport::{Flow, Sign, Transmit, Transport};
@@ -33,6 +38,7 @@ pub(crate) use hops::Hop;
 use hops::Hops;
 use keep_alive::{Act, KeepAlive};
 use publishing::Publisher;
+use restarting::{Reoffer, Restart};
 use service::Service;
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
@@ -83,6 +89,25 @@ pub(crate) enum Notice {
         id: SessionId,
         reason: EndReason,
     },
+    /// The other side wants to look for a path anew.
+    Restarting {
+        id: SessionId,
+        remote: Quic,
+    },
+    /// A restart of ours was answered.
+    Restarted {
+        id: SessionId,
+        remote: Quic,
+    },
+    NotRestarted {
+        id: SessionId,
+        error: RestartError,
+    },
+    /// What somebody can do, or why that is not known.
+    Capable {
+        id: SessionId,
+        outcome: Result<Capabilities, CallError>,
+    },
     /// An attempt succeeded.
     Registered,
     /// An attempt failed.
@@ -108,6 +133,7 @@ enum Purpose {
     Register,
     Invite(SessionId),
     Bye(SessionId),
+    Options(SessionId),
     /// UPDATE or INVITE that keeps a session up.
     Refresh(SessionId),
     Publish,
@@ -139,6 +165,13 @@ struct Upkeep {
     remote_origin: Option<Vec<u8>>,
     /// The other side takes UPDATE.
     updates: bool,
+    /// We called.
+    caller: bool,
+    /// What a restart of ICE keeps to, where the flow runs over it.
+    agreed: Option<Box<Agreed>>,
+    /// A restart of ours, and one of theirs.
+    restart: Option<Box<Restart>>,
+    reoffer: Option<Box<Reoffer>>,
     /// Our refresh that waits for its response, without Via.
     refresh: Option<Box<Message>>,
     /// Our 200 to an INVITE within the dialog, which waits for ACK, and the CSeq number of both.
@@ -212,6 +245,7 @@ pub(crate) struct UserAgent {
     /// ACKs sent for each 2xx of an INVITE, by To tag, as long as the 2xx may be repeated.
     acks: HashMap<ClientId, Vec<(String, Bytes)>>,
     timers: Timers<SessionId>,
+    questions: HashMap<SessionId, asking::Question>,
     keep_alive: KeepAlive,
     hops: Hops,
     publisher: Publisher,
@@ -241,6 +275,7 @@ impl UserAgent {
             purposes: HashMap::new(),
             acks: HashMap::new(),
             timers: Timers::default(),
+            questions: HashMap::new(),
             keep_alive: KeepAlive::new(config.next_hop.transport),
             hops: Hops::default(),
             publisher: Publisher::new(config.expires),
@@ -380,6 +415,7 @@ impl UserAgent {
         match purpose {
             Purpose::Register if status >= 200 => self.on_register_response(now, status, response),
             Purpose::Invite(id) => self.on_invite_response(now, client, id, status, response),
+            Purpose::Options(id) if status >= 200 => self.on_options_response(now, id, status, response),
             Purpose::Refresh(id) => self.on_refresh_response(now, client, id, status, response),
             Purpose::Bye(id) if status >= 200 => self.on_bye_response(now, id, status, response),
             Purpose::Publish if status >= 200 => self.on_publish_response(now, status, response),
@@ -394,6 +430,8 @@ impl UserAgent {
             Some(Purpose::Register) => self.on_register_silence(now, why),
             Some(Purpose::Invite(id)) => self.on_invite_silence(now, id, why),
             Some(Purpose::Bye(id)) => self.remove_call(id),
+            Some(Purpose::Options(id)) => self.on_options_silence(id, why),
+            Some(Purpose::Refresh(id)) if self.on_restart_silence(id, why) => {}
             Some(Purpose::Refresh(id)) => self.on_vanished(now, id),
             Some(Purpose::Publish) => self.on_publish_silence(now, why),
             Some(Purpose::Subscribe(id)) => self.on_subscribe_silence(now, id, why),
@@ -440,6 +478,9 @@ impl UserAgent {
     fn remove_call(&mut self, id: SessionId) {
         let Some(call) = self.calls.remove(&id) else { return };
         self.timers.update(id, call.armed, None);
+        if call.upkeep.restart.is_some() {
+            self.not_restarted(id, RestartError::NoSession);
+        }
         if let Some(dialog) = &call.dialog {
             self.dialogs.remove(&dialog.key());
         }

@@ -1,10 +1,11 @@
-//! Sessions kept up (RFC 4028): UPDATE (RFC 3311) and INVITE within a dialog (RFC 3261 14), both ways. They never change the flow.
+//! Sessions kept up (RFC 4028): UPDATE (RFC 3311) and INVITE within a dialog (RFC 3261 14), both ways. They never change the flow; a restart of
+//! ICE changes the way that it takes.
 
 use super::{Accepted, Call, Notice, Phase, Purpose, USER_AGENT, Upkeep, UserAgent, refusal};
 use crate::agent::{EndReason, SessionId};
 use crate::message::{Message, Method, ResponseBuilder, name};
 use crate::random;
-use crate::sdp;
+use crate::sdp::{self, Agreed, Quic};
 use crate::session_timer::{Due, Granted, MIN_INTERVAL, SessionExpires, SessionTimer, TAG, grant};
 use crate::transaction::{ClientId, Clock, Due as ClockDue, ServerId};
 use bytes::Bytes;
@@ -17,9 +18,11 @@ impl Upkeep {
     /// Both descriptions of a session that has just been agreed on, and what the other side can do.
     pub fn of(now: Instant, local_sdp: Bytes, remote_sdp: &[u8], remote: &Message, caller: bool) -> Self {
         let mut upkeep = Upkeep {
+            agreed: Agreed::of(&local_sdp, remote_sdp).map(Box::new),
             local_sdp,
             remote_origin: origin(remote_sdp).map(<[u8]>::to_vec),
             updates: remote.has_token(name::ALLOW, "UPDATE"),
+            caller,
             ..Upkeep::default()
         };
         if caller {
@@ -41,7 +44,15 @@ impl Upkeep {
 
     pub fn next(&self) -> Option<Instant> {
         let answered = self.answered.as_ref().and_then(|(_, answered)| answered.clock.next());
-        [answered, self.timer.as_ref().map(SessionTimer::next)].into_iter().flatten().min()
+        [answered, self.timer.as_ref().map(SessionTimer::next), self.restart_due()].into_iter().flatten().min()
+    }
+
+    /// The other end's description is another one now.
+    pub fn note_remote(&mut self, sdp: &[u8], remote: &Quic) {
+        self.remote_origin = origin(sdp).map(<[u8]>::to_vec);
+        if let Some(agreed) = &mut self.agreed {
+            agreed.settle(remote.clone());
+        }
     }
 }
 
@@ -72,29 +83,49 @@ impl UserAgent {
             return;
         }
         let is_invite = request.method() == Some(&Method::Invite);
-        if upkeep.answered.is_some() || !matches!(call.phase, Phase::Established) {
+        if upkeep.answered.is_some() || upkeep.reoffer.is_some() || !matches!(call.phase, Phase::Established) {
             let after = random::number() % 10;
             let answer = refusal(request, 500, "Another INVITE Is Pending").header(name::RETRY_AFTER, after);
             self.respond(now, server, answer);
             return;
         }
-        let Granted::Agreed { expires, required } = grant(request) else {
+        if grant(request) == Granted::TooSmall {
             self.respond(now, server, too_small(request));
             return;
-        };
+        }
         let offered = request.body();
         let known = upkeep.remote_origin.as_deref();
         if !offered.is_empty() && (known.is_none() || origin(offered) != known) {
-            // The session goes on as it was.
-            let answer = self.not_acceptable(request, "the flow of a session does not change");
-            self.layer.respond(now, server, &answer);
-            return;
+            // The session goes on as it was, but for the candidates of its flow.
+            let why = match upkeep.agreed.as_ref().map(|agreed| agreed.read(offered)) {
+                Some(Ok(Some(remote))) if is_invite => return self.on_reoffer(now, server, id, request, remote),
+                Some(Ok(None)) => {
+                    upkeep.remote_origin = origin(offered).map(<[u8]>::to_vec);
+                    None
+                }
+                Some(Err(error)) => Some(error.to_string()),
+                _ => Some("the flow of a session does not change".to_owned()),
+            };
+            if let Some(why) = why {
+                let answer = self.not_acceptable(request, &why);
+                self.layer.respond(now, server, &answer);
+                return;
+            }
         }
+        self.accept_refresh(now, server, id, request);
+    }
+
+    /// Grants INVITE or UPDATE within the dialog, and answers with our description as it is now.
+    pub(super) fn accept_refresh(&mut self, now: Instant, server: ServerId, id: SessionId, request: &Message) {
+        let Granted::Agreed { expires, required } = grant(request) else { return };
+        let is_invite = request.method() == Some(&Method::Invite);
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let upkeep = &mut call.upkeep;
         if let Some(dialog) = &mut call.dialog {
             dialog.retarget(request);
         }
         upkeep.on_granted(now, expires);
-        let sdp = (is_invite || !offered.is_empty()).then(|| upkeep.local_sdp.clone());
+        let sdp = (is_invite || !request.body().is_empty()).then(|| upkeep.local_sdp.clone());
         let contact = self.contact();
         let answer = Message::response_to(request, 200, "OK")
             .header(name::CONTACT, contact)
@@ -131,6 +162,8 @@ impl UserAgent {
                 }
             }
         }
+        self.on_restart_timer(now, id);
+        let Some(Call { upkeep, .. }) = self.calls.get_mut(&id) else { return };
         match upkeep.timer.as_mut().map_or(Due::Nothing, |timer| timer.on_timer(now)) {
             Due::Nothing => {}
             Due::Refresh => self.refresh(now, id),
@@ -144,7 +177,7 @@ impl UserAgent {
         let contact = self.contact();
         let Some(Call { dialog: Some(dialog), upkeep, .. }) = self.calls.get_mut(&id) else { return };
         let Some(timer) = &mut upkeep.timer else { return };
-        if upkeep.answered.is_some() || upkeep.refresh.is_some() {
+        if upkeep.answered.is_some() || upkeep.refresh.is_some() || upkeep.reoffer.is_some() {
             return timer.put_off(now, AGAIN);
         }
         let method = if upkeep.updates { Method::Update } else { Method::Invite };
@@ -185,19 +218,26 @@ impl UserAgent {
             return;
         }
         let Some(mut request) = upkeep.refresh.take() else { return };
+        if (200..300).contains(&status) {
+            dialog.retarget(response);
+            upkeep.on_refreshed(now, response);
+        }
+        if matches!(status, 401 | 407) && self.wallet.retry(&mut request, response).is_ok() {
+            let method = request.method().cloned().unwrap_or(Method::Update);
+            request.set(name::CSEQ, format_args!("{} {method}", dialog.next_cseq()));
+            let again = Message::clone(&request);
+            upkeep.refresh = Some(request);
+            self.send(now, again, Purpose::Refresh(id));
+            return self.arm(id);
+        }
+        if self.on_restart_response(now, id, status, response) {
+            // It is the same dialog: what is not there for a restart is not there for a refresh.
+            return if status == 481 { self.on_vanished(now, id) } else { self.arm(id) };
+        }
+        let Some(Call { upkeep, .. }) = self.calls.get_mut(&id) else { return };
         let timer = &mut upkeep.timer;
         match status {
-            200..=299 => {
-                dialog.retarget(response);
-                upkeep.on_refreshed(now, response);
-            }
-            401 | 407 if self.wallet.retry(&mut request, response).is_ok() => {
-                let method = request.method().cloned().unwrap_or(Method::Update);
-                request.set(name::CSEQ, format_args!("{} {method}", dialog.next_cseq()));
-                let again = Message::clone(&request);
-                upkeep.refresh = Some(request);
-                self.send(now, again, Purpose::Refresh(id));
-            }
+            200..=299 => {}
             408 | 481 => return self.on_vanished(now, id),
             405 | 501 if upkeep.updates => {
                 upkeep.updates = false;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sandbox::sock;
 use sipcore::agent::{End, IncomingCall, Proto, SessionId, Setup};
 use sipcore::flow::datachannel::Terms;
-use sipcore::flow::{Asked, Incoming, Role};
+use sipcore::flow::{Asked, Incoming, Purpose, Role};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::trunk::Trunk;
@@ -53,7 +53,7 @@ pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize
             return supervisor.sessions.close(id);
         }
     };
-    let trunk = links.admit(link, id);
+    let trunk = links.admit(&supervisor, link, id, &from, Role::Answerer);
     if supervisor.options.trace {
         tokio::spawn(caller::say_path(Arc::downgrade(&trunk), from.clone()));
     }
@@ -66,7 +66,15 @@ pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize
 
 /// One stream: for which socket is it, may it be, and then its bytes or datagrams.
 async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Incoming, from: String) {
-    let Some(Asked { proto, port, source_port }) = incoming.asked().await else { return };
+    let Asked { proto, port, source_port } = match incoming.purpose().await {
+        Some(Purpose::Socket(asked)) => asked,
+        Some(Purpose::Echo) => {
+            let _held = trunk.hold();
+            // Whoever pings has gone.
+            return drop(incoming.send_back().await);
+        }
+        None => return,
+    };
     let links = supervisor.sessions.links.clone();
     if supervisor.sessions.is_full() {
         return incoming.refuse(503).await;
@@ -79,6 +87,7 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
     };
     let (id, ended) = links.begin();
     supervisor.sessions.note(id);
+    supervisor.sessions.note_party(id, &from);
     let (held, busy) = (trunk.hold(), links.busy());
     match proto {
         Proto::Tcp => {

@@ -13,7 +13,8 @@ use sipcore::flow::{Link, LinkError, OpenError, Opening, Role};
 use sipcore::message::Uri;
 
 use super::trunk::{Held, Trunk};
-use super::{Links, Remote, datagrams, gate, pump};
+use super::{Links, Remote, datagrams, gate, moving, pump};
+use crate::progress;
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::Supervisor;
 
@@ -145,6 +146,8 @@ impl Links {
     ) -> Result<Established, (bool, Failure)> {
         let sessions = &supervisor.sessions;
         let near = agent.local_addr().is_some_and(|address| address.ip().is_loopback());
+        let subject = wanted.target.as_str();
+        progress::now(subject, "looking for this end's addresses");
         let gathered = self.gather(near).await;
         let gathered = gathered.map_err(|why| (true, wanted.fail(Errno::ENETUNREACH, why)))?;
         let mut flows = Vec::new();
@@ -185,18 +188,35 @@ impl Links {
             }
         };
         let hang_up = HangUp { agent, session: Some(session.id) };
-        let connected = match &remote {
-            Remote::Quic(remote) => gathered.connect(remote, Role::Offerer).await,
-            Remote::Channels(remote) => {
-                let terms = Terms::new(remote, remote.setup == Setup::Passive, &channels.channels);
-                gathered.connect_channels(&remote.ice, Role::Offerer, terms).await
+        let mut checks = gathered.checks();
+        let connecting = async {
+            match &remote {
+                Remote::Quic(remote) => gathered.connect(remote, Role::Offerer).await,
+                Remote::Channels(remote) => {
+                    let terms = Terms::new(remote, remote.setup == Setup::Passive, &channels.channels);
+                    gathered.connect_channels(&remote.ice, Role::Offerer, terms).await
+                }
+            }
+        };
+        let mut connecting = std::pin::pin!(connecting);
+        let connected = loop {
+            tokio::select! {
+                connected = &mut connecting => break connected,
+                Some(said) = checks.next() => {
+                    let words = said.map_or_else(
+                        || "setting up encryption".to_owned(),
+                        |(checked, pairs)| format!("looking for a path, {checked} of {pairs} pairs checked"),
+                    );
+                    progress::now(subject, &words);
+                }
             }
         };
         match connected {
             Ok(link) => {
                 hang_up.keep();
                 sessions.note(session.id);
-                let trunk = self.admit(link, session.id);
+                sessions.note_party(session.id, &wanted.callee.uri);
+                let trunk = self.admit(supervisor, link, session.id, &wanted.callee.uri, Role::Offerer);
                 if supervisor.options.trace {
                     tokio::spawn(say_path(Arc::downgrade(&trunk), wanted.callee.uri.clone()));
                 }
@@ -218,9 +238,17 @@ impl Links {
     }
 
     /// A connection that stands.
-    pub(super) fn admit(&self, link: Link, session: sipcore::agent::SessionId) -> Arc<Trunk> {
-        let trunk = Trunk::new(link, session);
+    pub(super) fn admit(
+        &self,
+        supervisor: &Arc<Supervisor>,
+        link: Link,
+        session: sipcore::agent::SessionId,
+        peer: &str,
+        role: Role,
+    ) -> Arc<Trunk> {
+        let trunk = Trunk::new(link, session, peer);
         self.trunks.lock().insert(session, Arc::downgrade(&trunk));
+        tokio::spawn(moving::follow(supervisor.clone(), trunk.clone(), role));
         trunk
     }
 
@@ -237,6 +265,7 @@ impl Links {
         let (session, mut ended) = self.begin();
         let kind = trunk.link.kind();
         supervisor.sessions.note(session);
+        supervisor.sessions.note_party(session, &wanted.callee.uri);
         let media = match wanted.label.proto {
             Proto::Tcp => {
                 let gate = self.gate.get_or_try_init(|| async { gate::Gate::open(supervisor) }).await.map_err(io)?;
@@ -302,7 +331,9 @@ fn refusal(status: u16) -> (Errno, String) {
 
 /// The trace of a connection: its path, and every change of it.
 pub(super) async fn say_path(trunk: Weak<Trunk>, peer: String) {
-    let Some((mut paths, kind)) = trunk.upgrade().map(|trunk| (trunk.link.paths(), trunk.link.kind())) else { return };
+    let Some((mut paths, kind)) = trunk.upgrade().map(|trunk| (trunk.link.road().paths(), trunk.link.kind())) else {
+        return;
+    };
     drop(trunk);
     while let Some(path) = paths.next().await {
         let (word, local, remote) = (path.word(), path.local, path.remote);

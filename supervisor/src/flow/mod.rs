@@ -5,12 +5,14 @@ mod called;
 mod caller;
 mod datagrams;
 mod gate;
+mod moving;
 mod pump;
 mod settings;
 mod trunk;
 
 pub use called::accept;
 pub use caller::Wanted;
+pub use moving::{restarted, watch};
 pub use settings::Settings;
 
 use std::collections::{HashMap, HashSet};
@@ -21,9 +23,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sipcore::agent::{Channels, Quic, SessionId};
-use sipcore::flow::{Certificate, Gathered, LinkConfig};
+use sipcore::flow::{Addresses, Certificate, Gathered, LinkConfig};
 use tokio::sync::{oneshot, watch};
 
+use crate::status::Connection;
 use caller::Peer;
 use gate::Gate;
 use trunk::Trunk;
@@ -60,6 +63,8 @@ pub struct Links {
     busy: watch::Sender<usize>,
     /// The program has ended: nobody reads any more.
     ending: watch::Sender<bool>,
+    /// This host's addresses, when they have changed and the registrar knows.
+    moves: watch::Sender<Addresses>,
 }
 
 impl Links {
@@ -76,6 +81,7 @@ impl Links {
             last_port: AtomicU16::new(0),
             busy: watch::Sender::new(0),
             ending: watch::Sender::new(false),
+            moves: watch::Sender::default(),
         }
     }
 
@@ -84,9 +90,8 @@ impl Links {
         &self.settings
     }
 
-    /// Sockets and candidates for one more connection. `near`: the other end may be on this machine, where it has no other
-    /// address.
-    async fn gather(&self, near: bool) -> Result<Gathered, String> {
+    /// What there is to find a path with. `near`: the other end may be on this machine, where it has no other address.
+    async fn config(&self, near: bool) -> Result<LinkConfig, String> {
         let certificate = match self.certificate.get() {
             Some(made) => made.clone(),
             None => {
@@ -96,7 +101,12 @@ impl Links {
         };
         let servers = self.settings.servers().await?;
         let also = if near { vec![self.physical] } else { Vec::new() };
-        Gathered::start(LinkConfig { certificate, servers, also }).await.map_err(|e| e.to_string())
+        Ok(LinkConfig { certificate, servers, also })
+    }
+
+    /// Sockets and candidates for one more connection.
+    async fn gather(&self, near: bool) -> Result<Gathered, String> {
+        Gathered::start(self.config(near).await?).await.map_err(|e| e.to_string())
     }
 
     /// A port for the socket of a peer that has none: ports of that kind are dynamic ones (RFC 6335 section 6).
@@ -122,6 +132,22 @@ impl Links {
         if let Some(trunk) = self.trunks.lock().remove(&id).and_then(|trunk| trunk.upgrade()) {
             trunk.link.close();
         }
+    }
+
+    /// The connections that stand.
+    pub fn connections(&self) -> Vec<Connection> {
+        let trunks: Vec<Arc<Trunk>> = self.trunks.lock().values().filter_map(Weak::upgrade).collect();
+        let live = trunks.iter().filter(|trunk| !trunk.link.is_closed());
+        let shown = live.map(|trunk| Connection {
+            session: trunk.session,
+            peer: trunk.peer.clone(),
+            path: trunk.link.road().path(),
+            rtt: trunk.link.rtt(),
+            bytes: trunk.link.bytes(),
+            flow: trunk.link.flow(),
+            used: trunk.users(),
+        });
+        shown.collect()
     }
 
     /// Counts what carries bytes, as long as it is held.

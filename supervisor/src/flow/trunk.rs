@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{MsgFlags, send};
 use parking_lot::Mutex;
 use sipcore::agent::SessionId;
-use sipcore::flow::{Link, LinkError};
+use sipcore::flow::{Link, LinkError, Prepared};
 use tokio::net::UdpSocket;
 
 /// A connection that carries nothing is ended after this long.
@@ -19,12 +19,16 @@ const IDLE: Duration = Duration::from_secs(60);
 pub struct Trunk {
     pub link: Link,
     pub session: SessionId,
+    /// Who is at the other end.
+    pub peer: String,
     used: Mutex<(usize, Instant)>,
     /// The supervisor's ends of datagram flows, by the number on the wire.
     datagrams: Mutex<HashMap<u64, Arc<UdpSocket>>>,
     /// Datagrams that came before the streams that announce their numbers: QUIC does not keep that order.
     early: Mutex<VecDeque<(u64, Vec<u8>)>>,
     lost: AtomicUsize,
+    /// Sockets that this end has offered for another path.
+    pub prepared: Mutex<Option<Prepared>>,
 }
 
 /// Datagrams that are kept for streams to come; the oldest goes first.
@@ -33,14 +37,16 @@ const EARLY: usize = 64;
 const EARLY_BYTES: usize = 2048;
 
 impl Trunk {
-    pub fn new(link: Link, session: SessionId) -> Arc<Trunk> {
+    pub fn new(link: Link, session: SessionId, peer: &str) -> Arc<Trunk> {
         let trunk = Arc::new(Trunk {
             link,
             session,
+            peer: peer.to_owned(),
             used: Mutex::new((0, Instant::now())),
             datagrams: Mutex::default(),
             early: Mutex::default(),
             lost: AtomicUsize::new(0),
+            prepared: Mutex::default(),
         });
         tokio::spawn(small(trunk.clone()));
         tokio::spawn(large(trunk.clone()));
@@ -65,6 +71,11 @@ impl Trunk {
             }
             tokio::time::sleep(left).await;
         }
+    }
+
+    /// How many use it now.
+    pub fn users(&self) -> usize {
+        self.used.lock().0
     }
 
     /// Whether nobody uses it now.

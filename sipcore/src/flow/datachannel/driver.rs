@@ -14,7 +14,8 @@ use super::channel::Read;
 use super::dcep::Open;
 use super::machine::{Event, Gone, Machine, Why};
 use crate::flow::Certificate;
-use crate::flow::wire::Wire;
+use crate::flow::switch::Switch;
+use crate::flow::wire;
 
 /// Datagrams that are handled before anything is sent.
 const BATCH: usize = 64;
@@ -36,7 +37,7 @@ struct Signals {
 
 struct Shared {
     machine: Mutex<Machine>,
-    wire: Arc<Wire>,
+    wire: Arc<Switch>,
     /// The driver has something to do.
     work: Notify,
     channels: Mutex<HashMap<u16, Arc<Signals>>>,
@@ -142,7 +143,8 @@ impl Drop for Association {
 impl Association {
     /// Sets it up on a path that stands: DTLS, then SCTP.
     pub async fn connect(
-        wire: Arc<Wire>,
+        wire: Arc<Switch>,
+        paths: watch::Receiver<wire::State>,
         datagrams: mpsc::Receiver<Bytes>,
         certificate: &Certificate,
         terms: Terms,
@@ -158,7 +160,7 @@ impl Association {
             datagram: Notify::new(),
             state: watch::Sender::new(State::Connecting),
         });
-        let task = tokio::spawn(drive(shared.clone(), datagrams));
+        let task = tokio::spawn(drive(shared.clone(), paths, datagrams));
         let association = Association { shared, offered: tokio::sync::Mutex::new(offered), task };
         let mut state = association.shared.state.subscribe();
         // The sender lives as long as the association.
@@ -375,10 +377,9 @@ impl Drop for Driven {
     }
 }
 
-async fn drive(shared: Arc<Shared>, mut datagrams: mpsc::Receiver<Bytes>) {
+async fn drive(shared: Arc<Shared>, mut paths: watch::Receiver<wire::State>, mut datagrams: mpsc::Receiver<Bytes>) {
     let _driven = Driven(shared.clone());
     let mut came = Vec::with_capacity(BATCH);
-    let mut paths = shared.wire.state();
     let mut buffer = Vec::with_capacity(LARGEST_SEND);
     loop {
         flush(&shared, &mut buffer).await;

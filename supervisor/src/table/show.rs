@@ -1,0 +1,35 @@
+//! The table, for who wants to see it (`sipbox status`).
+
+use sipcore::agent::Proto;
+
+use super::{Peer, State, Table};
+use crate::status::Socket;
+
+impl Table {
+    /// What there is to be seen of each socket that has a name; a datagram socket, and each of its peers.
+    pub fn shown(&self) -> Vec<Socket> {
+        let mut shown = Vec::new();
+        for socket in self.sockets.values() {
+            let Some(bound) = socket.bound else { continue };
+            let local = Some(bound.virtual_);
+            let one = |state, peer, session| Socket { proto: socket.proto, state, local, peer, session };
+            match &socket.state {
+                State::Listening => shown.push(one("listening", None, None)),
+                State::Connecting(_) => shown.push(one("connecting", None, None)),
+                State::Connected { local, peer, session } => {
+                    shown.push(Socket { local: Some(*local), ..one("connected", Some(*peer), *session) });
+                }
+                State::Idle => shown.push(one("bound", None, None)),
+            }
+            let Some(datagram) = socket.datagram.as_ref().filter(|_| socket.proto == Proto::Udp) else { continue };
+            for (peer, known) in &datagram.by_virtual {
+                match known {
+                    Peer::Ready { session, .. } => shown.push(one("connected", Some(*peer), *session)),
+                    Peer::Pending(_) => shown.push(one("connecting", Some(*peer), None)),
+                    Peer::Failed(_) => {}
+                }
+            }
+        }
+        shown
+    }
+}

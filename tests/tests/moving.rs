@@ -1,0 +1,125 @@
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // helpers of tests, which may fail as tests do
+//! A transfer under way while its ends move: their addresses change, their routers forget, they sleep. No byte is lost.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tests::lab::{self, Kind, Lab};
+use tests::{Accounts, Coturn, Process, Registrar, Signalling, World, until};
+
+/// Any address leads to the peer of `--to`: this one is nobody's.
+const ANYWHERE: &str = "198.18.0.9";
+
+/// A transfer under way.
+struct Transfer {
+    caller: Process,
+    called: Process,
+}
+
+impl Transfer {
+    fn start(world: &World, lab: &Lab, registrar: &Registrar, flow: &str) -> Transfer {
+        let pair = world.program("moving_pair.py");
+        let pair = pair.to_str().unwrap();
+        let called = registrar.run(world, lab, 1, "bob", &["--flow", flow], "python3").args([pair, "serve", "7000"]);
+        let mut called = called.start();
+        called.wait_for("listening on");
+        let to = registrar.aor("bob");
+        let caller = registrar.run(world, lab, 0, "alice", &["--flow", flow, "--to", &to], "python3");
+        let mut caller = caller.args([pair, "client", ANYWHERE, "7000"]).talk().start();
+        caller.wait_for("sent 1");
+        Transfer { caller, called }
+    }
+
+    /// Megabytes that have been there and back.
+    fn megabytes(&self) -> u64 {
+        let out = self.caller.stdout();
+        let last = out.lines().filter_map(|line| line.strip_prefix("sent ")?.parse().ok()).next_back();
+        last.unwrap_or_default()
+    }
+
+    /// Something happens, and the transfer goes on; how long that took.
+    fn survives(&mut self, what: &str, happens: impl FnOnce(&Transfer)) -> Duration {
+        happens(self);
+        let (started, before) = (Instant::now(), self.megabytes());
+        until(&format!("the transfer to go on after {what}"), || {
+            assert!(!self.caller.ended() && !self.called.ended(), "{what}: a program ended");
+            (self.megabytes() >= before + 2).then_some(())
+        });
+        let took = started.elapsed();
+        println!("{what}: it went on, 2 MB later after {took:.1?}");
+        took
+    }
+
+    fn end(mut self) {
+        self.caller.say("\n");
+        self.caller.wait().success().says("the same");
+        self.called.wait().success();
+    }
+}
+
+/// The host's address is gone, and it has another one.
+fn new_address(lab: &Lab, side: usize, last: u8) {
+    let v4 = lab.sides[side].v4.unwrap().octets();
+    let at = |last: u8| format!("{}.{}.{}.{last}", v4[0], v4[1], v4[2]);
+    lab.sides[side].host.ip(&format!(
+        "addr flush dev eth0\naddr add {}/24 dev eth0\nroute add default via {}",
+        at(last),
+        at(1)
+    ));
+}
+
+/// The router forgets all connections and has another address outside: every mapping is a new one.
+fn new_mapping(lab: &Lab, side: usize, last: u8) {
+    lab.sides[side].routers[0].ip(&format!(
+        "addr flush dev out\naddr add 198.51.100.{last}/24 dev out\nroute add default via {}",
+        lab::PUBLIC
+    ));
+}
+
+fn ends_move(test: &str, signalling: Signalling, kinds: [Kind; 2], flow: &str) {
+    if !lab::possible(test) {
+        return;
+    }
+    let world = World::new(test);
+    let lab = Lab::new(kinds);
+    let registrar = Registrar::start(&world, &lab, signalling);
+    let _coturn = Coturn::start(&world, &lab, Accounts::LongTerm);
+    let mut transfer = Transfer::start(&world, &lab, &registrar, flow);
+    transfer.survives("a new address of the caller", |_| new_address(&lab, 0, 77));
+    transfer.survives("a new address of the called", |_| new_address(&lab, 1, 78));
+    transfer.survives("new mappings of the caller's router", |_| new_mapping(&lab, 0, 32));
+    transfer.survives("new mappings of the called's router", |_| new_mapping(&lab, 1, 33));
+    transfer.survives("new addresses of both at once", |_| {
+        new_address(&lab, 0, 87);
+        new_address(&lab, 1, 88);
+    });
+    transfer.survives("a sleep of the called", |transfer| {
+        // The supervisor alone: when the program stops it stops with it, and does not go on by itself.
+        transfer.called.signal(Signal::SIGSTOP);
+        // That time passes is what is tested.
+        std::thread::sleep(Duration::from_secs(7));
+        transfer.called.signal(Signal::SIGCONT);
+    });
+    transfer.end();
+}
+
+#[test]
+fn ends_move_by_the_hub() {
+    ends_move("moving-hub", Signalling::Hub, [Kind::Masquerade, Kind::Masquerade], "auto");
+}
+
+#[test]
+fn ends_move_by_kamailio() {
+    ends_move("moving-kamailio", Signalling::Kamailio, [Kind::Masquerade, Kind::Masquerade], "auto");
+}
+
+#[test]
+fn relayed_ends_move() {
+    ends_move("moving-relayed", Signalling::Hub, [Kind::Symmetric, Kind::Symmetric], "auto");
+}
+
+#[test]
+fn data_channels_move() {
+    ends_move("moving-channels", Signalling::Hub, [Kind::Masquerade, Kind::Masquerade], "datachannel");
+}
