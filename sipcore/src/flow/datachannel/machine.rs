@@ -19,6 +19,9 @@ use super::{MAX_MESSAGE, SCTP_PORT, Terms, crypto};
 use crate::flow::Certificate;
 use crate::sdp::Fingerprint;
 
+#[cfg(test)]
+mod misbehaving;
+
 /// What the other end may send before the programs here have read it, in all channels of the association.
 const WINDOW: u32 = 2 << 20;
 /// Messages that may be in it: small ones cost more memory than their bytes.
@@ -306,38 +309,6 @@ impl Machine {
                 self.events.push_back(Event::Closed(*id));
             }
             self.events.push_back(Event::Lost);
-        }
-    }
-
-    /// Does what no peer should: sends a message on any stream.
-    #[cfg(test)]
-    pub fn misbehave(&mut self, id: u16, ppid: Ppid, message: &[u8]) {
-        let Some((_, association)) = &mut self.association else { return };
-        association.set_max_send_message_size(u32::MAX);
-        let open = association.open_stream(id, ppid).is_ok();
-        let sent =
-            association.stream(id).and_then(|mut stream| stream.write_sctp(&Bytes::copy_from_slice(message), ppid));
-        assert!(sent.is_ok(), "{open} {sent:?}");
-    }
-
-    /// The same, with a whole packet.
-    #[cfg(test)]
-    pub fn misbehave_with_packet(&mut self, packet: &[u8]) {
-        self.protect(packet);
-    }
-
-    /// Messages that the association keeps, unread.
-    #[cfg(test)]
-    pub fn unread(&self) -> usize {
-        self.unread
-    }
-
-    /// Packets of SCTP that are to be sent, before DTLS has them.
-    #[cfg(test)]
-    pub fn packets(&mut self, now: Instant) -> Vec<Bytes> {
-        match self.association.as_mut().and_then(|(_, association)| association.poll_transmit(now)).map(|t| t.payload) {
-            Some(Payload::RawEncode(packets)) => packets,
-            _ => Vec::new(),
         }
     }
 
