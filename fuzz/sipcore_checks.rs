@@ -5,6 +5,7 @@ use sipcore::auth::{AuthHeader, Challenge};
 use sipcore::flow::datachannel::dcep;
 use sipcore::label::Label;
 use sipcore::message::{Frame, Limits, Message, StreamParser, Uri, name, validate, via_value};
+use sipcore::presence::{Document, MAX_NOTE, Update, members};
 use sipcore::sdp::{Answer, Direct, End, Offer, Origin, ReceivedOffer, Setup, Tls};
 
 /// Growth by normal line ends could pass the limit of a datagram; such inputs prove nothing.
@@ -189,6 +190,32 @@ pub fn datachannel(data: &[u8]) {
     section.extend_from_slice(b"\r\n");
     section.extend_from_slice(data);
     sdp(&section);
+}
+
+/// The body of a PUBLISH or NOTIFY: a presence document that is taken is the same when it is written and read again, whatever else is in it;
+/// a list that is taken names its resources. With a first line that is a media type the rest is a body of that type (RFC 4662 5: several parts).
+pub fn presence(data: &[u8]) {
+    if let Ok(document) = Document::parse(data) {
+        let xml = document.to_xml();
+        match Document::parse(xml.as_bytes()) {
+            Ok(again) => assert_eq!(again, document, "{xml}"),
+            Err(error) => panic!("{error}: {xml}"),
+        }
+        for tuple in &document.tuples {
+            assert!(tuple.note.as_ref().is_none_or(|note| note.chars().count() <= MAX_NOTE));
+        }
+    }
+    if let Ok(members) = members(data) {
+        members.iter().for_each(|uri| self::uri(uri.as_str().as_bytes()));
+    }
+    let Some(end) = data.iter().position(|byte| *byte == b'\n') else { return };
+    let (Ok(kind), Ok(resource)) = (std::str::from_utf8(&data[..end]), "sip:friends@example.org".parse::<Uri>()) else {
+        return;
+    };
+    let body = Bytes::copy_from_slice(&data[end + 1..]);
+    if let Ok(update) = Update::parse(&resource, kind.trim_end(), &body) {
+        assert!(update.changes.len() <= body.len());
+    }
 }
 
 /// A header of authentication.

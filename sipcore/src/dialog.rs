@@ -83,6 +83,11 @@ impl Dialog {
         self.remote_tag.as_deref()
     }
 
+    /// Who the other side is.
+    pub fn remote_uri(&self) -> &Uri {
+        &self.remote_uri
+    }
+
     /// Where its requests go: the first proxy on the way, else the other side itself.
     pub fn next_hop(&self) -> Hop {
         match self.routes.first().and_then(|route| route_uri(route)) {

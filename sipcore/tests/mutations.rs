@@ -138,6 +138,11 @@ fn data_channels() {
 }
 
 #[test]
+fn presence_bodies() {
+    run(&files("../fuzz/corpus/presence"), MUTATIONS, check::presence);
+}
+
+#[test]
 fn authentication() {
     run(&files("../fuzz/corpus/digest_header"), MUTATIONS, check::digest);
 }

@@ -170,6 +170,9 @@ pub struct HubArguments {
     /// Who may register and call; see `sipbox hub user` [default: ~/.config/sipbox/hub.users, if it is there]. SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     pub users: Option<PathBuf>,
+    /// Ask for passwords by MD5 alone: older agents (baresip 1.0, sipsak) give up when SHA-256 is offered beside it
+    #[arg(long)]
+    pub digest_md5: bool,
     /// A list of users, which `sipbox peers NAME` shows like one of them; may be repeated
     #[arg(long, value_name = "NAME=USER,..", value_parser = group)]
     pub group: Vec<(String, Vec<String>)>,

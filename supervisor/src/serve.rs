@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sipcore::hub::{Hub, HubConfig, RelayOffer, Transport};
+use sipcore::hub::{Hub, HubConfig, RelayOffer, Transport, Users};
 use sipcore::tls::ServerTls;
 use sipcore::turn::{Mint, TurnConfig, TurnServer};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Where everything is that SIGHUP reads again.
 struct Files {
     users: Option<PathBuf>,
+    only_md5: bool,
     certificate: Option<(PathBuf, PathBuf)>,
     client_ca: Option<PathBuf>,
 }
@@ -35,7 +36,12 @@ impl Files {
             }
         };
         let client_ca = arguments.tls_client_ca.clone();
-        Ok(Files { users: arguments.users.clone().or(usual), certificate, client_ca })
+        Ok(Files { users: arguments.users.clone().or(usual), only_md5: arguments.digest_md5, certificate, client_ca })
+    }
+
+    /// As the hub is to ask for their passwords.
+    fn users_of(&self, known: &UsersFile) -> Users {
+        known.users().only_md5(self.only_md5)
     }
 
     fn tls(&self) -> Result<Option<ServerTls>, String> {
@@ -87,7 +93,7 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
         tls: tls.clone(),
         origins: arguments.origin,
         tap: arguments.ladder.then(ladder::tap),
-        users: known.as_ref().map(UsersFile::users),
+        users: known.as_ref().map(|known| files.users_of(known)),
         groups: arguments.group.into_iter().collect(),
         rate: (arguments.rate > 0).then_some(arguments.rate),
         state: arguments.state,
@@ -181,7 +187,7 @@ fn read_again(hub: &Hub, files: &Files, tls: Option<&ServerTls>) {
         None => crate::say::hub("there is no users file to read again; start the hub with --users FILE"),
         Some(place) => match UsersFile::load(place) {
             Ok(known) => {
-                hub.set_users(known.users());
+                hub.set_users(files.users_of(&known));
                 say_users(&known, place);
             }
             Err(why) => crate::say::hub(&format!("{why}; the users stay as they were")),

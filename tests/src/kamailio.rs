@@ -60,6 +60,24 @@ impl Kamailio {
         Kamailio { tls_port: Some(tls.port()), ..Kamailio::launch(world, "kamailio", &config, at, None) }
     }
 
+    /// One that is a presence server too, on a given port. Like the bindings, what is published and who watches is gone when it ends.
+    pub fn start_presence(world: &World, users: &[&str], port: u16) -> Kamailio {
+        /// The tables that the modules look for.
+        const TABLES: [&str; 5] = ["version", "presentity", "active_watchers", "watchers", "xcap"];
+        let at = SocketAddr::from(([127, 0, 0, 1], port));
+        world.make_dir("presence-db", 0o700);
+        for table in TABLES {
+            let empty = std::path::Path::new("/usr/share/kamailio/dbtext/kamailio").join(table);
+            let text = std::fs::read(&empty).unwrap_or_else(|e| panic!("{}: {e}", empty.display()));
+            world.write(&format!("presence-db/{table}"), text);
+        }
+        let config = Kamailio::configured(Algorithm::Sha256, users, &[at])
+            .replace("#!KAMAILIO\n", "#!KAMAILIO\n#!define WITH_PRESENCE\n")
+            .replace("@DIRECTORY@", &world.dir().display().to_string())
+            .replace("@ADDRESS@", &at.to_string());
+        Kamailio::launch(world, "kamailio", &config, at, None)
+    }
+
     /// One for loads, and its process: with `open` it asks for no passwords.
     pub fn start_bench(world: &World, users: &[&str], open: bool) -> (SocketAddr, Process) {
         let at = SocketAddr::from(([127, 0, 0, 1], free_port()));

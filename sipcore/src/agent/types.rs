@@ -126,6 +126,8 @@ pub enum EndReason {
     Cancelled,
     /// The call was accepted, but the caller never acknowledged it.
     NotAcknowledged,
+    /// The other side took up the session from elsewhere: another one has its place (RFC 3891).
+    Replaced,
     /// The other side no longer takes part in the session: it answered no refresh, or sent none (RFC 4028).
     PeerVanished,
 }
@@ -136,6 +138,7 @@ impl fmt::Display for EndReason {
             EndReason::PeerHungUp => "the other side hung up",
             EndReason::Cancelled => "the caller gave up",
             EndReason::NotAcknowledged => "the caller never acknowledged the answer",
+            EndReason::Replaced => "another session of the other side took its place",
             EndReason::PeerVanished => "the other side no longer takes part",
         })
     }

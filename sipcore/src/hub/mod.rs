@@ -41,12 +41,13 @@ pub struct Users {
     realm: String,
     accounts: HashMap<String, Stored>,
     shared: Option<String>,
+    only_md5: bool,
 }
 
 impl Users {
     /// Nobody yet.
     pub fn new(realm: impl Into<String>) -> Self {
-        Users { realm: realm.into(), accounts: HashMap::new(), shared: None }
+        Users { realm: realm.into(), accounts: HashMap::new(), shared: None, only_md5: false }
     }
 
     /// Any name, with this one password: a hub for all the programs of one person.
@@ -60,12 +61,21 @@ impl Users {
         self
     }
 
+    /// Challenges by MD5 alone. RFC 8760 has one for each algorithm, but agents that are older than it give up when they see one that they do not know
+    /// (baresip 1.0, sipsak 0.9).
+    pub fn only_md5(self, only_md5: bool) -> Self {
+        Users { only_md5, ..self }
+    }
+
     /// The algorithms for which every user has a hash, the strongest first.
     fn algorithms(&self) -> Vec<Algorithm> {
         let has = |stored: &Stored, wanted: Algorithm| match stored {
             Stored::Password(_) => true,
             Stored::Hashes(hashes) => hashes.iter().any(|(algorithm, _)| *algorithm == wanted),
         };
+        if self.only_md5 {
+            return vec![Algorithm::Md5];
+        }
         let all = [Algorithm::Sha256, Algorithm::Md5];
         let common: Vec<Algorithm> =
             all.into_iter().filter(|wanted| self.accounts.values().all(|stored| has(stored, *wanted))).collect();

@@ -32,6 +32,7 @@ pub const RETRY_AFTER: &str = "Retry-After";
 pub const ROUTE: &str = "Route";
 pub const SERVER: &str = "Server";
 pub const SERVICE_ROUTE: &str = "Service-Route";
+pub const REPLACES: &str = "Replaces";
 pub const SESSION_EXPIRES: &str = "Session-Expires";
 pub const SIP_ETAG: &str = "SIP-ETag";
 pub const SIP_IF_MATCH: &str = "SIP-If-Match";

@@ -90,7 +90,7 @@ impl ListState {
 }
 
 /// The members of a list that a subscriber sent along; lists in lists are flattened, references are not followed.
-pub(crate) fn members(text: &[u8]) -> Result<Vec<Uri>, PidfError> {
+pub fn members(text: &[u8]) -> Result<Vec<Uri>, PidfError> {
     let root = Element::parse(text)?;
     if !root.is(RESOURCE_LISTS, "resource-lists") {
         return Err(PidfError::Shape("its root is not <resource-lists>"));

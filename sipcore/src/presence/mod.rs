@@ -12,6 +12,7 @@ pub(crate) mod subscription;
 mod watchers;
 pub(crate) mod xml;
 
+pub use lists::members;
 pub use multipart::MultipartError;
 pub use pidf::{CONTENT_TYPE, Document, MAX_NOTE, PidfError, Tuple};
 pub use watchers::Watchers;

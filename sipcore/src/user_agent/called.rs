@@ -13,6 +13,14 @@ use bytes::Bytes;
 use std::hash::BuildHasher;
 use std::time::Instant;
 
+/// What an INVITE says that can be offered to the user.
+struct Read {
+    local_tag: String,
+    received: ReceivedOffer,
+    from: Uri,
+    replaces: Option<SessionId>,
+}
+
 impl UserAgent {
     /// An INVITE that would make a dialog.
     pub(super) fn on_invite(&mut self, now: Instant, server: ServerId, request: Message) {
@@ -23,7 +31,7 @@ impl UserAgent {
         self.layer.respond(now, server, &answer);
     }
 
-    fn read_invite(&self, request: &Message) -> Result<(String, ReceivedOffer, Uri), Box<Message>> {
+    fn read_invite(&self, request: &Message) -> Result<Read, Box<Message>> {
         let refuse = |status, reason: &str| Box::new(refusal(request, status, reason).build());
         let user = request.request_uri().ok().and_then(|uri| uri.user_decoded());
         if user != self.config.aor.user_decoded() {
@@ -44,13 +52,14 @@ impl UserAgent {
             return Err(refuse(400, "Contact Missing"));
         }
         let from = from.uri().map_err(|_| refuse(400, "Bad From"))?.aor();
+        let replaces = self.replaced_by(request, &from).map_err(|(status, why)| refuse(status, why))?;
         let is_sdp = matches!(request.content_type(), Ok(Some(kind)) if kind.is("application", "sdp"));
         if !is_sdp && !request.body().is_empty() {
             let answer = refusal(request, 415, "Unsupported Media Type").header(name::ACCEPT, sdp::CONTENT_TYPE);
             return Err(Box::new(answer.build()));
         }
         match ReceivedOffer::parse(request.body()) {
-            Ok(received) => Ok((local_tag, received, from)),
+            Ok(received) => Ok(Read { local_tag, received, from, replaces }),
             Err(SdpError::Syntax(_) | SdpError::TooLarge(_)) if is_sdp => Err(refuse(400, "Bad Session Description")),
             Err(error) => Err(Box::new(self.not_acceptable(request, &error.to_string()))),
         }
@@ -68,14 +77,14 @@ impl UserAgent {
         now: Instant,
         server: ServerId,
         request: Message,
-        (local_tag, received, from): (String, ReceivedOffer, Uri),
+        Read { local_tag, received, from, replaces }: Read,
     ) {
         self.layer.respond(now, server, &Message::response_to(&request, 100, "Trying").build());
         let lines = received.lines.clone();
         let id = SessionId::next();
         if let Some(dialog) = Dialog::of_called(&request, &local_tag) {
             self.dialogs.insert(dialog.key(), id);
-            let offered = Offered { server, request, received, local_tag, limit: now + DECISION_LIMIT };
+            let offered = Offered { server, request, received, local_tag, replaces, limit: now + DECISION_LIMIT };
             let phase = Phase::Offered(Box::new(offered));
             self.calls.insert(id, Call::new(Some(dialog), phase));
             self.offered.insert(server, id);
@@ -90,7 +99,7 @@ impl UserAgent {
             // Cancelled meanwhile, and answered so.
             return self.notices.push_back(Notice::Ended { id, reason: EndReason::Cancelled });
         };
-        let Offered { server, request, received, local_tag, .. } = *offered;
+        let Offered { server, request, received, local_tag, replaces, .. } = *offered;
         let origin = Origin { id: random::number() >> 2, version: 1 };
         let answer = match received.answer(line, local, origin) {
             Ok(answer) => answer,
@@ -126,6 +135,9 @@ impl UserAgent {
             call.phase = Phase::Accepted(Box::new(Accepted { flow, response, clock, hang_up: false }));
         }
         self.arm(id);
+        if let Some(old) = replaces {
+            self.end_replaced(now, old);
+        }
         self.work(now);
     }
 

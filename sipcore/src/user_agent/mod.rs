@@ -11,6 +11,7 @@ mod keep_alive;
 mod publishing;
 mod refreshing;
 mod registering;
+mod replacing;
 #[cfg(test)]
 mod restart_tests;
 mod restarting;
@@ -48,9 +49,9 @@ use watching::Watches;
 /// The methods that are answered (Allow, RFC 3261 20.5).
 const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, PRACK, NOTIFY";
 /// Extensions of calls that are understood (Supported, RFC 3261 20.37).
-const SUPPORTED: &str = "gruu, timer";
+const SUPPORTED: &str = "gruu, timer, replaces";
 /// What may be required of us (RFC 3261 20.32). Of reliable provisional responses (100rel, RFC 3262) we send none, so nothing is owed.
-const UNDERSTOOD: [&str; 4] = ["gruu", session_timer::TAG, "100rel", watching::LISTS];
+const UNDERSTOOD: [&str; 5] = ["gruu", session_timer::TAG, "100rel", "replaces", watching::LISTS];
 /// Transactions of one side; above it new requests are answered 503.
 const MAX_TRANSACTIONS: usize = 100_000;
 /// How long a call may ring before it is cancelled.
@@ -212,6 +213,8 @@ struct Offered {
     request: Message,
     received: ReceivedOffer,
     local_tag: String,
+    /// The session that it takes the place of.
+    replaces: Option<SessionId>,
     limit: Instant,
 }
 

@@ -1,7 +1,7 @@
 //! What one user agent answers, message by message.
 
 use super::{Config, Notice, UserAgent, contact_uri};
-use crate::agent::{CallError, Direct, End, EndReason, PresenceError, SessionId};
+use crate::agent::{CallError, Direct, End, EndReason, PresenceError, SessionId, SubscriptionId, Update};
 use crate::label::{Label, Proto};
 use crate::message::{Message, Method, name};
 use crate::presence::{Tuple, Watchers};
@@ -660,4 +660,129 @@ fn what_is_withheld_is_said() {
     bench.agent.publish(now, vec![tuple(7, Some(Watchers::new(["*"])))]);
     let mut said = || std::iter::from_fn(|| bench.agent.poll_notice()).count();
     assert_eq!(said(), 0, "it has been said");
+}
+
+/// A caller that has moved takes up its session; nobody else does.
+#[test]
+fn a_session_is_taken_up_from_elsewhere() {
+    let mut bench = bench();
+    let (old, invite, ok) = bench.accepted();
+    let ack = bench.within("ACK", 1, &invite, &ok);
+    bench.put(ack);
+    let tags = format!("to-tag={};from-tag={}", ok.to_tag().unwrap(), invite.from_tag().unwrap());
+    let call_id = invite.call_id().unwrap().to_owned();
+    let replacing = |bench: &mut Bench, replaces: &str| {
+        let extra = format!("Require: replaces\r\n{replaces}Content-Type: application/sdp\r\n");
+        bench.request("INVITE", &extra, SDP)
+    };
+    for (replaces, owed) in [
+        (format!("Replaces: other;{tags}\r\n"), 481),
+        (format!("Replaces: {call_id};to-tag=x;from-tag=y\r\n"), 481),
+        (format!("Replaces: {call_id};to-tag={};from-tag=y\r\n", ok.to_tag().unwrap()), 481),
+        (format!("Replaces: {call_id};to-tag=x\r\n"), 400),
+        (format!("Replaces: ;{tags}\r\n"), 400),
+        (format!("Replaces: {call_id};{tags}\r\nReplaces: {call_id};{tags}\r\n"), 400),
+        (format!("Replaces: {call_id};{tags};early-only\r\n"), 486),
+    ] {
+        let request = replacing(&mut bench, &replaces);
+        assert_eq!(bench.status(request), owed, "{replaces}");
+    }
+    let mut eve = replacing(&mut bench, &format!("Replaces: {call_id};{tags}\r\n"));
+    eve.set(name::FROM, "<sip:eve@sipbox.invalid>;tag=e");
+    assert_eq!(bench.status(eve), 403);
+    assert!(bench.offered().is_none(), "the session goes on");
+
+    let moved = replacing(&mut bench, &format!("Replaces: {call_id};{tags}\r\n"));
+    bench.put(moved);
+    let new = bench.offered().unwrap();
+    bench.sent();
+    bench.agent.accept(bench.now, new, 0, &End::Direct(Direct::passive("10.0.0.2:7000".parse().unwrap())));
+    let sent = bench.sent();
+    assert_eq!(sent[0].status(), Some(200));
+    let bye = sent.iter().find(|message| message.method() == Some(&Method::Bye)).expect("BYE for the old one");
+    assert_eq!(bye.call_id().unwrap(), call_id);
+    let ended = bench.agent.poll_notice();
+    assert!(matches!(ended, Some(Notice::Ended { id, reason: EndReason::Replaced }) if id == old), "{ended:?}");
+    let late = replacing(&mut bench, &format!("Replaces: {call_id};{tags}\r\n"));
+    assert_eq!(bench.status(late), 603);
+}
+
+/// What cannot be read of a notification is answered so, and what was known stays.
+#[test]
+fn notifications_that_cannot_be_read() {
+    const PIDF: &str = "<presence xmlns=\"urn:ietf:params:xml:ns:pidf\" entity=\"sip:carol@x\"><tuple id=\"a\"><status/></tuple></presence>";
+    const LIST: &str = "<list xmlns=\"urn:ietf:params:xml:ns:rlmi\" uri=\"sip:f@x\" version=\"0\" fullState=\"true\">\
+        <resource uri=\"sip:carol@x\"><instance id=\"1\" state=\"active\" cid=\"c\"/></resource></list>";
+    let mut bench = bench();
+    let id = SubscriptionId::next();
+    bench.agent.subscribe(bench.now, id, &"sip:carol@sipbox.invalid".parse().unwrap(), false);
+    let subscribe = bench.sent().pop().unwrap();
+    bench.put(Message::response_to(&subscribe, 200, "OK").to_tag("n").header(name::EXPIRES, 600).build());
+    let mut cseq = 0;
+    let mut notify = |bench: &mut Bench, kind: &str, body: &str| {
+        cseq += 1;
+        let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
+        let mut notify = bench.request(
+            "NOTIFY",
+            &format!("Event: presence\r\nSubscription-State: active;expires=600\r\n{kind}"),
+            body,
+        );
+        notify.set(name::TO, subscribe.header(name::FROM).unwrap().text());
+        notify.set(name::FROM, "<sip:carol@sipbox.invalid>;tag=n");
+        notify.set(name::CALL_ID, subscribe.header(name::CALL_ID).unwrap().text());
+        notify.set(name::CSEQ, format_args!("{cseq} NOTIFY"));
+        let status = bench.status(notify);
+        let told = std::iter::from_fn(|| bench.agent.poll_notice()).find_map(|notice| match notice {
+            Notice::Presence { update, .. } => Some(update),
+            _ => None,
+        });
+        (status, told)
+    };
+    let related = |root: &str, parts: &[(&str, &str, &str)]| {
+        let part = |(id, kind, body): &(&str, &str, &str)| {
+            format!("--b\r\nContent-ID: <{id}>\r\nContent-Type: {kind}\r\n\r\n{body}\r\n")
+        };
+        let parts: String = parts.iter().map(part).collect();
+        (
+            format!("multipart/related;boundary=b;start=\"<{root}>\";type=\"application/rlmi+xml\""),
+            format!("{parts}--b--\r\n"),
+        )
+    };
+    let (pidf, rlmi) = ("application/pidf+xml", "application/rlmi+xml");
+    let whole = related("r", &[("r", rlmi, LIST), ("c", pidf, PIDF)]);
+    let known = |(status, told): (u16, Option<Update>)| {
+        (status, told.map(|update| update.changes.iter().filter(|(_, d)| d.is_some()).count()))
+    };
+    assert_eq!(known(notify(&mut bench, pidf, PIDF)), (200, Some(1)));
+    assert_eq!(known(notify(&mut bench, &whole.0, &whole.1)), (200, Some(1)));
+    let deep = "<a>".repeat(100);
+    let bomb = "<!DOCTYPE p [<!ENTITY a \"b\"><!ENTITY c \"&a;&a;\">]><p>&c;</p>";
+    for (kind, body, owed) in [
+        (pidf, "hello", 400),
+        (pidf, "<presence/>", 400),
+        (pidf, &PIDF[..70], 400),
+        (pidf, &deep, 400),
+        (pidf, bomb, 400),
+        ("text/plain", "hello", 415),
+        ("multipart/mixed;boundary=b", &whole.1, 415),
+        ("multipart/related", &whole.1, 400),
+        (&whole.0, &whole.1[..whole.1.len() - 8], 400),
+        (&whole.0, "", 200),
+    ] {
+        let (status, told) = notify(&mut bench, kind, body);
+        assert_eq!(status, owed, "{kind} {body}");
+        assert!(told.is_none() || body.is_empty(), "{kind} {body}");
+    }
+    for parts in [
+        // A part that is named is not there; no meta-information; what is named is no document; the meta-information is none.
+        &[("r", rlmi, LIST)][..],
+        &[("c", pidf, PIDF)],
+        &[("r", rlmi, LIST), ("c", pidf, "<presence/>")],
+        &[("r", rlmi, "<list/>"), ("c", pidf, PIDF)],
+        &[],
+    ] {
+        let (kind, body) = related("r", parts);
+        let (status, told) = notify(&mut bench, &kind, &body);
+        assert_eq!((status, told.is_none()), (400, true), "{body}");
+    }
 }

@@ -6,7 +6,7 @@ use crate::agent::{PresenceError, SubscriptionId};
 use crate::backoff::Failure;
 use crate::dialog::{Dialog, DialogKey};
 use crate::message::{Message, Method, Uri, address, name};
-use crate::presence::event::{self, PRESENCE, SubscriptionState};
+use crate::presence::event::{self, PRESENCE, Standing, SubscriptionState};
 use crate::presence::subscription::{Ask, Heard, Subscription};
 use crate::presence::{NotificationError, Update};
 use crate::random;
@@ -279,6 +279,10 @@ impl UserAgent {
             dialog.retarget(notify);
         }
         let update = match notify.body().is_empty() {
+            // An active subscription to one that has nothing to tell. (A list would say so, RFC 4662 5.2.)
+            true if state.standing == Standing::Active && !notify.has_token(name::REQUIRE, LISTS) => {
+                Ok(Some(Update { full: true, version: None, changes: vec![(watch.resource.clone(), None)] }))
+            }
             true => Ok(None),
             false => {
                 let kind = notify.header(name::CONTENT_TYPE).map(|kind| kind.text()).unwrap_or_default();

@@ -1,0 +1,107 @@
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // helpers of tests, which may fail as tests do
+//! Presence with what others have made: a real Kamailio as presence server.
+
+use nix::sys::signal::Signal;
+use tests::{Kamailio, Launch, Process, World, free_port};
+
+const ANYWHERE: &str = "198.18.0.9";
+
+fn serve(launch: Launch, args: &[&str]) -> Process {
+    let mut server = launch.args(args).start();
+    server.wait_for("listening on");
+    server
+}
+
+/// `sipbox peers` at a Kamailio.
+fn peers(world: &World, kamailio: &Kamailio, tcp: bool, user: &str, flags: &[&str]) -> Launch {
+    let (registrar, aor) = (kamailio.registrar(tcp), kamailio.aor(user));
+    let peers = world.sipbox(&["peers", "--registrar", &registrar, "--as", &aor]).args(flags);
+    peers.env("SIPBOX_PASSWORD", Kamailio::password(user))
+}
+
+fn uri_in(line: &str) -> String {
+    let uri = line.split(' ').find(|word| word.starts_with("sip:"));
+    uri.unwrap_or_else(|| panic!("no URI in {line:?}")).to_owned()
+}
+
+/// Runs publish at Kamailio, and who watches there is told: two runs of one name, each reached by its own GRUU.
+#[test]
+fn runs_come_and_go_at_kamailio() {
+    for tcp in [false, true] {
+        let world = World::new("presence-kamailio");
+        let kamailio = Kamailio::start_presence(&world, &["alice", "bob"], free_port());
+        let mut watch = peers(&world, &kamailio, tcp, "alice", &["--watch", "bob"]).start();
+        let one = kamailio.run(&world, tcp, "bob", &["--publish", "Bob's world"], "static-echo");
+        let one = serve(one, &["7000", "1"]);
+        let came = watch.wait_for("+ bob  tcp/7000");
+        assert!(came.ends_with("  Bob's world") && came.contains(";gr=urn:uuid:"), "{came}");
+        let two = serve(kamailio.run(&world, tcp, "bob", &["--publish", "another"], "static-echo"), &["7000", "1"]);
+        let also = watch.wait_for("another");
+        let listed = peers(&world, &kamailio, tcp, "alice", &["bob"]).finish().success();
+        assert_eq!(listed.stdout.lines().count(), 3, "{}", listed.stdout);
+        for (server, line) in [(two, also), (one, came)] {
+            let uri = uri_in(&line);
+            let client = kamailio.run(&world, tcp, "alice", &["--to", &uri], "static-client");
+            client.args([ANYWHERE, "7000"]).finish().success().says("echo: hello over SIP");
+            server.wait().success().says("said 14 bytes");
+            tests::until("the run is gone", || {
+                let out = watch.stdout();
+                out.lines().any(|line| line.starts_with("- ") && line.contains(&uri)).then_some(())
+            });
+        }
+        watch.signal(Signal::SIGINT);
+        watch.wait().success();
+        kamailio.stop();
+    }
+}
+
+/// A Kamailio that restarts has forgotten what is published and who watches; both come back by themselves.
+#[test]
+fn presence_is_back_after_a_restart() {
+    for tcp in [false, true] {
+        let world = World::new("presence-again");
+        let port = free_port();
+        let kamailio = Kamailio::start_presence(&world, &["alice", "bob"], port);
+        let mut watch = peers(&world, &kamailio, tcp, "alice", &["--watch", "bob"]).start();
+        let bob = serve(kamailio.run(&world, tcp, "bob", &["--publish", "Bob's world"], "static-echo"), &["7000"]);
+        watch.wait_for("+ bob");
+        kamailio.stop();
+        let kamailio = Kamailio::start_presence(&world, &["alice", "bob"], port);
+        tests::until("bob is shown by the new one", || {
+            let listed = peers(&world, &kamailio, tcp, "alice", &["bob"]).finish();
+            listed.stdout.contains("Bob's world").then_some(())
+        });
+        // The watcher hears of changes again.
+        bob.stop();
+        watch.wait_for("- bob  tcp/7000");
+        watch.signal(Signal::SIGINT);
+        watch.wait().success();
+    }
+}
+
+/// What another server would show to everybody is not published there; the user is told.
+#[test]
+fn what_is_for_some_is_kept_back() {
+    let world = World::new("presence-visible");
+    let kamailio = Kamailio::start_presence(&world, &["alice", "bob"], free_port());
+    let policy =
+        "schema = 1\n[[bind]]\nport = 7000\npublish = \"for alice\"\nvisible-to = [\"sip:alice@sipbox.test\"]\n";
+    let policy = world.write("policy.toml", policy).display().to_string();
+    let mut bob = serve(kamailio.run(&world, false, "bob", &["--policy", &policy], "static-echo"), &["7000"]);
+    bob.wait_for_err("the presence server does not decide by `visible-to`; so they are published to nobody");
+    let listed = peers(&world, &kamailio, false, "alice", &["bob"]).finish().success();
+    assert!(!listed.stdout.contains("for alice"), "{}", listed.stdout);
+}
+
+/// A registrar that does no presence, and one that has no list of everybody.
+#[test]
+fn registrars_without_presence_are_explained() {
+    let world = World::new("presence-none");
+    let kamailio = Kamailio::start(&world, tests::Algorithm::Md5, &["alice", "bob"]);
+    let bob = kamailio.run(&world, false, "bob", &["--publish", "Bob's world"], "static-echo");
+    let mut bob = serve(bob, &["7000"]);
+    let said = bob.wait_for_err("peers are not told of the sockets of sip:bob@sipbox.test");
+    assert!(said.contains("the program can be called all the same"), "{said}");
+    peers(&world, &kamailio, false, "alice", &[]).finish().ended_with(1).explains(&["say whom to look for"]);
+}
