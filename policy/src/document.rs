@@ -167,6 +167,12 @@ impl<'d, 'i> Section<'d, 'i> {
         self.parsed(key, &example, |text| choose(key, text, words))
     }
 
+    /// Whether `key` is there with a text, not another type.
+    pub fn is_text(&self, key: &str) -> bool {
+        let found = self.table.iter().find(|(name, _)| name.get_ref() == key);
+        found.is_some_and(|(_, value)| matches!(value.get_ref(), DeValue::String(_)))
+    }
+
     pub fn boolean(&mut self, key: &'static str) -> Option<Located<bool>> {
         let value = self.get(key)?;
         match value.get_ref() {

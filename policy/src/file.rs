@@ -6,6 +6,7 @@ use crate::error::{Error, Wrong};
 use crate::flags::Flags;
 use crate::flows::Said;
 use crate::ice::{self, Ice};
+use crate::local::{Local, Unix, UnixPattern};
 use crate::names::Space;
 use crate::policy::{App, Credentials, Limits, Tls};
 use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead, description};
@@ -30,6 +31,7 @@ pub(crate) struct File {
     pub names: Vec<(String, String)>,
     pub space: Space,
     pub limits: Limits,
+    pub local: Local,
     pub flows: Said,
     pub ice: Ice,
 }
@@ -71,6 +73,9 @@ pub(crate) fn read(name: &str, text: &str, flags: &Flags) -> Result<File, Error>
     }
     if let Some(section) = root.section("addresses", "[addresses]") {
         addresses(section, &mut file);
+    }
+    if let Some(section) = root.section("local", "[local]") {
+        local(section, &mut file);
     }
     if let Some(section) = root.section("limits", "[limits]") {
         limits(section, &mut file);
@@ -418,6 +423,47 @@ fn addresses(mut section: Section<'_, '_>, file: &mut File) {
         file.space.v6 = net.value;
     }
     section.finish();
+}
+
+fn local(mut section: Section<'_, '_>, file: &mut File) {
+    const EXAMPLE: &str = "[\"/run/user/*/bus\"]";
+    let source = section.source;
+    let unix = if section.is_text("unix") {
+        section.parsed("unix", "\"deny\"", |text| match text.chars().next() {
+            Some('/' | '@') => Err(Wrong::new("patterns stand in a list").help(format!("write unix = [\"{text}\"]"))),
+            _ => choose("unix", text, &[("deny", false), ("allow", true)])
+                .map(|all| if all { Unix::Allow } else { Unix::Deny }),
+        })
+    } else {
+        section.texts("unix", EXAMPLE).map(|list| {
+            if list.value.is_empty() {
+                let wrong = Wrong::new("an empty list allows no socket");
+                section.mistake(&list.span, wrong.help("write \"deny\", or leave it out"));
+            }
+            Located { value: Unix::Only(unix_patterns(source, list.value)), span: list.span }
+        })
+    };
+    let words = |span: &std::ops::Range<usize>, key: &str| format!("{} [local] {key}", source.place(span));
+    file.local.unix = unix.map(|unix| (unix.value, words(&unix.span, "unix")));
+    let netlink = section.choice("netlink", &[("deny", false), ("allow", true)]);
+    file.local.netlink = netlink.map(|there| (there.value, words(&there.span, "netlink")));
+    file.local.written = true;
+    section.finish();
+}
+
+fn unix_patterns(source: &Source<'_>, list: Vec<Located<String>>) -> Vec<UnixPattern> {
+    let mut patterns: Vec<UnixPattern> = Vec::new();
+    for text in list {
+        let Some(pattern) = source.check(&text.span, UnixPattern::parse(&text.value)) else { continue };
+        match patterns.iter().find(|earlier| earlier.covers(&pattern)) {
+            Some(earlier) => {
+                let what = format!("this pattern is never met: \"{}\" covers it", earlier.text());
+                source.mistake(text.span, Wrong::new(what).help("leave it out"));
+            }
+            None => patterns.push(pattern),
+        }
+    }
+    patterns
 }
 
 fn limits(mut section: Section<'_, '_>, file: &mut File) {

@@ -9,6 +9,7 @@ use crate::file::{self, File};
 use crate::flags::Flags;
 use crate::flows::{Flows, Said};
 use crate::ice::Ice;
+use crate::local::{Local, LocalDecision, UnixName};
 use crate::names::{NameAnswer, Names};
 use crate::rule::{BindAction, BindDefault, BindRule, ConnectDefault, ConnectRule, Errno, Lead};
 use crate::uri::PeerPattern;
@@ -146,6 +147,7 @@ pub struct Policy {
     named: Vec<(String, String)>,
     names: Names,
     limits: Limits,
+    local: Local,
     /// What `--flow` and `--cleartext` say, before any rule.
     flagged: Said,
     flows: Flows,
@@ -221,6 +223,7 @@ impl Policy {
             named: file.names,
             names,
             limits: file.limits,
+            local: file.local,
             flows: flagged.clone().over(file.flows).or(&Flows::default()),
             flagged,
             ice: flags.ice(file.ice)?,
@@ -255,6 +258,21 @@ impl Policy {
     /// The servers that help to find a path to peers.
     pub fn ice(&self) -> &Ice {
         &self.ice
+    }
+
+    /// What becomes of a connect() or a message to an AF_UNIX socket that no program of the run made.
+    pub fn unix(&self, name: UnixName<'_>) -> LocalDecision {
+        self.local.unix(name, self.file_name.as_deref())
+    }
+
+    /// Whether [`Policy::unix`] allows anything.
+    pub fn reaches_local_sockets(&self) -> bool {
+        self.local.reaches_out()
+    }
+
+    /// What becomes of a socket of AF_NETLINK.
+    pub fn netlink(&self) -> LocalDecision {
+        self.local.netlink(self.file_name.as_deref())
     }
 
     /// What becomes of a connect() to `dest`. The virtual address of a name stands for the name; 0.0.0.0 and :: are the

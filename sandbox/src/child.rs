@@ -93,13 +93,14 @@ const EXEC: usize = 3;
 ///
 /// `program` is looked up on PATH as execvp(3) does when it has no slash. The child keeps terminal, process group,
 /// environment, working directory and open files. Of the environment, the variables named in `hidden` are left out. With an
-/// `entrance` it runs in that network.
+/// `entrance` it runs in that network. This process stays able to connect to the abstract AF_UNIX names of others if `reaches_names`.
 pub fn prepare(
     program: OsString,
     arguments: Vec<OsString>,
     hidden: &[String],
     filter: &Filter,
     entrance: Option<Entrance>,
+    reaches_names: bool,
 ) -> Result<Prepared, StartError> {
     let c =
         |s: OsString| CString::new(s.into_vec()).map_err(|e| StartError::Argument(OsString::from_vec(e.into_vec())));
@@ -131,7 +132,7 @@ pub fn prepare(
     variables.push(std::ptr::null());
 
     // SAFETY: the caller promises one thread.
-    unsafe { fence() };
+    unsafe { fence(reaches_names) };
     let (status_r, status_w) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(system("pipe2"))?;
     let (go_r, go_w) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(system("pipe2"))?;
     // SAFETY: the caller promises one thread, and the child runs only `child`, which allocates nothing.
@@ -408,12 +409,12 @@ unsafe fn wall_in(own_network: bool) {
 ///
 /// # Safety
 /// Restricts the calling thread, and what is started by it later, for good; to be called while it is the only one.
-unsafe fn fence() {
+unsafe fn fence(reaches_names: bool) {
     const SCOPE_ABSTRACT_UNIX: u64 = 0b01;
     // SAFETY: as promised by the caller.
     unsafe {
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 {
-            enter_domain(landlock_version(), 0, SCOPE_ABSTRACT_UNIX);
+            enter_domain(landlock_version(), 0, if reaches_names { 0 } else { SCOPE_ABSTRACT_UNIX });
         }
     }
 }
@@ -440,7 +441,7 @@ unsafe fn landlock_version() -> libc::c_long {
 /// # Safety
 /// Async-signal-safe; restricts the calling thread for good. Needs PR_SET_NO_NEW_PRIVS.
 unsafe fn enter_domain(version: libc::c_long, net: u64, scoped: u64) {
-    /// LANDLOCK_ACCESS_FS_REFER: links and renames between directories, which no domain about files has unless it says so.
+    /// LANDLOCK_ACCESS_FS_REFER: links and renames between directories, which no domain has unless it says so, whatever it is about.
     const REFER: u64 = 1 << 13;
     const RULE_PATH_BENEATH: libc::c_int = 1;
     /// struct landlock_path_beneath_attr.
@@ -455,12 +456,8 @@ unsafe fn enter_domain(version: libc::c_long, net: u64, scoped: u64) {
         6.. => size_of::<RulesetAttributes>(),
         _ => return,
     };
-    let mut attributes = RulesetAttributes { handled_access_fs: 0, handled_access_net: net, scoped };
-    // A domain must be about something: where there is nothing else, about renames, and those are allowed everywhere.
-    let by_files = if version >= 6 { net | scoped == 0 } else { version < 4 || net == 0 };
-    if by_files {
-        attributes.handled_access_fs = REFER;
-    }
+    // It is about renames, and those are allowed everywhere.
+    let attributes = RulesetAttributes { handled_access_fs: REFER, handled_access_net: net, scoped };
     // SAFETY: system calls with integers, and pointers to structures that outlive the calls, with the true size for the
     // version that the kernel named.
     unsafe {
@@ -468,15 +465,11 @@ unsafe fn enter_domain(version: libc::c_long, net: u64, scoped: u64) {
         if ruleset < 0 {
             return;
         }
-        let mut complete = true;
-        if by_files {
-            let root = libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC);
-            let rule = PathBeneath { allowed_access: REFER, parent_fd: root };
-            let added = libc::syscall(libc::SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, &raw const rule, 0usize);
-            complete = added == 0;
-            libc::close(root);
-        }
-        if complete {
+        let root = libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC);
+        let rule = PathBeneath { allowed_access: REFER, parent_fd: root };
+        let added = libc::syscall(libc::SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, &raw const rule, 0usize);
+        libc::close(root);
+        if added == 0 {
             libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0usize);
         }
         libc::close(ruleset as RawFd);
@@ -631,6 +624,16 @@ mod tests {
         }
     }
 
+    unsafe fn closed_fence() {
+        // SAFETY: as the caller's.
+        unsafe { fence(false) }
+    }
+
+    unsafe fn open_fence() {
+        // SAFETY: as the caller's.
+        unsafe { fence(true) }
+    }
+
     #[test]
     fn a_fenced_supervisor_sees_its_program_and_nothing_else() {
         assert!(looks(nothing, nothing).1);
@@ -639,7 +642,8 @@ mod tests {
             eprintln!("skipped: this kernel has no Landlock");
             return;
         }
-        assert_eq!(looks(fence, old_wall), (false, true));
+        assert_eq!(looks(closed_fence, old_wall), (false, true));
+        assert_eq!(looks(open_fence, old_wall), (false, true));
         assert_eq!(looks(old_wall, nothing), (false, true));
     }
 

@@ -265,20 +265,20 @@ impl Inspector {
         crate::unix_diag::peer_inode_by(&self.0.lock(), fd)
     }
 
-    /// Whether an AF_UNIX socket with this inode is of this namespace.
+    /// The AF_UNIX socket of this namespace that the socket file with this device and inode belongs to, by its inode.
     ///
     /// # Errors
     /// What netlink(7) gives.
-    pub fn has_unix(&self, inode: u64) -> Result<bool, Errno> {
-        crate::unix_diag::exists(&self.0.lock(), inode)
+    pub fn socket_of_file(&self, device: u64, inode: u64) -> Result<Option<u64>, Errno> {
+        crate::unix_diag::with_file(&self.0.lock(), device, inode)
     }
 
-    /// Whether the socket file with this device and inode belongs to an AF_UNIX socket of this namespace.
+    /// The AF_UNIX socket of this namespace with an abstract name, which begins with its NUL, by its inode.
     ///
     /// # Errors
     /// What netlink(7) gives.
-    pub fn has_socket_file(&self, device: u64, inode: u64) -> Result<bool, Errno> {
-        crate::unix_diag::has_file(&self.0.lock(), device, inode)
+    pub fn socket_named(&self, name: &[u8]) -> Result<Option<u64>, Errno> {
+        crate::unix_diag::with_name(&self.0.lock(), name)
     }
 }
 

@@ -29,6 +29,8 @@ pub enum Scope {
     Own {
         /// Whether bind() is too: where the policy may refuse it.
         bind: bool,
+        /// Whether socket() of AF_NETLINK is too: where the policy refuses it.
+        netlink: bool,
     },
 }
 
@@ -120,8 +122,11 @@ fn notify(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
     }
     let with_address = ScmpArgCompare::new(4, ScmpCompareOp::NotEqual, 0);
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("sendto")?, &[with_address])?;
-    let error = [int_is(1, libc::SOL_SOCKET), int_is(2, libc::SO_ERROR)];
-    filter.add_rule_conditional_exact(ScmpAction::Notify, call("getsockopt")?, &error)?;
+    // Errors of sessions, and for whom the supervisor made a call of AF_UNIX.
+    for name in [libc::SO_ERROR, libc::SO_PEERCRED, libc::SO_PEERPIDFD] {
+        let answered = [int_is(1, libc::SOL_SOCKET), int_is(2, name)];
+        filter.add_rule_conditional_exact(ScmpAction::Notify, call("getsockopt")?, &answered)?;
+    }
     // Whoever is signalled may be in a call that the supervisor holds. (Not so SIGURG, which Go sends all the time, and to
     // threads that compute.)
     for (name, argument) in [("tgkill", 2), ("tkill", 1)] {
@@ -133,8 +138,15 @@ fn notify(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("prlimit64")?, &limits)?;
     match scope {
         Scope::Here => here(&mut filter)?,
-        Scope::Own { bind: true } => filter.add_rule_exact(ScmpAction::Notify, call("bind")?).map(drop)?,
-        Scope::Own { bind: false } => {}
+        Scope::Own { bind, netlink } => {
+            if bind {
+                filter.add_rule_exact(ScmpAction::Notify, call("bind")?)?;
+            }
+            if netlink {
+                let family = [int_is(0, libc::AF_NETLINK)];
+                filter.add_rule_conditional_exact(ScmpAction::Notify, call("socket")?, &family)?;
+            }
+        }
     }
 
     // Programs and runtimes have a fallback for each of these errnos.
@@ -189,6 +201,9 @@ fn here(filter: &mut ScmpFilterContext) -> Result<(), FilterError> {
         let v6only = [int_is(1, libc::IPPROTO_IPV6), int_is(2, libc::IPV6_V6ONLY)];
         filter.add_rule_conditional_exact(ScmpAction::Notify, call(name)?, &v6only)?;
     }
+    // An IPv6 datagram travels as an IPv4 one, whose errors are asked for by another option.
+    let errors = [int_is(1, libc::IPPROTO_IPV6), int_is(2, libc::IPV6_RECVERR)];
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("setsockopt")?, &errors)?;
     // The supervisor plays the kernel's part: the program has interfaces of its own.
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("socket")?, &[int_is(0, libc::AF_NETLINK)])?;
     for request in INTERFACE_QUESTIONS {
@@ -457,7 +472,8 @@ mod tests {
 
     #[test]
     fn one_program_decides_as_the_stack_of_its_parts() {
-        for scope in [Scope::Here, Scope::Own { bind: true }, Scope::Own { bind: false }] {
+        for scope in [Scope::Here, Scope::Own { bind: true, netlink: false }, Scope::Own { bind: false, netlink: true }]
+        {
             let (notify, refusals) = (notify(scope).unwrap(), refusals(scope).unwrap());
             let all: Vec<&[libc::sock_filter]> =
                 std::iter::once(&notify[..]).chain(refusals.iter().map(Vec::as_slice)).collect();

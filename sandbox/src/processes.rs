@@ -1,10 +1,20 @@
 //! The processes of the program: children of this one, and theirs, and the orphans that a subreaper inherits.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
 
 /// The inode of a descriptor: sockets have one of their own each.
 pub fn inode(fd: BorrowedFd<'_>) -> Option<u64> {
     nix::sys::stat::fstat(fd).ok().map(|s| s.st_ino)
+}
+
+/// A descriptor that names a process (pidfd_open(2)), close-on-exec.
+///
+/// # Errors
+/// What pidfd_open(2) gives: ESRCH when it is gone.
+pub fn descriptor_of(process: i32) -> Result<OwnedFd, Errno> {
+    crate::child::pidfd_open(process, false).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
 }
 
 /// The children of this process.

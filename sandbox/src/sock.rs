@@ -393,7 +393,7 @@ pub(crate) struct ShortTimeout<'fd> {
 }
 
 impl<'fd> ShortTimeout<'fd> {
-    fn send(fd: BorrowedFd<'fd>) -> io::Result<Self> {
+    pub(crate) fn send(fd: BorrowedFd<'fd>) -> io::Result<Self> {
         let old = socket::getsockopt(&fd, sockopt::SendTimeout)?;
         socket::setsockopt(&fd, sockopt::SendTimeout, &TimeVal::microseconds(1))?;
         Ok(Self { fd, old, receive: false, restored: false })

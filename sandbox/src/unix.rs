@@ -1,108 +1,217 @@
-//! AF_UNIX addresses are paths as the caller sees them: relative to its working directory, made with its umask.
-//! A thread of its own takes these on and makes the call with the caller's bytes, so that the name in the kernel is
-//! exactly the native one.
+//! AF_UNIX calls made for the program: paths are what the caller sees (its root and working directory, its rights), files are made with
+//! its umask, and who is connected to hears of its user and groups. A thread of its own takes these on where they are not ours.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::Mutex;
 
 use nix::errno::Errno;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use crate::message::{Destination, send};
+use crate::sock;
 
-/// What is to be done with an AF_UNIX address.
-pub enum Action {
-    /// bind(2).
-    Bind,
-    /// connect(2).
-    Connect,
-    /// sendmsg(2) with data, control data and flags.
-    Send(Vec<u8>, Vec<u8>, i32),
+/// sun_family comes before the name.
+const FAMILY: usize = 2;
+
+/// A thread of the program, as the files that it names and the sockets that it speaks to see it (proc(5): status).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    thread: u32,
+    /// Its process.
+    pub process: i32,
+    /// Effective user and group.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    groups: Vec<u32>,
+    umask: Mode,
 }
 
-/// Ends a call of [`act_until`] that waits.
-#[derive(Default)]
-pub struct Interrupter {
-    /// The thread that makes the call, while it does; else 0.
-    thread: AtomicI32,
-}
+impl Caller {
+    /// The thread with this id. ESRCH when it is gone.
+    pub fn of(thread: u32) -> Result<Caller, Errno> {
+        let status = std::fs::read_to_string(format!("/proc/{thread}/status")).map_err(|_| Errno::ESRCH)?;
+        Caller::read(thread, &status).ok_or(Errno::ESRCH)
+    }
 
-/// Does nothing by default, so that one too many does no harm.
-const INTERRUPT: Signal = Signal::SIGURG;
+    fn read(thread: u32, status: &str) -> Option<Caller> {
+        let line = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::split_ascii_whitespace);
+        // Real, effective, saved and file system ids.
+        let effective = |name: &str| line(name)?.nth(1)?.parse().ok();
+        let umask = libc::mode_t::from_str_radix(line("Umask:")?.next()?, 8).ok()?;
+        let mut groups: Vec<u32> = line("Groups:")?.filter_map(|g| g.parse().ok()).collect();
+        groups.sort_unstable();
+        Some(Caller {
+            thread,
+            process: line("Tgid:")?.next()?.parse().ok()?,
+            uid: effective("Uid:")?,
+            gid: effective("Gid:")?,
+            groups,
+            umask: Mode::from_bits_truncate(umask),
+        })
+    }
 
-impl Interrupter {
-    /// The call ends with EINTR, if it waits at this moment: to be repeated until it has ended.
-    pub fn interrupt(&self) {
-        let thread = self.thread.load(Ordering::SeqCst);
-        if thread != 0 {
-            // SAFETY: three integers; a signal with a handler that does nothing, to a thread of this process or to nobody.
-            unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, INTERRUPT as libc::c_int) };
+    /// Whether user and groups are those of this process. One that is not root cannot take on others, and has a program of its own user.
+    fn is_us(&self) -> bool {
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        if !uid.is_root() {
+            return true;
         }
+        let mut groups: Vec<u32> =
+            nix::unistd::getgroups().unwrap_or_default().into_iter().map(nix::unistd::Gid::as_raw).collect();
+        groups.sort_unstable();
+        (uid.as_raw(), gid.as_raw()) == (self.uid, self.gid) && groups == self.groups
+    }
+
+    /// Whether its root directory is that of this process.
+    fn shares_root(&self) -> bool {
+        let root = |of: &str| std::fs::metadata(format!("/proc/{of}/root/")).map(|m| (m.dev(), m.ino()));
+        matches!((root("self"), root(&self.thread.to_string())), (Ok(ours), Ok(theirs)) if ours == theirs)
+    }
+
+    /// Runs `work` with its user and groups.
+    fn with_rights<T: Send>(&self, work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
+        if self.is_us() {
+            return work();
+        }
+        elsewhere(|| {
+            self.take_on_rights()?;
+            work()
+        })
+    }
+
+    /// Runs `work` also with its root and working directory and its umask. EACCES when it has another root directory and this process may
+    /// not go there.
+    fn with_view<T: Send>(&self, work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
+        elsewhere(|| {
+            let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let cwd = open(format!("/proc/{}/cwd", self.thread).as_str(), directory, Mode::empty())?;
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
+            if !self.shares_root() {
+                let entered = nix::unistd::chroot(format!("/proc/{}/root", self.thread).as_str());
+                entered.map_err(|_| Errno::EACCES)?;
+            }
+            nix::unistd::fchdir(&cwd)?;
+            nix::sys::stat::umask(self.umask);
+            if !self.is_us() {
+                self.take_on_rights()?;
+            }
+            work()
+        })
+    }
+
+    /// Of the calling thread alone, for good.
+    fn take_on_rights(&self) -> Result<(), Errno> {
+        let (uid, gid) = (self.uid as libc::c_ulong, self.gid as libc::c_ulong);
+        // SAFETY: setgroups reads as many ids as the length says; the others take integers. The system calls, unlike the functions of
+        // the C library, change one thread: this one, which ends with its work.
+        unsafe {
+            Errno::result(libc::syscall(libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr()))?;
+            Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+            Errno::result(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+        }
+        // A change of user may make the process open to others of that user again (fs.suid_dumpable).
+        nix::sys::prctl::set_dumpable(false)
+    }
+
+    /// `/proc/self` and `/proc/thread-self` of its own, where a path begins with them: looked up here they would be ours.
+    fn own_proc(&self, path: &[u8]) -> Vec<u8> {
+        let process = format!("/proc/{}/", self.process);
+        let thread = format!("/proc/{}/task/{}/", self.process, self.thread);
+        let descriptors = format!("/proc/{}/fd/", self.process);
+        for (before, own) in [("/proc/self/", process), ("/proc/thread-self/", thread), ("/dev/fd/", descriptors)] {
+            if let Some(rest) = path.strip_prefix(before.as_bytes()) {
+                return [own.as_bytes(), rest].concat();
+            }
+        }
+        path.to_vec()
+    }
+
+    /// The file that `path` means to it, symbolic links followed, as a descriptor that only names the file (O_PATH).
+    ///
+    /// # Errors
+    /// As connect(2) of that path: ENOENT, EACCES, ENOTDIR, ELOOP and the like.
+    pub fn open_path(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let path = self.own_proc(path);
+        let work = || open(&path[..], OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+        if path.first() == Some(&b'/') && self.shares_root() { self.with_rights(work) } else { self.with_view(work) }
+    }
+
+    /// bind(2): `name` is the raw struct sockaddr_un. Gives what is at a path afterwards: the socket's file, unless somebody was
+    /// quicker to put another one there.
+    ///
+    /// # Errors
+    /// What bind(2) gives.
+    pub fn bind(&self, socket: &OwnedFd, name: &[u8]) -> Result<Option<OwnedFd>, Errno> {
+        if name.get(FAMILY).is_none_or(|b| *b == 0) {
+            return raw(socket, name, libc::bind).map(|()| None);
+        }
+        let path = path_in(name).to_vec();
+        self.with_view(move || {
+            raw(socket, name, libc::bind)?;
+            Ok(open(&path[..], OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()).ok())
+        })
+    }
+
+    /// connect(2) that does not wait longer than one timer tick (1 to 10 ms): EAGAIN then, also for a socket in blocking mode.
+    /// A path in `name` is looked up by this process.
+    ///
+    /// # Errors
+    /// What connect(2) gives.
+    pub fn connect(&self, socket: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+        /// One at a time: two could take each other's short time limit for the socket's own.
+        static ONE: Mutex<()> = Mutex::new(());
+        self.with_rights(|| {
+            if sock::is_nonblocking(socket.as_fd()).map_err(errno)? {
+                return raw(socket, name, libc::connect);
+            }
+            let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let short = sock::ShortTimeout::send(socket.as_fd()).map_err(errno)?;
+            let result = raw(socket, name, libc::connect);
+            short.restore().map_err(errno)?;
+            match result {
+                // A signal met the tick of waiting.
+                Err(Errno::EINTR) => Err(Errno::EAGAIN),
+                other => other,
+            }
+        })
+    }
+
+    /// sendmsg(2) to an address. A path in `name` is looked up by this process.
+    ///
+    /// # Errors
+    /// What sendmsg(2) gives.
+    pub fn send(&self, socket: &OwnedFd, name: &[u8], data: &[u8], control: &[u8], flags: i32) -> Result<usize, Errno> {
+        self.with_rights(|| send(socket.as_fd(), data, Destination::Raw(name), control, flags))
     }
 }
 
-/// The handler, without SA_RESTART.
-fn listen_for_interrupts() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    extern "C" fn nothing(_: libc::c_int) {}
-    ONCE.call_once(|| {
-        let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
-        // SAFETY: the handler does nothing.
-        let _ = unsafe { sigaction(INTERRUPT, &action) };
-    });
-}
-
-/// As [`act`], but it can be interrupted: EINTR then.
-pub fn act_until(
-    interrupter: &Interrupter,
-    thread: u32,
-    socket: &OwnedFd,
-    name: &[u8],
-    action: &Action,
-) -> Result<usize, Errno> {
-    listen_for_interrupts();
-    let work = || {
-        interrupter.thread.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
-        let result = act_here(thread, socket, name, action);
-        interrupter.thread.store(0, Ordering::SeqCst);
-        result
-    };
+/// On a thread that ends with the work.
+fn elsewhere<T: Send>(work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
     std::thread::scope(|scope| scope.spawn(work).join().unwrap_or(Err(Errno::EIO)))
 }
 
-/// Makes the call on `socket` as thread `thread` of the program would; blocks while the call blocks.
-/// `name` is the raw struct sockaddr_un as the program gave it. EACCES when the caller has changed its root directory.
-pub fn act(thread: u32, socket: &OwnedFd, name: &[u8], action: &Action) -> Result<usize, Errno> {
-    std::thread::scope(|scope| scope.spawn(|| act_here(thread, socket, name, action)).join().unwrap_or(Err(Errno::EIO)))
+fn errno(e: std::io::Error) -> Errno {
+    Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))
 }
 
-fn act_here(thread: u32, socket: &OwnedFd, name: &[u8], action: &Action) -> Result<usize, Errno> {
-    // A name that begins with a NUL is abstract: no directory, no umask.
-    if name.get(2).is_some_and(|b| *b != 0) {
-        let root = |of: &str| std::fs::metadata(format!("/proc/{of}/root/")).map(|m| (m.dev(), m.ino()));
-        match (root("self"), root(&thread.to_string())) {
-            (Ok(ours), Ok(theirs)) if ours == theirs => {}
-            _ => return Err(Errno::EACCES),
-        }
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
-        nix::unistd::chdir(format!("/proc/{thread}/cwd").as_str())?;
-        nix::sys::stat::umask(umask_of(thread).ok_or(Errno::ESRCH)?);
-    }
-    match action {
-        Action::Bind => raw(socket, name, libc::bind),
-        Action::Connect => raw(socket, name, libc::connect),
-        Action::Send(data, control, flags) => {
-            send(std::os::fd::AsFd::as_fd(socket), data, Destination::Raw(name), control, *flags)
-        }
-    }
+/// The path in a struct sockaddr_un: up to a NUL, or to its end (unix(7)).
+pub fn path_in(name: &[u8]) -> &[u8] {
+    let bytes = name.get(FAMILY..).unwrap_or_default();
+    &bytes[..bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len())]
+}
+
+/// A struct sockaddr_un for what a descriptor of this process names: whoever holds it decided about that very file.
+pub fn name_of_file(file: &OwnedFd) -> Vec<u8> {
+    let path = format!("/proc/self/fd/{}\0", file.as_raw_fd());
+    [&(libc::AF_UNIX as libc::sa_family_t).to_ne_bytes(), path.as_bytes()].concat()
 }
 
 type AddressCall = unsafe extern "C" fn(libc::c_int, *const libc::sockaddr, libc::socklen_t) -> libc::c_int;
 
-fn raw(socket: &OwnedFd, name: &[u8], call: AddressCall) -> Result<usize, Errno> {
+fn raw(socket: &OwnedFd, name: &[u8], call: AddressCall) -> Result<(), Errno> {
     let mut storage = [0u64; 16];
     let room = size_of_val(&storage);
     let length = name.len().min(room);
@@ -113,32 +222,90 @@ fn raw(socket: &OwnedFd, name: &[u8], call: AddressCall) -> Result<usize, Errno>
     }
     // SAFETY: bind and connect read `length` bytes of `storage`, which is aligned and at least as long.
     let r = unsafe { call(socket.as_raw_fd(), storage.as_ptr().cast(), length as libc::socklen_t) };
-    if r < 0 { Err(Errno::last()) } else { Ok(0) }
-}
-
-/// The line "Umask:" of /proc/TID/status (proc(5)).
-fn umask_of(thread: u32) -> Option<Mode> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    let text = status.lines().find_map(|l| l.strip_prefix("Umask:"))?.trim();
-    Some(Mode::from_bits_truncate(libc::mode_t::from_str_radix(text, 8).ok()?))
+    Errno::result(r).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockname, socket};
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, getsockname, listen, socket};
+
+    fn stream() -> OwnedFd {
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap()
+    }
+
+    fn name(path: &str) -> Vec<u8> {
+        [&(libc::AF_UNIX as u16).to_ne_bytes(), path.as_bytes()].concat()
+    }
+
+    fn me() -> Caller {
+        Caller::of(nix::unistd::gettid().as_raw() as u32).unwrap()
+    }
 
     #[test]
     fn a_relative_name_stays_relative() {
-        let s = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+        let s = stream();
         let file = format!("sandbox-unix-test-{}.sock", std::process::id());
-        let mut name = (libc::AF_UNIX as u16).to_ne_bytes().to_vec();
-        name.extend_from_slice(file.as_bytes());
-        let me = nix::unistd::gettid().as_raw() as u32;
-        assert_eq!(act(me, &s, &name, &Action::Bind), Ok(0));
+        let at = me().bind(&s, &name(&file)).unwrap().unwrap();
         let bound: nix::sys::socket::UnixAddr = getsockname(s.as_raw_fd()).unwrap();
         assert_eq!(bound.path().unwrap().to_str().unwrap(), file);
+        let again = me().open_path(file.as_bytes()).unwrap();
+        let inode = |fd: &OwnedFd| nix::sys::stat::fstat(fd).unwrap().st_ino;
+        assert_eq!(inode(&at), inode(&again));
+        let by_proc = me().open_path(format!("/proc/self/cwd/{file}").as_bytes()).unwrap();
+        assert_eq!(inode(&at), inode(&by_proc));
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(act(me, &s, &name, &Action::Bind), Err(Errno::EINVAL));
+        assert_eq!(me().open_path(file.as_bytes()).unwrap_err(), Errno::ENOENT);
+        assert_eq!(me().bind(&s, &name(&file)).unwrap_err(), Errno::EINVAL);
+    }
+
+    #[test]
+    fn a_full_listener_is_not_waited_for() {
+        let s = stream();
+        let abstract_name = name(&format!("\0sandbox-unix-full-{}", std::process::id()));
+        me().bind(&s, &abstract_name).unwrap();
+        listen(&s, Backlog::new(0).unwrap()).unwrap();
+        let clients: Vec<OwnedFd> = (0..4).map(|_| stream()).collect();
+        let results: Vec<_> = clients.iter().map(|c| me().connect(c, &abstract_name)).collect();
+        assert_eq!((results[0], results[3]), (Ok(()), Err(Errno::EAGAIN)));
+        let limit = nix::sys::socket::getsockopt(&clients[3], nix::sys::socket::sockopt::SendTimeout).unwrap();
+        assert_eq!(limit, nix::sys::time::TimeVal::new(0, 0));
+    }
+
+    #[test]
+    fn who_a_thread_is() {
+        let status = "Name:\tx\nUmask:\t0027\nTgid:\t7\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t30 10 \n";
+        let caller = Caller::read(9, status).unwrap();
+        assert_eq!((caller.process, caller.uid, caller.gid), (7, 2, 6));
+        assert_eq!((&caller.groups[..], caller.umask.bits()), (&[10, 30][..], 0o027));
+        assert_eq!(Caller::read(9, "Name:\tx\n"), None);
+        assert_eq!(caller.own_proc(b"/proc/self/fd/3/x"), b"/proc/7/fd/3/x");
+        assert_eq!(caller.own_proc(b"/proc/thread-self/cwd/x"), b"/proc/7/task/9/cwd/x");
+        assert_eq!(caller.own_proc(b"/dev/fd/3"), b"/proc/7/fd/3");
+        assert_eq!(caller.own_proc(b"/proc/selfish"), b"/proc/selfish");
+    }
+
+    #[test]
+    fn rights_are_taken_on() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let nobody = Caller { uid: 65534, gid: 65534, groups: vec![65534], ..me() };
+        let ids = nobody.with_rights(|| {
+            // SAFETY: they cannot fail.
+            Ok(unsafe { (libc::syscall(libc::SYS_geteuid), libc::syscall(libc::SYS_getegid)) })
+        });
+        assert_eq!(ids, Ok((65534, 65534)));
+        assert!(nix::unistd::geteuid().is_root());
+        let secret = std::env::temp_dir().join(format!("sandbox-unix-rights-{}", std::process::id()));
+        std::fs::create_dir(&secret).unwrap();
+        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let path = secret.join("x");
+        std::fs::write(&path, "").unwrap();
+        let path = path.to_str().unwrap().as_bytes();
+        assert_eq!(nobody.open_path(path).unwrap_err(), Errno::EACCES);
+        assert!(me().open_path(path).is_ok());
+        std::fs::remove_dir_all(&secret).unwrap();
     }
 }

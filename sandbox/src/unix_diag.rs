@@ -8,8 +8,10 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 // linux/sock_diag.h and linux/unix_diag.h.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const UDIAG_SHOW_NAME: u32 = 0x1;
 const UDIAG_SHOW_VFS: u32 = 0x2;
 const UDIAG_SHOW_PEER: u32 = 0x4;
+const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_VFS: u16 = 1;
 const UNIX_DIAG_PEER: u16 = 2;
 /// sizeof(struct nlmsghdr), struct unix_diag_req and struct unix_diag_msg; an attribute begins with its length and type.
@@ -23,10 +25,63 @@ const ATTRIBUTE: usize = 4;
 /// # Errors
 /// ENOTCONN where there is none, ENOENT where the kernel does not tell (CONFIG_UNIX_DIAG); what netlink(7) gives.
 pub fn peer_inode(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    peer_inode_by(&question()?, fd)
+}
+
+/// Whether `fd`, an AF_UNIX socket of this network namespace, is bound to the file with this device and inode.
+///
+/// # Errors
+/// ENOENT where the kernel does not tell (CONFIG_UNIX_DIAG); what netlink(7) gives.
+pub fn is_bound_to(fd: BorrowedFd<'_>, device: u64, inode: u64) -> Result<bool, Errno> {
+    let asked = question()?;
+    ask(&asked, libc::NLM_F_REQUEST, nix::sys::stat::fstat(fd)?.st_ino as u32, UDIAG_SHOW_VFS)?;
+    let mut answer = [0u8; 1024];
+    let length = socket::recv(asked.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    match peer_in(&answer[..length]) {
+        Ok(_) | Err(Errno::ENOTCONN) => {
+            Ok(attribute(&answer[..length], UNIX_DIAG_VFS) == Some(&file(device, inode)[..]))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The name (sun_path) that the socket with this file was bound by; None when no socket of this network namespace has it.
+///
+/// # Errors
+/// ENOENT where the kernel does not tell (CONFIG_UNIX_DIAG); what netlink(7) gives.
+pub fn name_of_file(device: u64, inode: u64) -> Result<Option<Vec<u8>>, Errno> {
+    let wanted = file(device, inode);
+    let mut found = None;
+    all(&question()?, UDIAG_SHOW_VFS | UDIAG_SHOW_NAME, |message| {
+        if attribute(message, UNIX_DIAG_VFS) == Some(&wanted[..]) {
+            found = attribute(message, UNIX_DIAG_NAME).map(<[u8]>::to_vec);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Whether a socket of this network namespace has an abstract name, which begins with its NUL.
+///
+/// # Errors
+/// ENOENT where the kernel does not tell (CONFIG_UNIX_DIAG); what netlink(7) gives.
+pub fn is_taken(name: &[u8]) -> Result<bool, Errno> {
+    with_name(&question()?, name).map(|found| found.is_some())
+}
+
+/// A socket that asks in this network namespace.
+fn question() -> Result<OwnedFd, Errno> {
     let asked =
         socket::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
     socket::setsockopt(&asked, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
-    peer_inode_by(&asked, fd)
+    Ok(asked)
+}
+
+/// A device and inode in the form of struct unix_diag_vfs: the kernel's own form of a device number has 12 bits and 20 bits.
+fn file(device: u64, inode: u64) -> [u8; 8] {
+    let mut both = [0; 8];
+    both[..4].copy_from_slice(&(inode as u32).to_ne_bytes());
+    both[4..].copy_from_slice(&(libc::major(device) << 20 | libc::minor(device)).to_ne_bytes());
+    both
 }
 
 /// As [`peer_inode`], in the network namespace of `asked`, a socket of NETLINK_SOCK_DIAG.
@@ -38,25 +93,31 @@ pub(crate) fn peer_inode_by(asked: &OwnedFd, fd: BorrowedFd<'_>) -> Result<u64, 
     peer_in(&answer[..length])
 }
 
-/// Whether there is a socket with this inode.
-pub(crate) fn exists(asked: &OwnedFd, inode: u64) -> Result<bool, Errno> {
-    ask(asked, libc::NLM_F_REQUEST, inode as u32, 0)?;
-    let mut answer = [0u8; 1024];
-    let length = socket::recv(asked.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    match peer_in(&answer[..length]) {
-        Ok(_) | Err(Errno::ENOTCONN) => Ok(true),
-        Err(Errno::ENOENT) => Ok(false),
-        Err(e) => Err(e),
-    }
+/// The socket that is bound to the file with this device and inode.
+pub(crate) fn with_file(asked: &OwnedFd, device: u64, inode: u64) -> Result<Option<u64>, Errno> {
+    with(asked, UDIAG_SHOW_VFS, UNIX_DIAG_VFS, &file(device, inode))
 }
 
-/// Whether a socket is bound to the file with this device and inode.
-pub(crate) fn has_file(asked: &OwnedFd, device: u64, inode: u64) -> Result<bool, Errno> {
-    ask(asked, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, 0, UDIAG_SHOW_VFS)?;
-    // The kernel's own form of a device number: 12 bits, 20 bits.
-    let device = (libc::major(device) << 20 | libc::minor(device)).to_ne_bytes();
-    let wanted = [(inode as u32).to_ne_bytes(), device].concat();
-    let mut found = false;
+/// The socket that is bound to an abstract name, which begins with its NUL.
+pub(crate) fn with_name(asked: &OwnedFd, name: &[u8]) -> Result<Option<u64>, Errno> {
+    with(asked, UDIAG_SHOW_NAME, UNIX_DIAG_NAME, name)
+}
+
+/// The inode of the first socket with this attribute.
+fn with(asked: &OwnedFd, show: u32, kind: u16, wanted: &[u8]) -> Result<Option<u64>, Errno> {
+    let mut found = None;
+    all(asked, show, |message| {
+        if found.is_none() && attribute(message, kind) == Some(wanted) {
+            let inode = message.get(HEADER + 4..HEADER + 8).and_then(|i| i.first_chunk::<4>());
+            found = inode.map(|inode| u64::from(u32::from_ne_bytes(*inode)));
+        }
+    })?;
+    Ok(found)
+}
+
+/// Looks at what is said of every socket.
+fn all(asked: &OwnedFd, show: u32, mut look: impl FnMut(&[u8])) -> Result<(), Errno> {
+    ask(asked, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, 0, show)?;
     let mut buffer = vec![0u8; 32 * 1024];
     loop {
         let length = socket::recv(asked.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
@@ -65,9 +126,9 @@ pub(crate) fn has_file(asked: &OwnedFd, device: u64, inode: u64) -> Result<bool,
             let whole = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
             let Some(message) = rest.get(..whole).filter(|m| m.len() >= HEADER) else { break };
             match i32::from(u16::from_ne_bytes([message[4], message[5]])) {
-                libc::NLMSG_DONE => return Ok(found),
+                libc::NLMSG_DONE => return Ok(()),
                 libc::NLMSG_ERROR => return Err(peer_in(message).err().unwrap_or(Errno::EIO)),
-                _ => found |= attribute(message, UNIX_DIAG_VFS).is_some_and(|vfs| vfs == wanted),
+                _ => look(message),
             }
             rest = rest.get(whole.next_multiple_of(4)..).unwrap_or_default();
         }
@@ -128,6 +189,13 @@ mod tests {
         let (receiver, sender) = (UnixDatagram::bind(&path).unwrap(), UnixDatagram::unbound().unwrap());
         assert_eq!(peer_inode(sender.as_fd()), Err(Errno::ENOTCONN));
         sender.connect(&path).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        let file = std::fs::metadata(&path).unwrap();
+        assert_eq!(is_bound_to(receiver.as_fd(), file.dev(), file.ino()), Ok(true));
+        assert_eq!(is_bound_to(receiver.as_fd(), file.dev(), file.ino() + 1), Ok(false));
+        assert_eq!(is_bound_to(sender.as_fd(), file.dev(), file.ino()), Ok(false));
+        let name = name_of_file(file.dev(), file.ino()).unwrap().unwrap();
+        assert_eq!(std::ffi::CStr::from_bytes_until_nul(&name).unwrap().to_str().ok(), path.to_str());
         std::fs::remove_file(&path).unwrap();
         let inode = nix::sys::stat::fstat(receiver.as_fd()).unwrap().st_ino;
         assert_eq!(peer_inode(sender.as_fd()), Ok(inode));

@@ -18,6 +18,7 @@ use crate::doorbell;
 use crate::names::is_reachable;
 use crate::supervisor::Supervisor;
 use crate::table::{Bound, Expected, Socket, State};
+use crate::unix;
 
 /// listen(2).
 pub fn listen(mut call: Call) {
@@ -40,6 +41,7 @@ pub fn listen(mut call: Call) {
         let backlog = nix::sys::socket::Backlog::new(backlog.clamp(-1, 4096)).map_err(|_| Errno::EINVAL)?;
         nix::sys::socket::listen(&target.fd, backlog)?;
         if proto != Some(Proto::Tcp) {
+            unix::listens(&call, &target);
             return Ok(None);
         }
         let mut table = supervisor.table.lock();

@@ -25,6 +25,10 @@ pub const ROOM: usize = 8192;
 pub struct Lent {
     ttl: bool,
     tos: bool,
+    /// The program set IPV6_RECVERR.
+    pub asks_for_errors: bool,
+    /// IP_RECVERR is set for it.
+    errors: bool,
 }
 
 /// What the program wants to hear of each datagram on an AF_INET6 socket.
@@ -53,6 +57,46 @@ pub fn wanted(supervisor: &Supervisor, target: &Target) -> Result<Option<Wanted>
         }
     }
     Ok(Some(Wanted { hop_limit, traffic_class, lent: *lent }))
+}
+
+/// IPV6_RECVERR was set, or taken back.
+pub fn ask_for_errors(supervisor: &Supervisor, target: &Target, asks: bool) -> Result<(), Errno> {
+    let peer = {
+        let mut table = supervisor.table.lock();
+        let Some(socket) = table.get_mut(target.cookie).filter(|s| s.v6) else { return Ok(()) };
+        let datagram = socket.datagram.get_or_insert_default();
+        datagram.lent.asks_for_errors = asks;
+        datagram.connected
+    };
+    lend_errors(supervisor, target, peer.as_ref())
+}
+
+/// Before something is sent to `peer`: its ICMP messages are IPv4's here, and the kernel keeps them only for who set IP_RECVERR. Who set
+/// only IPV6_RECVERR hears of IPv6 peers, and not of v4-mapped ones.
+pub fn lend_errors(supervisor: &Supervisor, target: &Target, peer: Option<&SocketAddr>) -> Result<(), Errno> {
+    let mut table = supervisor.table.lock();
+    let Some(datagram) = table.get_mut(target.cookie).filter(|s| s.v6).and_then(|s| s.datagram.as_mut()) else {
+        return Ok(());
+    };
+    let lent = &mut datagram.lent;
+    let wanted = lent.asks_for_errors && peer.is_some_and(|peer| peer.ip().to_canonical().is_ipv6());
+    let (level, name) = (libc::IPPROTO_IP, libc::IP_RECVERR);
+    let is_own = || sock::option(target.as_fd(), level, name).is_ok_and(|on| on != 0);
+    if wanted == lent.errors || wanted && is_own() {
+        return Ok(());
+    }
+    lent.errors = wanted;
+    sock::set_option(target.as_fd(), level, name, wanted.into()).map_err(errno)
+}
+
+/// Whether the program wants to hear what becomes of datagrams to `peer`.
+pub fn hears_errors(supervisor: &Supervisor, target: &Target, peer: &SocketAddr) -> bool {
+    let asks = || {
+        let table = supervisor.table.lock();
+        let datagram = table.get(target.cookie).and_then(|s| s.datagram.as_ref());
+        datagram.is_some_and(|d| d.lent.asks_for_errors) && peer.ip().to_canonical().is_ipv6()
+    };
+    asks() || sock::option(target.as_fd(), libc::IPPROTO_IP, libc::IP_RECVERR).is_ok_and(|on| on != 0)
 }
 
 /// One control message of a datagram that the program sends, as the kernel is to have it: None where it says something of a path
@@ -239,13 +283,55 @@ fn name_arrival(m: &mut Control, local: SocketAddr) {
 
 /// Who sent the ICMP message behind an error (struct sock_extended_err, then SO_EE_OFFENDER; ip(7)): the peer itself.
 fn name_offender(m: &mut Control, peer: IpAddr) {
+    /// struct sockaddr_in and struct sockaddr_in6 have their addresses behind the port, the latter behind the flow label as well.
     const OFFENDER: usize = 16 + 4;
-    if let (libc::IPPROTO_IP, libc::IP_RECVERR, IpAddr::V4(ip)) = (m.level, m.kind, peer.to_canonical())
-        && m.data.len() >= OFFENDER + 4
-        && m.data[OFFENDER..OFFENDER + 4] != [0; 4]
-    {
-        m.data[OFFENDER..OFFENDER + 4].copy_from_slice(&ip.octets());
+    const OFFENDER6: usize = 16 + 8;
+    match (m.level, m.kind, peer.to_canonical()) {
+        (libc::IPPROTO_IP, libc::IP_RECVERR, IpAddr::V4(ip))
+            if m.data.len() >= OFFENDER + 4 && m.data[OFFENDER..OFFENDER + 4] != [0; 4] =>
+        {
+            m.data[OFFENDER..OFFENDER + 4].copy_from_slice(&ip.octets());
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, ip)
+            if m.data.len() >= OFFENDER6 + 16 && m.data[OFFENDER6..OFFENDER6 + 16] != [0; 16] =>
+        {
+            let seen = match ip {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                IpAddr::V6(v6) => v6,
+            };
+            m.data[OFFENDER6..OFFENDER6 + 16].copy_from_slice(&seen.octets());
+            if ip.is_ipv6() {
+                as_icmp6(&mut m.data);
+            }
+        }
+        _ => {}
     }
+}
+
+/// A struct sock_extended_err of ICMP as one of ICMPv6 (RFC 7915, section 4.2): errno, then origin, type and code.
+fn as_icmp6(error: &mut [u8]) {
+    // linux/errqueue.h, linux/icmp.h, linux/icmpv6.h.
+    const ORIGIN_ICMP: u8 = 2;
+    const ORIGIN_ICMP6: u8 = 3;
+    const UNREACHABLE: u8 = 3;
+    const TIME_EXCEEDED: u8 = 11;
+    let [origin, kind, code] = [error[4], error[5], error[6]];
+    if origin != ORIGIN_ICMP {
+        return;
+    }
+    let (kind, code) = match (kind, code) {
+        // Port unreachable.
+        (UNREACHABLE, 3) => (1, 4),
+        // The packet was too big.
+        (UNREACHABLE, 4) => (2, 0),
+        // Prohibited.
+        (UNREACHABLE, 9 | 10 | 13) => (1, 1),
+        (UNREACHABLE, 1) => (1, 3),
+        (UNREACHABLE, _) => (1, 0),
+        (TIME_EXCEEDED, code) => (3, code),
+        other => other,
+    };
+    error[4..7].copy_from_slice(&[ORIGIN_ICMP6, kind, code]);
 }
 
 /// TTL and TOS of what came over an AF_INET6 socket as a datagram of IPv6, or of IPv4, has them; false: the program did not ask.
@@ -273,6 +359,27 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_ipv4_come_as_those_of_ipv6() {
+        let error = |kind, code| {
+            let mut data = vec![0; 16 + 28];
+            data[4..7].copy_from_slice(&[2, kind, code]);
+            data[16 + 8..16 + 24].copy_from_slice(&std::net::Ipv4Addr::new(127, 64, 1, 1).to_ipv6_mapped().octets());
+            Control { level: libc::IPPROTO_IPV6, kind: libc::IPV6_RECVERR, data }
+        };
+        let peer: IpAddr = "2001:2::1".parse().unwrap();
+        for (v4, v6) in [((3, 3), [3, 1, 4]), ((3, 1), [3, 1, 3]), ((3, 13), [3, 1, 1]), ((11, 0), [3, 3, 0])] {
+            let mut m = error(v4.0, v4.1);
+            name_offender(&mut m, peer);
+            assert_eq!(m.data[4..7], v6);
+            assert_eq!(m.data[24..40], "2001:2::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        }
+        // A v4-mapped peer's stay what they are.
+        let mut m = error(3, 3);
+        name_offender(&mut m, "::ffff:198.18.0.1".parse().unwrap());
+        assert_eq!((m.data[4], m.data[38], m.data[39]), (2, 0, 1));
+    }
+
+    #[test]
     fn hop_limit_and_traffic_class_go_as_ttl_and_tos() {
         let hop = |value| outgoing(int(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, value), true);
         assert_eq!(hop(7), Ok(Some(int(libc::IPPROTO_IP, libc::IP_TTL, 7))));
@@ -287,7 +394,8 @@ mod tests {
 
     #[test]
     fn ttl_and_tos_come_as_the_program_asked() {
-        let lent = Wanted { hop_limit: true, traffic_class: true, lent: Lent { ttl: true, tos: true } };
+        let lent =
+            Wanted { hop_limit: true, traffic_class: true, lent: Lent { ttl: true, tos: true, ..Lent::default() } };
         let mut tos = Control { level: libc::IPPROTO_IP, kind: libc::IP_TOS, data: vec![9] };
         assert!(!as_asked(&mut tos.clone(), &lent, false));
         assert!(as_asked(&mut tos, &lent, true));

@@ -20,6 +20,10 @@ pub struct Call {
     pub supervisor: Arc<Supervisor>,
     /// Bytes, or messages, that are done already: what an interrupted call returns if it is not 0.
     pub partial: i64,
+    /// A connect() that is a part of this call must not wait (MSG_DONTWAIT), whatever the mode of the socket.
+    pub dont_wait: bool,
+    /// What comes after that connect().
+    then: Option<Box<dyn FnOnce(Call) + Send + Sync>>,
     trace: Option<Box<Trace>>,
 }
 
@@ -57,7 +61,7 @@ impl Call {
             .options
             .trace
             .then(|| Box::new(Trace { started: Instant::now(), text: String::new(), rule: String::new() }));
-        Call { n, supervisor, partial: 0, trace }
+        Call { n, supervisor, partial: 0, dont_wait: false, then: None, trace }
     }
 
     pub fn argument(&self, i: usize) -> u64 {
@@ -105,8 +109,16 @@ impl Call {
         Ok((Target { fd, cookie }, read))
     }
 
-    /// Answers the call.
-    pub fn finish(self, result: Result<i64, Errno>) {
+    /// What is to be done instead of answering, when the next stage of this call has succeeded.
+    pub fn then(&mut self, next: impl FnOnce(Call) + Send + Sync + 'static) {
+        self.then = Some(Box::new(next));
+    }
+
+    /// Answers the call, or goes on with its next stage.
+    pub fn finish(mut self, result: Result<i64, Errno>) {
+        if let (Ok(_), Some(next)) = (result, self.then.take()) {
+            return next(self);
+        }
         self.print(|| match result {
             Ok(v) => v.to_string(),
             Err(e) => format!("-1 {e:?}"),

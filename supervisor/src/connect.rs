@@ -78,9 +78,9 @@ pub fn destination(address: &Address, v6: bool, v6only: bool) -> Result<SocketAd
 }
 
 /// connect(2) of a TCP socket; `fresh`: nothing has been done with it yet.
-fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: bool) {
+pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: bool) {
     let supervisor = call.supervisor.clone();
-    let nonblocking = sock::is_nonblocking(target.as_fd()).unwrap_or(false);
+    let nonblocking = call.dont_wait || sock::is_nonblocking(target.as_fd()).unwrap_or(false);
     if matches!(address, Address::Unspecified(_)) {
         let result = disconnect(&supervisor, &target);
         drop(target);
@@ -295,7 +295,7 @@ fn set_idle(supervisor: &Supervisor, cookie: Cookie) {
 fn connect_near(call: Call, target: Target, ends: Ends, to: SocketAddrV4, nonblocking: bool) {
     let supervisor = call.supervisor.clone();
     set_connected(&supervisor, target.cookie, ends, None);
-    match sock::connect_known(target.as_fd(), &ends.physical(to), nonblocking) {
+    match sock::connect_known(target.as_fd(), &ends.physical(to), nonblocking && !call.dont_wait) {
         Ok(progress) => {
             if nonblocking {
                 drop(target);

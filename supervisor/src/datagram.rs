@@ -258,6 +258,9 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         }
         (None, Some(Way::Refused(_)) | None) => supervisor.nobody.address(Proto::Udp),
     };
+    if v6 {
+        ancillary::lend_errors(&supervisor, target, Some(&peer))?;
+    }
     sock::connect_nowait(target.as_fd(), &physical(v6, to)).map_err(errno)?;
     if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
         datagram_of(s).connected = Some(peer);
@@ -324,10 +327,10 @@ pub fn send(
     /// The largest UDP payload over IPv4.
     const LARGEST: usize = 65507;
     let supervisor = call.supervisor.clone();
-    let (v6, v6only, bound) = {
+    let (v6, v6only, bound, hears) = {
         let table = supervisor.table.lock();
         let s = table.get(target.cookie).ok_or(Errno::EBADF)?;
-        (s.v6, s.v6only, s.bound)
+        (s.v6, s.v6only, s.bound, s.datagram.as_ref().is_some_and(|d| d.lent.asks_for_errors))
     };
     let to = match address {
         // AF_UNSPEC with an address is an old form of AF_INET (udp_sendmsg); on IPv6 it means "where it is connected".
@@ -358,20 +361,31 @@ pub fn send(
         return Err(Errno::EMSGSIZE);
     }
     let bound = bound.map_or_else(|| supervisor.ensure_bound(target), Ok)?;
+    if hears {
+        ancillary::lend_errors(&supervisor, target, Some(&to))?;
+    }
+    // Nobody of this run is there: natively the datagram is sent and lost, and who wants to hear of that does.
+    let lost = || {
+        if ancillary::hears_errors(&supervisor, target, &to) {
+            let nobody = supervisor.nobody.address(Proto::Udp);
+            if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
+                datagram_of(s).by_physical.insert(nobody, canonical(to));
+            }
+            return message::send(target.as_fd(), data, inet(v6, nobody), control, flags);
+        }
+        Ok(data.len())
+    };
     if let Some(sent) = send_known(&supervisor, target, v6, &to, data, control, flags)? {
         return Ok(sent);
     }
     match supervisor.way(call, Proto::Udp, to) {
-        // Nobody of this run is there: natively the datagram is sent and lost.
-        Way::Refused(Errno::ECONNREFUSED) if supervisor.is_own(to.ip()) => Ok(data.len()),
+        Way::Refused(Errno::ECONNREFUSED) if supervisor.is_own(to.ip()) => lost(),
         Way::Refused(e) => Err(e),
         Way::Resolver => {
             note_peer(&supervisor, target.cookie, to, supervisor.resolver, None);
             message::send(target.as_fd(), data, inet(v6, supervisor.resolver), control, flags)
         }
-        Way::Own(_, b) if !sandbox::diag::is_bound(b.physical, bound.physical, false).unwrap_or(false) => {
-            Ok(data.len())
-        }
+        Way::Own(_, b) if !sandbox::diag::is_bound(b.physical, bound.physical, false).unwrap_or(false) => lost(),
         Way::Own(other, b) => {
             note_own(&supervisor, target.cookie, other, &to, b.physical);
             message::send(target.as_fd(), data, inet(v6, b.physical), control, flags)

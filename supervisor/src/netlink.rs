@@ -92,6 +92,14 @@ pub fn socket(mut call: Call) {
     let (family, kind, protocol) = (call.int(0), call.int(1), call.int(2));
     call.note(|| format!("socket({family}, {kind:#x}, {protocol})"));
     let supervisor = call.supervisor.clone();
+    if let policy::LocalDecision::Refuse { rule, advice } = supervisor.policy.netlink() {
+        supervisor.sessions.say_once("netlink", || {
+            format!(
+                "the program asked for a socket of AF_NETLINK (interfaces and routes), and {rule} refuses it; {advice}"
+            )
+        });
+        return call.finish(Err(Errno::EACCES));
+    }
     let made = match (kind & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK), protocol) {
         (libc::SOCK_RAW, libc::NETLINK_ROUTE) => Ok(SockType::Raw),
         (libc::SOCK_DGRAM, libc::NETLINK_ROUTE) => Ok(SockType::Datagram),

@@ -1,4 +1,4 @@
-//! The socket options that the table answers: SO_ERROR and IPV6_V6ONLY.
+//! The socket options that the supervisor answers: SO_ERROR, IPV6_V6ONLY, IPV6_RECVERR, SO_PEERCRED and SO_PEERPIDFD.
 
 use std::os::fd::AsFd;
 
@@ -7,13 +7,17 @@ use nix::libc;
 use sandbox::sock;
 
 use crate::call::{Call, Target, errno};
+use crate::{ancillary, unix};
 
-/// getsockopt(2) of SO_ERROR and IPV6_V6ONLY.
+/// getsockopt(2) of these.
 pub fn get(mut call: Call) {
     let (number, level, name) = (call.int(0), call.int(1), call.int(2));
     call.note(|| format!("getsockopt({number}, {level}, {name})"));
     let result = (|| {
         let target = call.target(number)?;
+        if level == libc::SOL_SOCKET && name != libc::SO_ERROR {
+            return unix::get_credentials(&call, &target, name);
+        }
         if level != libc::SOL_SOCKET {
             let value = i32::from(v6only(&call, &target)?);
             // Lengths are compared without their sign there, and the length is written first (do_ipv6_getsockopt).
@@ -57,8 +61,36 @@ fn truncated(value: i32, given: usize) -> (Vec<u8>, u32) {
     (value.to_ne_bytes()[..n].to_vec(), n as u32)
 }
 
-/// setsockopt(2) of IPV6_V6ONLY: kept in the table, for the kernel's socket is always dual-stack.
-pub fn set(mut call: Call) {
+/// setsockopt(2) of IPV6_V6ONLY and IPV6_RECVERR.
+pub fn set(call: Call) {
+    if call.int(2) == libc::IPV6_RECVERR { set_receive_errors(call) } else { set_v6only(call) }
+}
+
+/// The kernel's own option, and what of IPv4 stands in for it.
+fn set_receive_errors(mut call: Call) {
+    let (number, level, name) = (call.int(0), call.int(1), call.int(2));
+    call.note(|| format!("setsockopt({number}, {level}, {name})"));
+    let result = (|| {
+        let target = call.target(number)?;
+        let kind = call.supervisor.known(&target)?;
+        let value = match call.int(4) {
+            ..0 => return Err(Errno::EINVAL),
+            // No pointer at all is 0 (do_ipv6_setsockopt).
+            4.. if call.argument(3) != 0 => call.n.read_u32(call.argument(3))?,
+            0..4 => return Err(Errno::EINVAL),
+            _ => 0,
+        };
+        sock::set_option(target.as_fd(), level, name, value as i32).map_err(errno)?;
+        if kind == Some(sipcore::agent::Proto::Udp) {
+            ancillary::ask_for_errors(&call.supervisor, &target, value != 0)?;
+        }
+        Ok(0)
+    })();
+    call.finish(result);
+}
+
+/// IPV6_V6ONLY: kept in the table, for the kernel's socket is always dual-stack.
+fn set_v6only(mut call: Call) {
     let (number, level, name) = (call.int(0), call.int(1), call.int(2));
     call.note(|| format!("setsockopt({number}, {level}, {name})"));
     let result = (|| {

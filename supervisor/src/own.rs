@@ -29,10 +29,11 @@ use crate::names::is_reachable;
 use crate::sessions::Callee;
 use crate::supervisor::{Supervisor, Way, policy_proto};
 use crate::table::Cookie;
-use crate::{dns, receive, send, unix};
+use crate::{dns, netlink, receive, send, unix};
 
 pub use datagram::{send, send_datagram};
 pub use inbound::{accept_direct, find};
+pub use stream::connect as connect_stream;
 
 /// Places of peers that are kept for the next connect to them.
 const LOTS: usize = 256;
@@ -119,16 +120,6 @@ impl Network {
             }
         }
         shown
-    }
-
-    /// Whether an AF_UNIX datagram socket of the program's network is connected to another one of it.
-    pub fn has_peer_of(&self, fd: std::os::fd::BorrowedFd<'_>) -> bool {
-        self.inspector().unix_peer(fd).and_then(|inode| self.inspector().has_unix(inode)).unwrap_or(false)
-    }
-
-    /// An AF_UNIX datagram socket of the supervisor's in the program's network, where the abstract names of the program are.
-    pub fn unix_datagram(&self) -> std::io::Result<OwnedFd> {
-        self.networks.socket(Net::Program, libc::AF_UNIX, libc::SOCK_DGRAM, 0)
     }
 
     /// Follows the death of the program's sockets, from the first one that something is kept of.
@@ -373,6 +364,7 @@ pub fn handle(network: &Arc<Network>, call: Call) {
         libc::SYS_connect => connect(network, call),
         libc::SYS_listen => listen(network, call),
         libc::SYS_bind => bind(network, call),
+        libc::SYS_socket => netlink::socket(call),
         libc::SYS_sendto => send::sendto(call),
         libc::SYS_sendmsg => send::sendmsg(call),
         libc::SYS_sendmmsg => send::sendmmsg(call),
@@ -453,6 +445,7 @@ fn listen(network: &Arc<Network>, mut call: Call) {
         }
         let backlog = nix::sys::socket::Backlog::new(backlog.clamp(-1, 4096)).map_err(|_| Errno::EINVAL)?;
         nix::sys::socket::listen(&target.fd, backlog)?;
+        unix::listens(&call, &target);
         let local = (proto_of(&target) == Some(Proto::Tcp)).then(|| sock::local_addr(target.as_fd()).ok());
         network.note_open(&supervisor);
         Ok(local.flatten())

@@ -29,6 +29,7 @@ use crate::own::Network;
 use crate::published::{self, Published};
 use crate::sessions::Sessions;
 use crate::supervisor::{Options, Supervisor};
+use crate::unix::Unix;
 use crate::{cli, datagram, dns, hub, inherited, ladder, status};
 
 /// Exit statuses, as shells and env(1) have them.
@@ -67,7 +68,10 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     let flows = flows(&policy).map_err(|e| (BAD_POLICY, e))?;
     let internal = |e: &dyn std::fmt::Display| (FAILED, e.to_string());
     let scope = match arguments.isolation {
-        cli::Isolation::Netns => Scope::Own { bind: policy.may_deny_bind() || policy.may_publish() },
+        cli::Isolation::Netns => Scope::Own {
+            bind: policy.may_deny_bind() || policy.may_publish(),
+            netlink: matches!(policy.netlink(), policy::LocalDecision::Refuse { .. }),
+        },
         // A relay costs more than a trapped call, and in a user namespace the files of others are nobody's: direct flows suit most.
         cli::Isolation::Auto | cli::Isolation::Seccomp => Scope::Here,
     };
@@ -96,7 +100,8 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     }
     let entrance = networks.as_ref().map(Networks::entrance);
     let arguments_of_it = command.collect();
-    let prepared = sandbox::child::prepare(program.clone(), arguments_of_it, &secrets(&policy), &filter, entrance)
+    let (secrets, reaches) = (secrets(&policy), policy.reaches_local_sockets());
+    let prepared = sandbox::child::prepare(program.clone(), arguments_of_it, &secrets, &filter, entrance, reaches)
         .map_err(|e| internal(&e))?;
     sandbox::child::shield().map_err(|e| internal(&e))?;
     let signals = signals().map_err(|e| internal(&e))?;
@@ -245,7 +250,7 @@ impl Run {
             nobody: Nobody::new(physical).map_err(|e| format!("no port on {physical}: {e}"))?,
             lot: sandbox::park::Lot::new(physical).map_err(|e| e.to_string())?,
             stub: Stub::new(stub_address),
-            unix_bound: Mutex::default(),
+            unix: Unix::default(),
             netlink: Netlink::new(Interfaces::new(own_v4, own_v6)),
             accepting: Mutex::default(),
             watcher: Watcher::start().map_err(|e| format!("no thread can be started: {e}"))?,

@@ -12,6 +12,7 @@ use sipcore::agent::Proto;
 use tokio::io::Interest;
 
 use crate::call::{Call, Target, errno};
+use crate::connect::connect_stream;
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, finish_send, prepare, wait, with_room,
 };
@@ -241,8 +242,9 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
 /// Sends one or several messages, waiting where the program would. `lengths` is where sendmmsg wants its msg_len.
 fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoing>, flags: i32, lengths: Option<u64>) {
     let stream = || sock::socket_type(target.as_fd()).is_ok_and(|t| t == libc::SOCK_STREAM);
-    if flags & libc::MSG_FASTOPEN != 0 && (kind == Some(Proto::Tcp) || call.supervisor.network.is_some() && stream()) {
-        return call.finish(Err(Errno::EOPNOTSUPP));
+    let is_tcp = || sock::socket_protocol(target.as_fd()).is_ok_and(|p| p == libc::IPPROTO_TCP);
+    if flags & libc::MSG_FASTOPEN != 0 && messages[0].address.is_some() && is_tcp() {
+        return fast_open(call, target, kind, messages, flags, lengths);
     }
     // Only a stream raises SIGPIPE.
     let datagram = kind == Some(Proto::Udp) || call.supervisor.network.is_some() && !stream();
@@ -286,6 +288,42 @@ fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoi
     }
 }
 
+/// MSG_FASTOPEN (tcp(7)): connect(2) and then send, as the kernel does it when it has no cookie of the peer's: a session comes before the
+/// first byte. Where it has to wait and may not, the connection is under way and nothing is sent.
+fn fast_open(
+    mut call: Call,
+    target: Target,
+    kind: Kind,
+    mut messages: Vec<Outgoing>,
+    flags: i32,
+    lengths: Option<u64>,
+) {
+    let address = match messages[0].address.clone() {
+        Some(address) if !matches!(address, Address::Unspecified(_)) && fast_open_is_on() => address,
+        _ => return call.finish(Err(Errno::EOPNOTSUPP)),
+    };
+    // Further ones would say EISCONN.
+    messages.truncate(1);
+    let cookie = target.cookie;
+    call.dont_wait = flags & libc::MSG_DONTWAIT != 0;
+    call.then(move |call| match call.target(call.int(0)) {
+        Ok(target) if target.cookie == cookie => {
+            send_all(call, target, kind, messages, flags & !libc::MSG_FASTOPEN, lengths);
+        }
+        other => call.finish(Err(other.err().unwrap_or(Errno::EBADF))),
+    });
+    match call.supervisor.network.clone() {
+        Some(network) => own::connect_stream(&network, call, target, &address),
+        None => connect_stream(call, target, &address, false),
+    }
+}
+
+/// Bit 0 of net.ipv4.tcp_fastopen: clients may.
+fn fast_open_is_on() -> bool {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").unwrap_or_default();
+    text.trim().parse().is_ok_and(|bits: u32| bits & 1 != 0)
+}
+
 /// One message, or the rest of it. EAGAIN when it would block.
 fn send_one(
     call: &mut Call,
@@ -310,7 +348,7 @@ fn send_one(
     match (kind, &m.address) {
         (Some(Proto::Udp), Some(address)) => datagram::send(call, target, address, &m.data, &control, now),
         (Some(Proto::Udp), None) => message::send(target.as_fd(), &m.data, Destination::Connected, &control, now),
-        (None, Some(Address::Unix(_))) => unix::send(call, target, &m.name, &m.data, control, now),
+        (None, Some(Address::Unix(_))) => unix::send(call, target, &m.name, &m.data, &control, now),
         (None, Some(_)) if call.supervisor.network.is_none() => Err(Errno::EINVAL),
         // A stream ignores the address.
         (Some(Proto::Tcp), _) | (None, _) => loop {

@@ -54,7 +54,7 @@ pub struct Supervisor {
     /// Catches the first datagrams of connected sockets whose session does not stand yet.
     pub stub: datagram::Stub,
     /// AF_UNIX sockets that this run bound.
-    pub unix_bound: Mutex<unix::Names>,
+    pub unix: unix::Unix,
     pub netlink: Netlink,
     /// Tells which sockets are gone.
     pub deaths: Deaths,

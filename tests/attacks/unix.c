@@ -195,6 +195,32 @@ static void status(void) {
     globfree(&found);
 }
 
-ATTACKS({"status", status}, {"passed", passed}, {"path-stream", path_stream}, {"path-datagram", path_datagram}, {"abstract-stream", abstract_stream},
+/* The policy allows what is in one directory: other sockets are moved, linked and pointed to there. */
+static void moved(void) {
+    char directory[200], at[300];
+    snprintf(directory, sizeof directory, "%s.open", env("T_KNOCK"));
+    mkdir(directory, 0777);
+    chmod(directory, 0777);
+    snprintf(at, sizeof at, "%s/x", directory);
+    static const int types[] = {SOCK_STREAM, SOCK_DGRAM};
+    for (int i = 0; i < 2; i++) {
+        const char *from = env(types[i] == SOCK_STREAM ? "T_UNIX" : "T_DGRAM");
+        unlink(at);
+        MUST(symlink(from, at));
+        talk(types[i], at, false);
+        unlink(at);
+        MUST(link(from, at));
+        talk(types[i], at, false);
+        unlink(at);
+        MUST(rename(from, at));
+        talk(types[i], at, false);
+        /* Its old name leads to it again. */
+        MUST(link(at, from));
+        talk(types[i], at, false);
+        unlink(at);
+    }
+}
+
+ATTACKS({"status", status}, {"moved", moved}, {"passed", passed}, {"path-stream", path_stream}, {"path-datagram", path_datagram}, {"abstract-stream", abstract_stream},
         {"abstract-datagram", abstract_datagram}, {"helper", helper}, {"other-names", other_names},
         {"symlink-race", symlink_race}, {"file-race", file_race}, {"datagram-race", datagram_race}, {"namesake", namesake})

@@ -450,6 +450,28 @@ CASE(error_queue, UDP) {
     show_error(fd);
 }
 
+CASE(error_queue_unconnected, UDP) {
+    struct address to = loopback(quiet_port());
+    int fd = fresh(), level = kind->family == AF_INET ? IPPROTO_IP : IPPROTO_IPV6, name = kind->family == AF_INET ? IP_RECVERR : IPV6_RECVERR;
+    R(set_int(fd, level, name, 1));
+    R(setsockopt(fd, level, name, &fd, 2));
+    OPTION(fd, level, name);
+    R(sendto(fd, "lost", 4, 0, &to, to.len));
+    show_poll_now(fd);
+    char in[16], control[256];
+    struct address from;
+    struct iovec v = {in, 16};
+    struct kmsg m = {.name = &from, .namelen = sizeof from.room, .iov = &v, .iovlen = 1, .control = control, .controllen = sizeof control};
+    show_data("data", in, R(recvmsg(fd, &m, MSG_ERRQUEUE)));
+    if (kind->bit != UDPM) show_message(&m);
+    R(set_int(fd, level, name, 0));
+    R(sendto(fd, "lost", 4, 0, &to, to.len));
+    R(recvmsg(fd, &m, MSG_ERRQUEUE));
+    R(setsockopt(fd, level, name, NULL, 4));
+    R(setsockopt(fd, level, name, 8, 4));
+    R(setsockopt(fd, level, name, &fd, -1));
+}
+
 CASE(blocked_then_sent, UDP | TCP) {
     int two[2];
     make_pair(two);

@@ -535,7 +535,51 @@ CASE(whole, TCP | UNIXS) {
 CASE(fast_open, TCP | MODES) {
     int l = listener(), c = fresh();
     struct address at = local_of(l);
+    char in[32];
     R(sendto(c, "early", 5, MSG_FASTOPEN, &at, at.len));
+    if (nonblocking) await(c, POLLOUT);
+    R(sendto(c, "again", 5, MSG_FASTOPEN, &at, at.len));
+    R(sendto(c, " late", 5, 0, &at, at.len));
+    int s = take(l);
+    await(s, POLLIN);
+    show_data("data", in, R(recv(s, in, sizeof in, MSG_DONTWAIT)));
+    show_names(c);
+}
+
+CASE(fast_open_by_messages, TCP) {
+    int l = listener();
+    struct address at = local_of(l);
+    struct iovec v[2] = {{"fir", 3}, {"st", 2}};
+    struct kmsg m = {.name = &at, .namelen = (int)at.len, .iov = v, .iovlen = 2};
+    struct kmmsg two[2] = {{.m = m}, {.m = m}};
+    char in[32];
+    int c = fresh();
+    R(sendmsg(c, &m, MSG_FASTOPEN));
+    int s = take(l);
+    show_data("data", in, R(recv(s, in, sizeof in, 0)));
+    c = fresh();
+    R(sendmmsg(c, two, 2, MSG_FASTOPEN));
+    say("lengths %u %u", two[0].len, two[1].len);
+    s = take(l);
+    show_data("data", in, R(recv(s, in, sizeof in, 0)));
+    c = fresh();
+    R(sendto(c, "x", 1, MSG_FASTOPEN | MSG_DONTWAIT, &at, at.len));
+    await(c, POLLOUT);
+    R(send(c, "x", 1, 0));
+}
+
+CASE(fast_open_to_nobody, TCP | MODES) {
+    struct address at = loopback(quiet_port()), none = {.len = sizeof none.v4}, short_ = at;
+    none.any.sa_family = AF_UNSPEC;
+    short_.len = 1;
+    R(sendto(fresh(), "x", 1, MSG_FASTOPEN, &none, none.len));
+    R(sendto(fresh(), "x", 1, MSG_FASTOPEN, &short_, short_.len));
+    R(sendto(fresh(), "x", 1, MSG_FASTOPEN, 0, 0));
+    int c = fresh();
+    R(sendto(c, "x", 1, MSG_FASTOPEN, &at, at.len));
+    show_poll(c, POLLOUT);
+    show_error(c);
+    R(sendto(listener(), "x", 1, MSG_FASTOPEN, &at, at.len));
 }
 
 CASE(after_shutdown, TCP | UNIXS) {

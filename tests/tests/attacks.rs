@@ -30,12 +30,25 @@ struct Attack {
     outside: bool,
     /// Flags of `sipbox run`.
     flags: &'static [&'static str],
+    /// A policy file of `sipbox run`; DIR in it is the directory of the targets.
+    policy: &'static str,
     /// Why it is none in a network of the program's own.
     apart: &'static str,
 }
 
 const fn attack(program: &'static str, name: &'static str, what: &'static str, stopped_by: &'static str) -> Attack {
-    Attack { program, name, what, stopped_by, absent: "", by_words: false, outside: false, flags: &[], apart: "" }
+    Attack {
+        program,
+        name,
+        what,
+        stopped_by,
+        absent: "",
+        by_words: false,
+        outside: false,
+        flags: &[],
+        policy: "",
+        apart: "",
+    }
 }
 
 impl Attack {
@@ -53,6 +66,10 @@ impl Attack {
 
     const fn with_flags(self, flags: &'static [&'static str]) -> Attack {
         Attack { flags, ..self }
+    }
+
+    const fn with_policy(self, policy: &'static str) -> Attack {
+        Attack { policy, ..self }
     }
 
     const fn begun_outside(self) -> Attack {
@@ -225,6 +242,13 @@ const ATTACKS: &[Attack] = &[
     attack("unix", "namesake", "the same under the very name of the foreign socket", UNIX),
     attack("unix", "status", "the sockets by which runs answer `sipbox status`", UNIX),
     attack(
+        "unix",
+        "moved",
+        "AF_UNIX sockets moved, linked and pointed to where the policy allows some",
+        "the supervisor: its policy, for the name that the socket was bound to",
+    )
+    .with_policy("[local]\nunix = [\"DIR/knock.open/*\"]\n"),
+    attack(
         "inherit",
         "inherited",
         "sockets left open by the parent: TCP, UDP, raw, packet, netlink",
@@ -295,6 +319,7 @@ struct Targets {
     /// Tries of all races under sipbox so far.
     tries: u64,
     variables: Vec<(&'static str, String)>,
+    directory: String,
     _far_network: FarNetwork,
     _runs: [Process; 2],
 }
@@ -394,7 +419,18 @@ impl Targets {
             run.wait_for("up");
             run
         });
-        Targets { near, far, seen: [0; 2], asked: 0, tries: 0, variables, _far_network: far_network, _runs: runs }
+        let directory = world.dir().display().to_string();
+        Targets {
+            near,
+            far,
+            seen: [0; 2],
+            asked: 0,
+            tries: 0,
+            variables,
+            directory,
+            _far_network: far_network,
+            _runs: runs,
+        }
     }
 
     /// What has reached the targets since the last look: everything that was on its way is waited for.
@@ -429,7 +465,13 @@ fn try_once(attack: &Attack, world: &World, targets: &mut Targets, sipbox: bool)
     let who = if sipbox { "under sipbox" } else { "natively" };
     let token = format!("token of {} {who}", attack.name);
     let mut victim = world.native("cat").talk().start();
-    let inner = if sipbox { world.run(attack.flags, &program) } else { world.native(&program) }.arg(attack.name);
+    let mut flags = attack.flags.to_vec();
+    let policy = world.path("attack.toml").display().to_string();
+    if !attack.policy.is_empty() {
+        world.write("attack.toml", attack.policy.replace("DIR", &targets.directory));
+        flags.extend(["--policy", &policy]);
+    }
+    let inner = if sipbox { world.run(&flags, &program) } else { world.native(&program) }.arg(attack.name);
     let mut launch = if attack.outside { inner.behind(world.program(&program).as_os_str(), "hold") } else { inner };
     launch = launch.env("T_TOKEN", &token).env("T_VICTIM", victim.pid().to_string());
     for (name, value) in &targets.variables {

@@ -49,19 +49,9 @@ const EXPLAINED: &[Explained] = &[
               not trapped.",
     },
     Explained {
-        case: "receive.error_queue",
-        kinds: &["udp6"],
-        why: "An IPv6 datagram travels as an IPv4 one: its ICMP message is IPv4's, for which IPV6_RECVERR does not ask.",
-    },
-    Explained {
         case: "receive.data_pointers_on_a_stream",
         kinds: &[],
         why: "What a stream gave before the program's buffer turned out to be bad cannot be given back to the kernel.",
-    },
-    Explained {
-        case: "send.fast_open",
-        kinds: &[],
-        why: "There is no TCP Fast Open, as with net.ipv4.tcp_fastopen = 0: a session comes before the first byte.",
     },
     Explained {
         case: "processes.says_that_it_is_undumpable",

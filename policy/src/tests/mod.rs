@@ -3,6 +3,7 @@
 mod addresses;
 mod command_line;
 mod decisions;
+mod local;
 mod mistakes;
 mod mutation;
 mod uris;
@@ -70,6 +71,9 @@ resolve-others = false
 v4 = "198.18.0.0/15"
 v6 = "2001:2::/48"
 
+[local]
+unix = ["/run/user/*/pulse/*", "@bus-*"]
+netlink = "deny"
 [limits]
 sockets = 128
 sessions = 16

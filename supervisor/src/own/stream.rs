@@ -24,7 +24,7 @@ use crate::table::Cookie;
 
 pub fn connect(network: &Arc<Network>, mut call: Call, target: Target, address: &Address) {
     let supervisor = call.supervisor.clone();
-    let nonblocking = sock::is_nonblocking(target.as_fd()).unwrap_or(false);
+    let nonblocking = call.dont_wait || sock::is_nonblocking(target.as_fd()).unwrap_or(false);
     if matches!(address, Address::Unspecified(_)) {
         if let Some(attempt) = network.kept.lock().attempts.remove(&target.cookie) {
             attempt.set(Progress::Abandoned);
@@ -96,7 +96,12 @@ fn is_broadcast_or_scoped(address: &SocketAddr) -> bool {
 
 /// The kernel's own connect.
 fn there(call: Call, target: Target, to: SocketAddr, nonblocking: bool) {
-    match sock::connect_known(target.as_fd(), &to, nonblocking) {
+    match sock::connect_known(target.as_fd(), &to, nonblocking && !call.dont_wait) {
+        // The kernel's handshake is over by now, and still it would say this.
+        Ok(Connect::Done) if call.dont_wait => {
+            drop(target);
+            call.finish(Err(Errno::EINPROGRESS));
+        }
         Ok(Connect::InProgress) if !nonblocking => {
             call.supervisor.runtime.clone().spawn(await_handshake(call, target, Errno::EINPROGRESS));
         }

@@ -1,0 +1,146 @@
+//! Where an AF_UNIX address leads: looked up once, as the program sees it, and used as what was found.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, fstat};
+use policy::{LocalDecision, UnixName};
+use sandbox::unix::{Caller, name_of_file, path_in};
+
+use super::FAMILY;
+use super::names::is_socket;
+use crate::call::Target;
+use crate::supervisor::Supervisor;
+
+/// A socket that may be reached, and how. What is held here keeps it what it was when that was decided.
+pub struct Reach {
+    /// The struct sockaddr_un to use.
+    pub name: Vec<u8>,
+    /// What a socket of this run was bound to.
+    pub bound: Vec<u8>,
+    /// Its inode; 0 when it is not known.
+    pub socket: u64,
+    pub is_own: bool,
+    pub is_certain: bool,
+    /// What may be missing of the program's own abstract names: those of the machine.
+    apart: Option<String>,
+    _held: Option<OwnedFd>,
+}
+
+impl Reach {
+    fn own(name: Vec<u8>) -> Reach {
+        let bound = name.clone();
+        Reach { name, bound, socket: 0, is_own: true, is_certain: true, apart: None, _held: None }
+    }
+
+    fn of_others(name: Vec<u8>, held: Option<OwnedFd>) -> Reach {
+        Reach { is_own: false, _held: held, ..Reach::own(name) }
+    }
+
+    /// Says once why nobody is there.
+    pub fn explain(&self, supervisor: &Supervisor, e: Errno) {
+        if let Some(name) = self.apart.as_ref().filter(|_| e == Errno::ECONNREFUSED) {
+            supervisor.sessions.say_once(&format!("apart:{name}"), || {
+                format!(
+                    "no program of this run has the AF_UNIX name {name}, and abstract names of others are out of reach of --isolation \
+                     netns; with --isolation seccomp and [local] unix in the policy they are not"
+                )
+            });
+        }
+    }
+}
+
+/// The socket that `name` means to the caller, or the refusal.
+pub fn reach(supervisor: &Supervisor, caller: &Caller, target: &Target, name: &[u8]) -> Result<Reach, Errno> {
+    match name.get(FAMILY) {
+        None => Err(Errno::EINVAL),
+        Some(0) => abstract_name(supervisor, target, name),
+        Some(_) => path(supervisor, caller, name),
+    }
+}
+
+/// For messages and patterns: what is between sun_family and the end.
+fn shown(name: &[u8]) -> String {
+    format!("@{}", String::from_utf8_lossy(&name[FAMILY + 1..]).escape_default())
+}
+
+fn abstract_name(supervisor: &Supervisor, target: &Target, name: &[u8]) -> Result<Reach, Errno> {
+    if let Some(network) = supervisor.network.as_ref().filter(|network| network.owns(target.as_fd())) {
+        // The names of this network are the program's own.
+        let socket = network.inspector().socket_named(&name[FAMILY..])?.unwrap_or(0);
+        return Ok(Reach { socket, apart: Some(shown(name)), ..Reach::own(name.to_vec()) });
+    }
+    let holder = supervisor.unix.names.lock().holder(name);
+    // As long as the socket that has the name is held here, nobody else can take it.
+    if let Some(held) = holder.and_then(|holder| holder.find()) {
+        let socket = sandbox::processes::inode(held.as_fd()).unwrap_or(0);
+        return Ok(Reach { socket, _held: Some(held), ..Reach::own(name.to_vec()) });
+    }
+    // Where nobody is there is nothing to refuse.
+    if sandbox::unix_diag::is_taken(&name[FAMILY..]) == Ok(false) {
+        return Err(Errno::ECONNREFUSED);
+    }
+    let decision = supervisor.policy.unix(UnixName::Abstract(&name[FAMILY + 1..]));
+    allowed(supervisor, decision, || format!("{}, which no program of this run has", shown(name)))?;
+    Ok(Reach::of_others(name.to_vec(), None))
+}
+
+fn path(supervisor: &Supervisor, caller: &Caller, name: &[u8]) -> Result<Reach, Errno> {
+    let file = caller.open_path(path_in(name))?;
+    let stat = fstat(&file)?;
+    if !is_socket(&stat) {
+        return Err(Errno::ECONNREFUSED);
+    }
+    let to = name_of_file(&file);
+    let known = match &supervisor.network {
+        // The program binds natively there: whose file it is the kernel knows.
+        Some(network) => {
+            let socket = network.inspector().socket_of_file(stat.st_dev, stat.st_ino)?;
+            socket.map(|socket| (Vec::new(), socket, true))
+        }
+        None => supervisor.unix.names.lock().file(&stat).map(|f| (f.name.clone(), f.socket, f.is_certain)),
+    };
+    if let Some((bound, socket, is_certain)) = known {
+        return Ok(Reach { bound, socket, is_certain, _held: Some(file), ..Reach::own(to) });
+    }
+    of_others(supervisor, &file, &stat)?;
+    Ok(Reach::of_others(to, Some(file)))
+}
+
+/// Whether the policy lets the program reach this socket file of somebody else. A file that the program may move or link to another place is
+/// still the one that its socket was bound to: both names must be allowed.
+fn of_others(supervisor: &Supervisor, file: &OwnedFd, stat: &FileStat) -> Result<(), Errno> {
+    let where_it_is = |file: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let path = where_it_is(file).map_err(crate::call::errno)?;
+    let decision = supervisor.policy.unix(UnixName::Path(path.as_os_str().as_bytes()));
+    allowed(supervisor, decision, || format!("{}, which no program of this run made", path.display()))?;
+    let Ok(Some(bound)) = sandbox::unix_diag::name_of_file(stat.st_dev, stat.st_ino) else { return Ok(()) };
+    let bound = &bound[..bound.iter().position(|b| *b == 0).unwrap_or(bound.len())];
+    if bound.first() != Some(&b'/') || bound == path.as_os_str().as_bytes() {
+        return Ok(());
+    }
+    // The daemon may have bound it by symbolic links.
+    let there = std::fs::canonicalize(std::ffi::OsStr::from_bytes(bound));
+    let bound = there.map_or_else(|_| bound.to_vec(), |there| there.as_os_str().as_bytes().to_vec());
+    let decision = supervisor.policy.unix(UnixName::Path(&bound));
+    let shown = String::from_utf8_lossy(&bound).escape_default().to_string();
+    allowed(supervisor, decision, || format!("{}, which was bound as {shown}", path.display()))
+}
+
+/// EACCES for what the policy refuses, and the words once.
+fn allowed(supervisor: &Supervisor, decision: LocalDecision, what: impl Fn() -> String) -> Result<(), Errno> {
+    match decision {
+        LocalDecision::Allow { .. } => Ok(()),
+        LocalDecision::Refuse { rule, advice } => {
+            supervisor.sessions.say_once(&format!("unix:{}", what()), || {
+                format!(
+                    "the program tried the AF_UNIX socket {}, and {rule} refuses it, since what listens there could reach the network \
+                     for it; {advice}",
+                    what()
+                )
+            });
+            Err(Errno::EACCES)
+        }
+    }
+}

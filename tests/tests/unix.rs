@@ -1,0 +1,227 @@
+#![forbid(unsafe_code)]
+//! AF_UNIX sockets of programs outside the run: reached where `[local] unix` of the policy says so, and by no detour.
+
+use std::io::{Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use tests::{World, direct_flows, until};
+
+/// A program that tries names and says what became of each: `connect NAME`, `send NAME`, `chdir DIR`, `rename A B`, `link A B`. A name
+/// that begins with `@` is abstract.
+const TRIES: &str = r#"
+import os, socket, sys, errno
+args = sys.argv[1:]
+while args:
+    what, args = args[0], args[1:]
+    try:
+        if what in ("chdir", "setuid"):
+            arg, args = args[0], args[1:]
+            if what == "chdir": os.chdir(arg)
+            else: os.setgroups([]); os.setresgid(int(arg), int(arg), int(arg)); os.setresuid(int(arg), int(arg), int(arg))
+            continue
+        if what in ("rename", "link", "symlink"):
+            a, b, args = args[0], args[1], args[2:]
+            getattr(os, what)(a, b)
+            continue
+        name, args = args[0], args[1:]
+        at = "\0" + name[1:] if name[0] == "@" else name
+        if what == "connect":
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(at)
+            s.sendall(b"hello")
+            print(what, name, s.recv(100).decode(), flush=True)
+        else:
+            s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            s.sendto(b"datagram", at)
+            print(what, name, "sent", flush=True)
+    except OSError as e:
+        print(what, name, errno.errorcode[e.errno], flush=True)
+"#;
+
+/// Answers each connection with the user and the process that the kernel names.
+fn daemon(listener: UnixListener) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+            let mut room = [0; 100];
+            // One that says nothing was closed at once.
+            let Ok(1..) = stream.read(&mut room) else { continue };
+            let who = getsockopt(&stream, sockopt::PeerCredentials).expect("what the test needs");
+            let _ = stream.write_all(format!("user {}", who.uid()).as_bytes());
+        }
+    });
+}
+
+fn listener(path: &Path, mode: u32) -> UnixListener {
+    let listener = UnixListener::bind(path).expect("what the test needs");
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("what the test needs");
+    listener
+}
+
+fn uid(world: &World) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(world.dir()).expect("what the test needs"))
+}
+
+fn tries(world: &World, policy: &str, arguments: &[&str]) -> tests::Done {
+    let policy = world.write("policy.toml", format!("schema = 1\n{policy}"));
+    let run = world.run(&["--policy", &policy.display().to_string()], "python3");
+    run.args(["-c", TRIES]).args(arguments).finish().success()
+}
+
+#[test]
+fn what_the_policy_allows_is_reached() {
+    let world = World::new("unix-allowed");
+    let services = world.make_dir("services", 0o755);
+    let at = services.join("daemon");
+    daemon(listener(&at, 0o777));
+    let at = at.display().to_string();
+    let user = format!("user {}", uid(&world));
+    // Nothing is, by default; the words of the refusal are the policy that allows it.
+    let refused = tries(&world, "", &["connect", &at]).says(&format!("connect {at} EACCES"));
+    let refused = refused.complains("[local]").complains(&format!("unix = [\"{at}\"]"));
+    let line = refused.stderr.lines().find(|l| l.starts_with("unix = ")).unwrap().to_owned();
+    let link = world.path("link").display().to_string();
+    let all = [
+        "connect",
+        &at,
+        "symlink",
+        &at,
+        &link,
+        "connect",
+        &link,
+        "chdir",
+        "services",
+        "connect",
+        "daemon",
+        "connect",
+        "../services/./daemon",
+        "connect",
+        "/proc/self/cwd/daemon",
+    ];
+    let mut done = tries(&world, &format!("[local]\n{line}\n"), &all);
+    for name in [&at, &link, "daemon", "../services/./daemon", "/proc/self/cwd/daemon"] {
+        done = done.says(&format!("connect {name} {user}\n"));
+    }
+    assert_eq!(done.stderr, "");
+    for allowed in ["\"allow\"".to_owned(), format!("[\"{}/serv*/*\"]", world.dir().display())] {
+        tries(&world, &format!("[local]\nunix = {allowed}\n"), &["connect", &at]).says(&format!("connect {at} {user}"));
+    }
+    for refused in ["\"deny\"".to_owned(), format!("[\"{}/*\", \"@{at}\"]", world.dir().display())] {
+        tries(&world, &format!("[local]\nunix = {refused}\n"), &["connect", &at]).says("EACCES");
+    }
+}
+
+#[test]
+fn datagrams_to_what_the_policy_allows() {
+    let world = World::new("unix-datagrams");
+    let at = world.path("log");
+    let log = UnixDatagram::bind(&at).unwrap();
+    std::fs::set_permissions(&at, PermissionsExt::from_mode(0o777)).unwrap();
+    log.set_read_timeout(Some(tests::PATIENCE)).unwrap();
+    let at = at.display().to_string();
+    tries(&world, "", &["send", &at]).says("EACCES").complains("unix = [");
+    tries(&world, &format!("[local]\nunix = [\"{at}\"]\n"), &["send", &at]).says("sent");
+    let mut room = [0; 100];
+    // That of the first would come first.
+    let n = log.recv(&mut room).unwrap();
+    assert_eq!(&room[..n], b"datagram");
+    log.set_nonblocking(true).unwrap();
+    assert!(log.recv(&mut room).is_err());
+}
+
+#[test]
+fn abstract_names_that_the_policy_allows() {
+    let world = World::new("unix-abstract");
+    let name = format!("sipbox-tests-{}", std::process::id());
+    daemon(UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap());
+    let at = format!("@{name}");
+    let refused = tries(&world, "", &["connect", &at]);
+    if direct_flows() {
+        refused.says("EACCES").complains(&format!("unix = [\"{at}\"]"));
+        let user = format!("user {}", uid(&world));
+        tries(&world, "[local]\nunix = [\"@sipbox-tests-*\"]\n", &["connect", &at])
+            .says(&format!("connect {at} {user}"));
+        tries(&world, "[local]\nunix = [\"/sipbox-tests-*\"]\n", &["connect", &at]).says("EACCES");
+    } else {
+        // Abstract names belong to a network.
+        refused.says("ECONNREFUSED").complains("--isolation seccomp");
+        tries(&world, "[local]\nunix = \"allow\"\n", &["connect", &at]).says("ECONNREFUSED");
+    }
+}
+
+#[test]
+fn a_socket_that_is_moved_stays_what_it_is() {
+    let world = World::new("unix-moved");
+    let open = world.make_dir("open", 0o777).join("x").display().to_string();
+    let policy = format!("[local]\nunix = [\"{}/open/*\"]\n", world.dir().display());
+    for how in ["rename", "link"] {
+        let at = world.path(how);
+        let listener = listener(&at, 0o777);
+        listener.set_nonblocking(true).unwrap();
+        // It must be the program's to be moved by it.
+        let own = std::os::unix::fs::chown(&at, Some(uid(&world)), None);
+        assert!(own.is_ok() || !nix::unistd::getuid().is_root());
+        let at = at.display().to_string();
+        let done = tries(&world, &policy, &[how, &at, &open, "connect", &open]);
+        done.says(&format!("connect {open} EACCES")).complains(&format!("was bound as {at}"));
+        assert!(listener.accept().is_err(), "somebody connected");
+        std::fs::remove_file(&open).unwrap();
+    }
+}
+
+#[test]
+fn who_gave_up_its_rights_has_none_here() {
+    let Some(world) = World::as_root("unix-rights") else {
+        eprintln!("skipped: needs root");
+        return;
+    };
+    let (open, closed) = (world.path("open.sock"), world.path("closed.sock"));
+    daemon(listener(&open, 0o777));
+    daemon(listener(&closed, 0o600));
+    let (open, closed) = (open.display().to_string(), closed.display().to_string());
+    let all = ["connect", &closed, "setuid", "65534", "connect", &open, "connect", &closed];
+    let done = tries(&world, "[local]\nunix = \"allow\"\n", &all);
+    let done = done.says(&format!("connect {closed} user 0")).says(&format!("connect {open} user 65534"));
+    done.says(&format!("connect {closed} EACCES"));
+}
+
+#[test]
+fn a_full_listener_is_waited_for() {
+    let world = World::new("unix-full");
+    let at = world.path("full");
+    let listener = listener(&at, 0o777);
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let first = std::os::unix::net::UnixStream::connect(&at).unwrap();
+    let policy = world.write("policy.toml", format!("[local]\nunix = [\"{}\"]\n", at.display()));
+    let run = world.run(&["--policy", &policy.display().to_string()], "python3");
+    let waiting = run.args(["-c", TRIES, "connect", &at.display().to_string()]).start();
+    until("the program's wait in connect()", || {
+        // SYS_connect; the supervisor makes no such call for as long.
+        let called = |pid| std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        tests::descendants(waiting.pid()).into_iter().any(|pid| called(pid).starts_with("42 ")).then_some(())
+    });
+    drop(first);
+    daemon(listener);
+    waiting.wait().success().says("user ");
+}
+
+#[test]
+fn netlink_by_policy() {
+    let world = World::new("netlink-policy");
+    let ask = "import socket; s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); print('there')";
+    let run = |policy: &str| {
+        let policy = world.write("policy.toml", policy);
+        world.run(&["--policy", &policy.display().to_string()], "python3").args(["-c", ask]).finish()
+    };
+    run("schema = 1\n").success().says("there");
+    run("[local]\nnetlink = \"allow\"\n").success().says("there");
+    let refused = run("[local]\nnetlink = \"deny\"\n");
+    assert!(refused.stderr.contains("Permission denied"), "{}", refused.stderr);
+    refused.ended_with(1).complains("netlink = \"allow\"");
+}
