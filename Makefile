@@ -27,8 +27,9 @@ lint: install
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release -- -D warnings
 
-# One table: sipbox against native, its hub against Kamailio, its parser against others, measured in turns.
+# One table: sipbox against native, its flows against other tunnels, its hub against Kamailio, its parser against others, measured in turns.
 bench: build
+	@tests/bench/install.sh
 	@cargo run --quiet --release -p tests --bin sipbox-bench
 	@cargo bench --quiet -p sipcore --bench parse
 

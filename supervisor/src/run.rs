@@ -105,8 +105,9 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
         .map_err(|e| internal(&e))?;
     sandbox::child::shield().map_err(|e| internal(&e))?;
     let signals = signals().map_err(|e| internal(&e))?;
+    // Sockets, encryption and packets of a flow in one thread: handing each other every packet costs two more than they gain.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .thread_name("sipbox")
         .enable_all()
         .build()

@@ -73,14 +73,7 @@ impl Server {
 
     /// Its processor time so far.
     fn busy(&self) -> Duration {
-        // In clock ticks, 100 a second on Linux (proc_pid_stat(5), fields 14 and 15).
-        let ticks = |pid: u32| {
-            let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let fields: Vec<u64> =
-                text.rsplit(')').next().unwrap_or_default().split(' ').filter_map(|f| f.parse().ok()).collect();
-            fields.get(10).copied().unwrap_or(0) + fields.get(11).copied().unwrap_or(0)
-        };
-        Duration::from_millis(10 * self.processes().into_iter().map(ticks).sum::<u64>())
+        Duration::from_secs_f64(self.processes().into_iter().map(crate::processor_time).sum())
     }
 }
 

@@ -1,9 +1,10 @@
 //! A flow that stands, and the way there: sockets, servers, the other end's description, ICE, QUIC.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use quinn::{Connection, Endpoint, EndpointConfig, SendDatagramError, TokioRuntime};
 use tokio::time::timeout;
 
@@ -16,6 +17,7 @@ use super::road::{Checks, Road};
 use super::stream::Stream;
 use super::switch::Switch;
 use super::tls;
+use super::window::Window;
 use super::wire::PEER;
 use crate::label::{Label, Proto};
 use crate::sdp::Quic;
@@ -146,7 +148,7 @@ impl Gathered {
         let connection = connection.map_err(LinkError::Handshake)?;
         endpoint.set_server_config(None);
         let road = Road::new(search, ground.switch.clone(), role);
-        Ok(Link { carrier: Carrier::Quic(connection), road, ground })
+        Ok(Link::new(Carrier::Quic(connection), road, ground))
     }
 
     /// As [`Gathered::connect`], with data channels instead of QUIC.
@@ -163,7 +165,7 @@ impl Gathered {
         let association =
             association.unwrap_or_else(|_: tokio::time::error::Elapsed| Err("no answer in time".to_owned()));
         let carrier = Carrier::Channels(association.map_err(LinkError::Handshake)?);
-        Ok(Link { carrier, road, ground })
+        Ok(Link::new(carrier, road, ground))
     }
 }
 
@@ -183,6 +185,8 @@ impl Drop for Ground {
 pub struct Link {
     carrier: Carrier,
     road: Road,
+    /// How much may wait in it.
+    window: Mutex<Window>,
     ground: Ground,
 }
 
@@ -193,6 +197,25 @@ enum Carrier {
 }
 
 impl Link {
+    fn new(carrier: Carrier, road: Road, ground: Ground) -> Link {
+        Link { carrier, road, window: Mutex::new(Window::new(Instant::now())), ground }
+    }
+
+    /// Something was written to a stream: sees to it that as much is on its way as the path holds, and not more.
+    pub fn written(&self) {
+        // A channel has a bound of its own.
+        let Carrier::Quic(connection) = &self.carrier else { return };
+        let now = Instant::now();
+        // Who holds it measures.
+        if let Some(mut window) = self.window.try_lock().filter(|window| window.is_due(now)) {
+            let before = window.size();
+            window.measure(now, connection.stats().udp_tx.bytes, connection.rtt());
+            if window.size() != before {
+                connection.set_send_window(window.size());
+            }
+        }
+    }
+
     /// Opens a stream, and waits until the other end has taken it.
     pub async fn open(&self, opening: Opening) -> Result<Stream, OpenError> {
         let connection = match &self.carrier {
@@ -236,15 +259,17 @@ impl Link {
                 return if association.is_closed() { Err(lost(&"it has ended")) } else { Ok(()) };
             }
         };
-        let mut data = BytesMut::with_capacity(payload.len() + 8);
-        open::put_varint(&mut data, flow);
-        data.extend_from_slice(payload);
-        let data = data.freeze();
-        match connection.send_datagram(data.clone()) {
+        let framed = || {
+            let mut data = BytesMut::with_capacity(payload.len() + 8);
+            open::put_varint(&mut data, flow);
+            data.extend_from_slice(payload);
+            data.freeze()
+        };
+        match connection.send_datagram(framed()) {
             Ok(()) => Ok(()),
             Err(SendDatagramError::TooLarge) => {
                 let mut stream = connection.open_uni().await.map_err(|e| lost(&e))?;
-                stream.write_chunk(data).await.map_err(|e| lost(&e))?;
+                stream.write_chunk(framed()).await.map_err(|e| lost(&e))?;
                 // Nobody closes it before.
                 let _ = stream.finish();
                 Ok(())

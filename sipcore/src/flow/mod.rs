@@ -26,6 +26,7 @@ mod switch;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod window;
 mod wire;
 
 pub use crate::sdp::{Fingerprint, Quic};

@@ -114,6 +114,20 @@ impl RecvStream {
         }
     }
 
+    /// As many pieces of the next bytes as there are and as there is room for: how many; `None` at the end.
+    pub async fn read_many(&mut self, pieces: &mut [Bytes]) -> Result<Option<usize>, Broken> {
+        match self {
+            RecvStream::Quic(stream) => stream.read_chunks(pieces).await.map_err(|e| Broken(e.to_string())),
+            RecvStream::Channel(channel) => {
+                let data = channel.read().await.map_err(|_| closed())?;
+                Ok(data.zip(pieces.first_mut()).map(|(data, first)| {
+                    *first = data;
+                    1
+                }))
+            }
+        }
+    }
+
     /// A TCP reset, towards who writes. Of a data channel both directions end.
     pub fn stop(&mut self) {
         match self {

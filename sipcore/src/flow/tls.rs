@@ -13,19 +13,17 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError as Bad, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme, version};
 use sha2::{Digest, Sha256};
 
-use super::ALPN;
+use super::{ALPN, window};
 use crate::sdp::Fingerprint;
 
 /// A connection without traffic is kept up: NAT mappings live half a minute at least (RFC 4787 has two minutes).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// And is lost after this long without an answer.
 const LOST_AFTER: Duration = Duration::from_secs(30);
-/// Bytes that may be on their way in one stream and in all of them: 100 ms at 1 Gbit/s and 4 Gbit/s. What the program does not read
-/// stays here, at most this much for a connection.
-const STREAM_WINDOW: u32 = 12 << 20;
-const WINDOW: u32 = 48 << 20;
-/// Bytes that wait to be sent or acknowledged.
-const SEND_WINDOW: u64 = 16 << 20;
+/// Bytes that may be on their way in one stream: 100 ms at 640 Mbit/s. What the program does not read stays here.
+const STREAM_WINDOW: u32 = 8 << 20;
+/// The same of all streams of a connection: so many may be left unread by the program before the others wait, too.
+const WINDOW: u32 = 16 * STREAM_WINDOW;
 /// Streams at once that the other end may open.
 const STREAMS: u32 = 4096;
 /// Datagrams that wait for the program, or for room on the path.
@@ -195,7 +193,7 @@ fn transport(streams_of_peer: u32) -> Arc<quinn::TransportConfig> {
         .max_idle_timeout(LOST_AFTER.try_into().ok())
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(WINDOW.into())
-        .send_window(SEND_WINDOW)
+        .send_window(window::LEAST)
         .max_concurrent_bidi_streams(streams_of_peer.into())
         .max_concurrent_uni_streams(256u32.into())
         .datagram_receive_buffer_size(Some(DATAGRAMS))

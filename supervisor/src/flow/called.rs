@@ -96,7 +96,7 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
                     if let Ok(stream) = incoming.take().await {
                         // The peer is told when the program closes: by its own FIN or RST.
                         drop(ended);
-                        pump::pump(socket, stream, links.ending.subscribe()).await;
+                        pump::pump(socket, stream, &held.trunk().link, links.ending.subscribe()).await;
                     }
                 }
                 outcome => {

@@ -278,7 +278,7 @@ impl Links {
                         _ = &mut ended => None,
                     };
                     match socket {
-                        Some(socket) => pump::pump(socket, stream, links.ending.subscribe()).await,
+                        Some(socket) => pump::pump(socket, stream, &held.trunk().link, links.ending.subscribe()).await,
                         None => pump::withdraw(stream),
                     }
                     drop((held, busy));

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use sipcore::agent::SessionId;
 use sipcore::flow::Stream;
 use tokio::net::UdpSocket;
@@ -18,11 +18,18 @@ use crate::supervisor::Supervisor;
 /// The largest datagram.
 const LARGEST: usize = 65_536;
 
+/// Bytes that wait here when the program is faster than this process is woken.
+const BUFFER: usize = 4 << 20;
+/// Datagrams that are taken before anything else is looked at.
+const AT_ONCE: usize = 64;
+
 /// A socket that stands for a peer of the program's socket at `program`. Its address, too.
 pub fn stand_in(supervisor: &Supervisor, program: SocketAddrV4) -> std::io::Result<(Arc<UdpSocket>, SocketAddrV4)> {
     let socket = std::net::UdpSocket::bind((supervisor.physical, 0))?;
     socket.connect(program)?;
     socket.set_nonblocking(true)?;
+    // What the host allows (net.core.rmem_max).
+    let _ = setsockopt(&socket, sockopt::RcvBuf, &BUFFER);
     let address = v4(socket.local_addr()?)?;
     Ok((Arc::new(UdpSocket::from_std(socket)?), address))
 }
@@ -44,18 +51,30 @@ pub async fn carry(
     let number = stream.id();
     let mut ending = links.ending.subscribe();
     let mut buffer = vec![0; LARGEST];
-    let ended_by_peer = loop {
-        let received = tokio::select! {
-            received = socket.recv(&mut buffer) => received,
+    let ended_by_peer = 'carrying: loop {
+        let ready = tokio::select! {
+            ready = socket.readable() => ready,
             _ = stream.receive.read(1) => break true,
             _ = &mut ended => break false,
             _ = ending.wait_for(|ending| *ending) => break false,
         };
-        // An error is an ICMP message: the program's socket is elsewhere for the moment.
-        let Ok(length) = received else { continue };
-        if held.trunk().link.send_datagram(number, &buffer[..length]).await.is_err() {
+        if ready.is_err() {
             break false;
         }
+        for _ in 0..AT_ONCE {
+            match socket.try_recv(&mut buffer) {
+                Ok(length) => {
+                    if held.trunk().link.send_datagram(number, &buffer[..length]).await.is_err() {
+                        break 'carrying false;
+                    }
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                // An ICMP message: the program's socket is elsewhere for the moment.
+                Err(_) => {}
+            }
+        }
+        // The connection sends them.
+        tokio::task::yield_now().await;
     };
     if ended_by_peer {
         // Its last datagrams may be behind the end of the stream: another task delivers them, and packets overtake each other.
