@@ -1,4 +1,5 @@
-/* bench-streams serve PORT | HOST PORT COUNT SECONDS: COUNT connections at once, on each of which the server writes without end.
+/* bench-streams serve PORT | HOST PORT COUNT SECONDS: COUNT connections at once, on each of which the server writes without end
+ * once it has been sent a byte.
  * The client reads them all for a time and prints the bytes that came on all of them, on the slowest and on the mean one. */
 #include "../programs/t.h"
 
@@ -26,13 +27,18 @@ static int serve(int port) {
         for (int i = 0; i < n; i++) {
             int fd = ready[i].data.fd;
             if (fd != listener) {
-                if (write(fd, bytes, sizeof bytes) < 0 && errno != EAGAIN) close(fd);
+                if (ready[i].events & EPOLLIN) {
+                    event = (struct epoll_event){.events = EPOLLOUT, .data.fd = fd};
+                    MUST(epoll_ctl(events, EPOLL_CTL_MOD, fd, &event));
+                } else if (write(fd, bytes, sizeof bytes) < 0 && errno != EAGAIN) {
+                    close(fd);
+                }
                 continue;
             }
             int new;
             while ((new = accept(listener, NULL, NULL)) >= 0) {
                 nonblocking(new);
-                event = (struct epoll_event){.events = EPOLLOUT, .data.fd = new};
+                event = (struct epoll_event){.events = EPOLLIN, .data.fd = new};
                 MUST(epoll_ctl(events, EPOLL_CTL_ADD, new, &event));
             }
             CHECK(errno == EAGAIN);
@@ -49,16 +55,17 @@ int main(int argc, char **argv) {
     struct address to = resolve(argv[1], argv[2], SOCK_STREAM);
     int count = atoi(argv[3]), events = (int)MUST(epoll_create1(0));
     static uint64_t came[MOST];
+    static int fds[MOST];
     CHECK(count > 0 && count <= MOST);
     for (int i = 0; i < count; i++) {
         int fd = (int)MUST(socket(to.any.sa_family, SOCK_STREAM, 0));
         MUST(connect(fd, &to.any, to.len));
         nonblocking(fd);
+        fds[i] = fd;
         struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)i << 32 | (unsigned)fd};
         MUST(epoll_ctl(events, EPOLL_CTL_ADD, fd, &event));
     }
-    /* All of them stand now, and are full: from here on it counts. */
-    say("connected %d", count);
+    for (int i = 0; i < count; i++) write_all(fds[i], bytes, 1);
     double end = seconds_now() + atof(argv[4]);
     while (seconds_now() < end) {
         static struct epoll_event ready[64];

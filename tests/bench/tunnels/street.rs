@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tests::lab::Namespace;
-use tests::{Kamailio, Launch, Process, World};
+use tests::{Kamailio, Launch, PATIENCE, Process, World, within};
 
 /// The caller's address and the called one's.
 pub const NEAR: &str = "10.9.0.1";
@@ -123,8 +123,10 @@ impl Shell {
         let n = self.commands;
         let before = self.process.stdout().len();
         self.process.say(&format!("{command} 2>&1; echo; echo \"end {n} $?\"\n"));
-        let end = self.process.wait_for(&format!("end {n} "));
+        let ended = |said: String| said.lines().find(|line| line.starts_with(&format!("end {n} "))).map(str::to_owned);
+        let end = within(PATIENCE, || ended(self.process.stdout()));
         let said = self.process.stdout();
+        let end = end.ok_or_else(|| format!("{command}: not done after {PATIENCE:?}"))?;
         let said = said.get(before..).unwrap_or_default().to_owned();
         if end.ends_with(" 0") { Ok(said) } else { Err(format!("{command}: {said}")) }
     }
