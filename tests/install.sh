@@ -12,7 +12,7 @@ python3 python3-pip libpython3.11-testsuite
 kamailio kamailio-outbound-modules kamailio-tls-modules kamailio-presence-modules sip-tester sipsak baresip-core
 chromium-headless-shell unbound
 netcat-openbsd openssl tmux hyperfine
-coturn nftables
+coturn rtpengine-daemon nftables
 minetest minetest-server
 util-linux procps iproute2
 "

@@ -20,7 +20,7 @@ pub struct Flags {
     pub registrar: Option<String>,
     /// `--publish TEXT`: what peers read of the sockets that no `[[bind]]` is about.
     pub publish: Option<String>,
-    /// `--flow auto|direct|quic`: what carries the bytes, whatever a file says.
+    /// `--flow auto|direct|quic|tls`: what carries the bytes, whatever a file says.
     pub flow: Option<String>,
     /// `--cleartext`: also in the clear between machines.
     pub cleartext: bool,

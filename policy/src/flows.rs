@@ -10,6 +10,8 @@ pub enum Encrypted {
     Quic,
     /// Data channels on such a pair (RFC 8831): with any standard peer.
     DataChannel,
+    /// TLS over TCP (RFC 8122), where the ends reach each other: streams only.
+    Tls,
 }
 
 /// Which flows there may be.
@@ -25,7 +27,7 @@ pub struct Flows {
 
 impl Default for Flows {
     fn default() -> Self {
-        Flows { local: true, ..Flows::of(&[Encrypted::Quic, Encrypted::DataChannel]) }
+        Flows { local: true, ..Flows::of(&[Encrypted::Quic, Encrypted::DataChannel, Encrypted::Tls]) }
     }
 }
 
@@ -60,8 +62,12 @@ impl Flows {
 }
 
 /// Words of `flows`; None: in the clear on this machine.
-const WORDS: [(&str, Option<Encrypted>); 3] =
-    [("direct", None), ("quic", Some(Encrypted::Quic)), ("datachannel", Some(Encrypted::DataChannel))];
+const WORDS: [(&str, Option<Encrypted>); 4] = [
+    ("direct", None),
+    ("quic", Some(Encrypted::Quic)),
+    ("datachannel", Some(Encrypted::DataChannel)),
+    ("tls", Some(Encrypted::Tls)),
+];
 
 /// The word of `flow` and `--flow`.
 pub(crate) fn flow(text: &str) -> Result<Flows, Wrong> {
@@ -91,7 +97,7 @@ impl Said {
     /// What `flows` and `cleartext` say and, in `[default]`, `flow`.
     pub fn read(section: &mut Section<'_, '_>, with_flow: bool) -> Said {
         let one = if with_flow { section.parsed("flow", "\"quic\"", flow) } else { None };
-        let several = section.texts("flows", "[\"direct\", \"quic\"]");
+        let several = section.texts("flows", "[\"quic\", \"tls\"]");
         let cleartext = section.boolean("cleartext").map(|cleartext| cleartext.value);
         if let (Some(_), Some(several)) = (&one, &several) {
             let wrong = Wrong::new("flow and flows say the same thing in two ways");

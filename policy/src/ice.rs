@@ -33,6 +33,18 @@ pub struct IceServer {
     pub transport: IceTransport,
 }
 
+impl IceServer {
+    /// A server as others tell of it: `stun:HOST:PORT` or `turn:HOST:PORT`, and whether it is a TURN server. `None`: it is neither, or not
+    /// one that can be spoken to.
+    pub fn told(uri: &str) -> Option<(bool, IceServer)> {
+        match uri.split(':').next()?.to_ascii_lowercase().as_str() {
+            "stun" => Some((false, stun(uri).ok()?)),
+            "turn" => Some((true, turn(uri).ok()?)),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for IceServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {

@@ -76,10 +76,13 @@ pub struct Run {
     pub publish: Option<String>,
     #[command(flatten)]
     pub home: Home,
-    /// What carries the bytes: auto (directly on this machine, else encrypted), direct (only on this machine), quic (always
-    /// encrypted) or datachannel (always encrypted, as WebRTC does it)
-    #[arg(long, value_name = "auto|direct|quic|datachannel")]
+    /// What carries the bytes: auto (directly on this machine, else encrypted), direct (only on this machine), or always encrypted:
+    /// quic, datachannel (as WebRTC does it) or tls (only where the ends reach each other by TCP)
+    #[arg(long, value_name = "auto|direct|quic|datachannel|tls")]
     pub flow: Option<String>,
+    /// Also talk in the clear with peers on other machines, where they take nothing better
+    #[arg(long)]
+    pub cleartext: bool,
     /// A STUN server, which tells this end's address as seen from outside; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub stun: Vec<String>,

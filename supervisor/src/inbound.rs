@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use policy::Encrypted;
-use sipcore::agent::{Direct, End, IncomingCall, Line, Proto, Setup};
+use sipcore::agent::{Direct, End, IncomingCall, Line, Proto, Setup, Tls};
 
-use crate::flow::Remote;
+use crate::flow::{Offered, Remote};
 use crate::names::is_reachable;
 use crate::sessions::may_be_peer;
 use crate::supervisor::{Supervisor, policy_proto};
@@ -78,6 +78,7 @@ fn allowed(supervisor: &Supervisor, from: &str, proto: Proto, port: u16) -> Resu
 enum Chosen {
     Direct(SocketAddrV4, Setup),
     Encrypted(Remote),
+    Outer(Offered),
 }
 
 /// An INVITE from a peer: finds the socket that its label means and answers.
@@ -127,6 +128,12 @@ pub fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
             supervisor.sessions.note_party(call.id, &call.from.to_string());
             tokio::spawn(flow::accept(supervisor.clone(), call, line.index, remote));
         }
+        Chosen::Outer(offered) => {
+            if let Some(endpoint) = endpoint {
+                supervisor.sessions.note(call.id);
+                tokio::spawn(flow::accept_outer(supervisor.clone(), call, line, endpoint, offered));
+            }
+        }
     }
 }
 
@@ -143,13 +150,21 @@ fn choose<'c>(supervisor: &Supervisor, call: &'c IncomingCall) -> Result<(&'c Li
     let (mut encrypted, mut held) = (false, false);
     for line in &call.lines {
         match &line.end {
-            End::Direct(direct) if flows.local => {
-                let Some(source) = here(direct) else { continue };
-                if line.proto == Proto::Tcp && direct.setup == Setup::Holdconn {
-                    held = true;
-                    continue;
+            End::Direct(Direct { setup: Setup::Holdconn, .. }) if line.proto == Proto::Tcp => held = true,
+            End::Tls(Tls { setup: Setup::Holdconn, .. }) => held = true,
+            End::Direct(direct) => match here(direct) {
+                Some(source) if flows.local => return Ok((line, Chosen::Direct(source, direct.setup))),
+                // What is of another machine's loopback is nobody's here.
+                None if flows.cleartext && may_be_elsewhere(direct) => {
+                    return Ok((line, Chosen::Outer(Offered::Clear(direct.clone()))));
                 }
-                return Ok((line, Chosen::Direct(source, direct.setup)));
+                _ => {}
+            },
+            End::Tls(remote) => {
+                encrypted = true;
+                if flows.has(Encrypted::Tls) {
+                    return Ok((line, Chosen::Outer(Offered::Tls(remote.clone()))));
+                }
             }
             End::Quic(remote) => {
                 encrypted = true;
@@ -179,8 +194,23 @@ fn choose<'c>(supervisor: &Supervisor, call: &'c IncomingCall) -> Result<(&'c Li
             });
             Err("Only Encrypted Flows Are Taken")
         }
-        () => Err("Cleartext Flows Stay on This Machine"),
+        () => {
+            let key = format!("cleartext:{}", call.from);
+            supervisor.sessions.say_once(&key, || {
+                format!(
+                    "{} offered only a flow in the clear, from another machine: it is refused; cleartext = true in [default] \
+                     (or --cleartext) would take it",
+                    call.from
+                )
+            });
+            Err("Cleartext Flows Stay on This Machine")
+        }
     }
+}
+
+/// Whether a cleartext flow can lead there: to another machine, and to none of the services of this one's loopback.
+fn may_be_elsewhere(direct: &Direct) -> bool {
+    !direct.source.ip().to_canonical().is_loopback()
 }
 
 fn accept_direct(

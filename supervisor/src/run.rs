@@ -182,7 +182,7 @@ fn load_policy(arguments: &cli::Run) -> Result<Policy, String> {
         registrar: arguments.home.registrar.clone(),
         publish: arguments.publish.clone(),
         flow: arguments.flow.clone(),
-        cleartext: false,
+        cleartext: arguments.cleartext,
         stun: arguments.stun.clone(),
         turn: arguments.turn.clone(),
     };

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use policy::Flows;
 use sandbox::diag::Receiver;
 use sipcore::agent::{
-    Agent, CallError, Direct, End, EndReason, Event, Label, Offer, PresenceError, Proto, Session, SessionId, Transport,
-    Tuple,
+    Agent, CallError, Direct, End, EndReason, Event, IceServer, Label, Offer, PresenceError, Proto, Session, SessionId,
+    Transport, Tuple,
 };
 use sipcore::message::Uri;
 
@@ -165,6 +165,15 @@ impl Sessions {
         });
     }
 
+    /// The STUN and TURN servers that the registrar has for those who register; none if the policy names its own.
+    pub async fn offered_servers(&self) -> Vec<IceServer> {
+        if !self.identity.given || self.links.settings().names_servers() {
+            return Vec::new();
+        }
+        self.ensure_registered().await;
+        self.agent().await.map(|agent| agent.ice_servers()).unwrap_or_default()
+    }
+
     /// From now on peers are told of these sockets, and of no others. False when that is to be tried again with the next change.
     pub async fn publish(&self, tuples: Vec<Tuple>) -> bool {
         if !self.identity.given {
@@ -219,7 +228,7 @@ impl Sessions {
         let agent = self.agent().await.map_err(|why| fail(Errno::ENETUNREACH, why))?;
         let wanted = Wanted { callee, target: &target, label, source, seen_as };
         let flows = &callee.flows;
-        let has_others = !flows.encrypted.is_empty();
+        let has_others = !flows.encrypted.is_empty() || flows.cleartext;
         // The user's own hub, and a registrar on the loopback, have only peers on this machine, as far as one can tell.
         let here = agent.local_addr().is_some_and(|a| a.ip().is_loopback()) || self.links.is_near(&callee.uri);
         let mut elsewhere = false;
@@ -272,6 +281,10 @@ impl Sessions {
     /// What the user can do about it.
     fn advice(&self, e: &CallError, target: &Uri, flows: &Flows) -> String {
         match e {
+            CallError::Rejected { status: 488, .. } if flows.encrypted.is_empty() && flows.cleartext => {
+                "this run offers cleartext only: allow an encrypted flow here, or let the peer say cleartext = true"
+                    .to_owned()
+            }
             CallError::Rejected { status: 488, .. } if flows.encrypted.is_empty() => {
                 "--flow direct stays on this machine, in the clear: allow --flow auto or quic here".to_owned()
             }
@@ -331,6 +344,12 @@ impl Sessions {
     /// Where it registers, in words.
     pub fn registrar(&self) -> &str {
         self.identity.registrar.as_ref().map_or("this user's own hub", |home| home.uri().as_str())
+    }
+
+    /// The address by which this host is told to peers: the one towards the registrar.
+    pub async fn told_ip(&self) -> Result<IpAddr, String> {
+        let agent = self.agent().await?;
+        agent.local_addr().map(|address| address.ip()).ok_or_else(|| "there is no socket for SIP".to_owned())
     }
 
     /// Counts a session.

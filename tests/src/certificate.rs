@@ -34,6 +34,16 @@ pub fn issue(world: &World, name: &str, names: &str) -> (PathBuf, PathBuf) {
     (world.path(&format!("{name}.crt")), world.path(&format!("{name}.key")))
 }
 
+/// What session descriptions say of `NAME.crt` (RFC 8122 section 5).
+pub fn fingerprint(world: &World, name: &str) -> String {
+    let file = format!("{name}.crt");
+    let done =
+        world.native("openssl").cwd(world.dir()).args(["x509", "-noout", "-fingerprint", "-sha256", "-in", &file]);
+    let said = done.finish().success().stdout;
+    let (_, digits) = said.trim().split_once('=').unwrap_or_else(|| panic!("openssl says {said}"));
+    format!("sha-256 {digits}")
+}
+
 fn openssl(world: &World, words: &str) {
     world.native("openssl").cwd(world.dir()).args(words.split(' ')).finish().success();
 }

@@ -56,7 +56,9 @@ impl Registrar {
         let ip = if side.v4.is_some() { PUBLIC.to_string() } else { format!("[{PUBLIC_V6}]") };
         let transport = if side.kind == Kind::UdpBlocked { ";transport=tcp" } else { "" };
         let (registrar, aor) = (format!("sip:{ip}:5060{transport}"), self.aor(user));
-        let (stun, turn) = (format!("{ip}:3478"), format!("{}@{ip}:3478", Coturn::USER));
+        // Where UDP is blocked the relay is spoken to over TCP.
+        let over = if side.kind == Kind::UdpBlocked { "?transport=tcp" } else { "" };
+        let (stun, turn) = (format!("{ip}:3478"), format!("{}@{ip}:3478{over}", Coturn::USER));
         ["--registrar", &registrar, "--as", &aor, "--stun", &stun, "--turn", &turn].map(str::to_owned).to_vec()
     }
 

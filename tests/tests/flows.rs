@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tests::lab::{self, Capture, Kind, Lab, PUBLIC, holding};
-use tests::{Accounts, Algorithm, Coturn, Kamailio, Process, World, free_port};
+use tests::{Accounts, Algorithm, Coturn, Kamailio, Process, Rtpengine, World, free_port};
 
 /// Any address leads to the peer of `--to`: this one is nobody's.
 const ANYWHERE: &str = "198.18.0.9";
@@ -115,8 +115,18 @@ fn a_lost_connection_is_set_up_again() {
 /// The words of one test on the wire: looked for in every packet.
 const SECRET: &str = "the quick brown fox of sipbox jumps over the router";
 
+/// The policies of both sides.
+enum Wanted {
+    Flags(&'static [&'static str]),
+    Default(&'static str),
+}
+
 /// Two networks, each behind a router: how do the two programs reach each other, and does anybody on the way see what they say?
-fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str, flow: &str) {
+fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str) {
+    through_the_lab_by(name, kinds, path, &Wanted::Flags(&[]));
+}
+
+fn through_the_lab_by(name: &str, kinds: [Kind; 2], path: &str, wanted: &Wanted) {
     if !lab::possible(name) {
         return;
     }
@@ -127,7 +137,15 @@ fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str, flow: &str) {
     let stun = format!("{PUBLIC}:3478");
     let turn = format!("{}@{PUBLIC}:3478", Coturn::USER);
     let turn_tcp = format!("{turn}?transport=tcp");
-    let ice = ["--stun", &stun, "--turn", &turn, "--turn", &turn_tcp, "--trace", "--flow", flow];
+    let mut ice = vec!["--stun", &stun, "--turn", &turn, "--turn", &turn_tcp, "--trace"];
+    let file = world.path("flows.toml").display().to_string();
+    match wanted {
+        Wanted::Flags(flags) => ice.extend(*flags),
+        Wanted::Default(lines) => {
+            world.write("flows.toml", format!("schema = 1\n[default]\n{lines}\n"));
+            ice.extend(["--policy", &file]);
+        }
+    }
     let captures: Vec<_> = [&lab.public, &lab.sides[0].routers[0], &lab.sides[1].routers[0]].map(Capture::start).into();
 
     let mut server = kamailio.run(&world, true, "bob", &ice, "static-echo").args(["7000", "2"]);
@@ -141,7 +159,8 @@ fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str, flow: &str) {
         let client = kamailio.run(&world, true, "alice", &flags, "static-client").args([ANYWHERE, "7000", text]);
         let client = client.env("SIPBOX_TURN_PASSWORD", Coturn::PASSWORD).inside(&lab.sides[0].host);
         let done = client.finish().success().says(&heard);
-        let kind = if flow == "datachannel" { "data channel flow with" } else { "encrypted flow with" };
+        let channels = matches!(wanted, Wanted::Flags(flags) if flags.contains(&"datachannel"));
+        let kind = if channels { "data channel flow with" } else { "encrypted flow with" };
         let said = done.stderr.lines().rfind(|line| line.contains(kind)).unwrap_or_default().to_owned();
         assert!(said.contains(&format!(": {path}, ")), "wanted {path}\n{said}\n{}", done.stderr);
     }
@@ -163,35 +182,207 @@ fn through_the_lab(name: &str, kinds: [Kind; 2], path: &str, flow: &str) {
 
 #[test]
 fn two_networks_with_public_addresses() {
-    through_the_lab("flow-open", [Kind::Open, Kind::Firewall], "direct", "auto");
+    through_the_lab("flow-open", [Kind::Open, Kind::Firewall], "direct");
 }
 
 #[test]
 fn two_networks_behind_nats() {
-    through_the_lab("flow-nat", [Kind::Masquerade, Kind::Masquerade], "reflexive", "auto");
+    through_the_lab("flow-nat", [Kind::Masquerade, Kind::Masquerade], "reflexive");
 }
 
 #[test]
 fn two_networks_that_need_a_relay() {
-    through_the_lab("flow-relay", [Kind::Symmetric, Kind::Symmetric], "relayed", "auto");
+    through_the_lab("flow-relay", [Kind::Symmetric, Kind::Symmetric], "relayed");
 }
 
 #[test]
 fn a_network_that_blocks_udp() {
-    through_the_lab("flow-tcp", [Kind::UdpBlocked, Kind::Masquerade], "relayed", "auto");
+    through_the_lab("flow-tcp", [Kind::UdpBlocked, Kind::Masquerade], "relayed");
 }
 
 #[test]
 fn data_channels_behind_nats() {
-    through_the_lab("flow-channel", [Kind::Masquerade, Kind::Masquerade], "reflexive", "datachannel");
+    through_the_lab_by(
+        "flow-channel",
+        [Kind::Masquerade, Kind::Masquerade],
+        "reflexive",
+        &Wanted::Flags(&["--flow", "datachannel"]),
+    );
 }
 
 #[test]
 fn data_channels_over_a_relay() {
-    through_the_lab("flow-channel-relay", [Kind::Symmetric, Kind::Symmetric], "relayed", "datachannel");
+    through_the_lab_by(
+        "flow-channel-relay",
+        [Kind::Symmetric, Kind::Symmetric],
+        "relayed",
+        &Wanted::Flags(&["--flow", "datachannel"]),
+    );
 }
 
 #[test]
 fn data_channels_where_udp_is_blocked() {
-    through_the_lab("flow-channel-tcp", [Kind::UdpBlocked, Kind::Masquerade], "relayed", "datachannel");
+    through_the_lab_by(
+        "flow-channel-tcp",
+        [Kind::UdpBlocked, Kind::Masquerade],
+        "relayed",
+        &Wanted::Flags(&["--flow", "datachannel"]),
+    );
+}
+
+/// TLS where the ends reach each other by TCP, whichever of them the other reaches.
+#[test]
+fn tls_from_the_reached_to_the_other() {
+    through_the_lab_by("flow-tls-out", [Kind::Masquerade, Kind::Open], "TLS", &Wanted::Flags(&["--flow", "tls"]));
+}
+
+#[test]
+fn tls_from_the_other_to_the_reached() {
+    through_the_lab_by("flow-tls-in", [Kind::Open, Kind::Masquerade], "TLS", &Wanted::Flags(&["--flow", "tls"]));
+}
+
+/// Where nobody is reached by TCP, the next flow of the policy carries the same connect().
+#[test]
+fn quic_where_tls_does_not_get_through() {
+    let wanted = Wanted::Default("flows = [\"tls\", \"quic\"]");
+    through_the_lab_by("flow-tls-quic", [Kind::Masquerade, Kind::Masquerade], "reflexive", &wanted);
+}
+
+/// In the clear between machines: with both ends' consent, and then it is in the clear; without, refused, and both are told.
+#[test]
+fn cleartext_only_by_both_policies() {
+    if !lab::possible("flow-clear") {
+        return;
+    }
+    let world = World::new("flow-clear");
+    let lab = Lab::new([Kind::Open, Kind::Open]);
+    let kamailio = Kamailio::start_in(&world, &lab, Algorithm::Sha256, &["alice", "bob"]);
+    let to = kamailio.aor("bob");
+    let clear = ["--flow", "direct", "--cleartext"];
+    let client = |flags: &[&str], program: &str| {
+        let flags: Vec<&str> = flags.iter().copied().chain(["--trace", "--to", &to]).collect();
+        kamailio.run(&world, true, "alice", &flags, program).inside(&lab.sides[0].host)
+    };
+    let serve = |flags: &[&str], program: &str, args: &[&str]| {
+        let mut server =
+            kamailio.run(&world, true, "bob", flags, program).args(args).inside(&lab.sides[1].host).start();
+        server.wait_for("listening on");
+        server
+    };
+    let capture = Capture::start(&lab.public);
+    let server = serve(&["--cleartext"], "static-echo", &["7000", "1"]);
+    let done = client(&clear, "static-client").args([ANYWHERE, "7000", SECRET]).finish().success();
+    assert!(done.stdout.contains(SECRET) && done.stderr.contains("flow in the clear\n"), "{}", done.stderr);
+    server.wait().success();
+    let server = serve(&["--cleartext"], "udp-server", &["7000", "1"]);
+    client(&clear, "udp-client").args(["connected", ANYWHERE, "7000", "20"]).finish().success();
+    server.wait().success();
+    assert!(holding(&capture.stop(), SECRET.as_bytes()) > 0);
+
+    let capture = Capture::start(&lab.public);
+    let server = serve(&[], "static-echo", &["7000", "1"]);
+    let refused = client(&clear, "static-client").args([ANYWHERE, "7000", SECRET]).finish();
+    refused.ended_with(3).complains("ECONNREFUSED").complains("488").complains("this run offers cleartext only");
+    assert!(server.stderr().contains("cleartext = true in [default]"), "{}", server.stderr());
+    // Who also takes better gets better.
+    let done = client(&["--cleartext"], "static-client").args([ANYWHERE, "7000", SECRET]).finish().success();
+    assert!(done.stderr.contains("encrypted flow with"), "{}", done.stderr);
+    server.wait().success();
+    assert_eq!(holding(&capture.stop(), SECRET.as_bytes()), 0);
+    kamailio.stop();
+}
+
+/// TLS on one machine: half-close, resets, many connections, and who asks for datagrams is told.
+#[test]
+fn tls_on_one_machine() {
+    let world = World::new("flow-tls");
+    let port = free_port().to_string();
+    let server = serve(&world, &["--flow", "tls", "--as", "secure"], "static-echo", &[&port, "6"]);
+    let flags = ["--flow", "tls", "--to", "secure", "--trace"];
+    for _ in 0..5 {
+        let done = world.run(&flags, "static-client").args([ANYWHERE, &port, "@3000000"]).finish().success();
+        assert!(
+            done.stdout.contains("3000000 bytes, all as sent") && done.stderr.contains("TLS flow\n"),
+            "{}",
+            done.stderr
+        );
+    }
+    let say = "import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.connect(('198.18.0.9',int(sys.argv[1])))\n\
+               s.settimeout(30)\ntry:\n  s.send(b'x')\n  s.recv(9)\nexcept OSError as e: print('error',e.errno)\n";
+    let datagrams = world.run(&flags, "python3").args(["-c", say, &port]).finish().success();
+    assert!(datagrams.stderr.contains("TLS carries streams"), "{}", datagrams.stderr);
+    world.run(&flags, "static-client").args([ANYWHERE, &port]).finish().success();
+    server.wait().success();
+}
+
+/// A hub that is a TURN server too lends its relays to those who register: no server is named, UDP is blocked on one side.
+#[test]
+fn relays_of_the_hub() {
+    if !lab::possible("flow-hub-relay") {
+        return;
+    }
+    let world = World::new("flow-hub-relay");
+    let lab = Lab::new([Kind::Symmetric, Kind::UdpBlocked]);
+    let users = world.path("users").display().to_string();
+    for name in ["alice", "bob"] {
+        let add = world.sipbox(&["hub", "user", "--users", &users, "add", name]);
+        add.input(format!("{}\n", Kamailio::password(name))).finish().success();
+    }
+    let (listen, turn) = (format!("{PUBLIC}:5060"), format!("{PUBLIC}:3478"));
+    let hub = ["hub", "--listen", &listen, "--users", &users, "--turn", &turn, "--turn-allow", "198.51.100.0/24"];
+    let mut hub = world.sipbox(&hub).inside(&lab.public).start();
+    hub.wait_for_err("sipbox hub: ready");
+    let run = |side: usize, user: &str, flags: &[&str], program: &str| {
+        let registrar = format!("sip:{PUBLIC}:5060;transport=tcp");
+        let aor = format!("sip:{user}@sipbox.invalid");
+        let flags: Vec<&str> =
+            ["--registrar", &registrar, "--as", &aor, "--trace"].iter().chain(flags).copied().collect();
+        world.run(&flags, program).env("SIPBOX_PASSWORD", Kamailio::password(user)).inside(&lab.sides[side].host)
+    };
+    let mut server = run(1, "bob", &[], "static-echo").args(["7000", "1"]).start();
+    server.wait_for("listening on");
+    let client =
+        run(0, "alice", &["--to", "sip:bob@sipbox.invalid"], "static-client").args([ANYWHERE, "7000", "@300000"]);
+    let done = client.finish_within(Duration::from_secs(60)).success().says("300000 bytes, all as sent");
+    let said = done.stderr.lines().rfind(|line| line.contains("encrypted flow with")).unwrap_or_default();
+    assert!(said.contains(": relayed, "), "{}", done.stderr);
+    server.wait().success();
+}
+
+/// A session border controller before both ends, which puts its own addresses and its own ICE into every session description, and strips what it
+/// does not know: what survives is found without help from STUN or TURN, through symmetric NATs.
+#[test]
+fn through_a_session_border_controller() {
+    if !lab::possible("flow-sbc") {
+        return;
+    }
+    let world = World::new("flow-sbc");
+    let lab = Lab::new([Kind::Symmetric, Kind::Masquerade]);
+    let rtpengine = Rtpengine::start(&world, &lab);
+    let kamailio = Kamailio::start_sbc(&world, &lab, Algorithm::Sha256, &["alice", "bob"]);
+    let to = kamailio.aor("bob");
+    let relay = format!(" to host {PUBLIC}:31");
+    let run = |side: usize, user: &str, flags: &[&str], program: &str| {
+        kamailio.run(&world, true, user, flags, program).inside(&lab.sides[side].host)
+    };
+    let capture = Capture::start(&lab.public);
+    let server = |flags: &[&str], program: &str, args: &[&str]| {
+        let mut server = run(1, "bob", flags, program).args(args).start();
+        server.wait_for("listening on");
+        server
+    };
+    let called = server(&[], "static-echo", &["7000", "2"]);
+    for text in [SECRET, "@3000000"] {
+        let done = run(0, "alice", &["--to", &to, "--trace"], "static-client").args([ANYWHERE, "7000", text]).finish();
+        let done = done.success();
+        let said = done.stderr.lines().rfind(|line| line.contains("encrypted flow with")).unwrap_or_default();
+        assert!(said.contains(&relay), "{said}\n{}\n{}", done.stderr, rtpengine.log());
+    }
+    called.wait().success();
+    let called = server(&[], "udp-server", &["7000", "1"]);
+    let client = run(0, "alice", &["--to", &to], "udp-client").args(["connected", ANYWHERE, "7000", "20"]);
+    client.finish().success();
+    called.wait().success();
+    assert_eq!(holding(&capture.stop(), SECRET.as_bytes()), 0);
+    kamailio.stop();
 }

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use tests::{World, free_port, sip};
+use tests::{World, certificate, free_port, sip};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -115,6 +115,11 @@ fn a_caller_that_listens() {
 
 /// A called peer by hand: registers as `slow`, and answers the next INVITE after longer than any connect() is held up.
 fn answer_slowly(hub: SocketAddr, socket: &UdpSocket, status: &str, sdp: &str) {
+    // Not a wait for something else: the delay is what is tested.
+    answer_after(Duration::from_millis(300), hub, socket, status, sdp);
+}
+
+fn answer_after(delay: Duration, hub: SocketAddr, socket: &UdpSocket, status: &str, sdp: &str) -> String {
     let from = socket.local_addr().unwrap();
     let mut buffer = vec![0; 65_536];
     let deadline = std::time::Instant::now() + LIMIT;
@@ -127,8 +132,7 @@ fn answer_slowly(hub: SocketAddr, socket: &UdpSocket, status: &str, sdp: &str) {
             }
         }
     };
-    // Not a wait for something else: the delay is what is tested.
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(delay);
     let copied = |name: &str| -> String {
         let lines = invite.lines().filter(|l| l.to_ascii_lowercase().starts_with(name));
         lines.map(|l| format!("{l}\r\n")).collect()
@@ -145,6 +149,7 @@ fn answer_slowly(hub: SocketAddr, socket: &UdpSocket, status: &str, sdp: &str) {
         sdp.len()
     );
     socket.send_to(answer.as_bytes(), hub).unwrap();
+    invite
 }
 
 fn register_slow(hub: SocketAddr) -> UdpSocket {
@@ -305,4 +310,125 @@ fn a_gruu_names_one_run_of_two() {
     let gone = gruu.replace("gr=urn:uuid:", "gr=urn:uuid:0");
     let (answer, _) = invite_at(hub, &socket, &gone, media);
     assert_eq!(sip::status(&answer), 480, "{answer}");
+}
+
+/// An m= line of TLS (RFC 8122) with the fingerprint of `NAME.crt`.
+fn tls_media(world: &World, name: &str, port: u16, setup: &str) -> String {
+    let fingerprint = certificate::fingerprint(world, name);
+    format!(
+        "m=application {port} TCP/TLS octet-stream\r\na=setup:{setup}\r\na=connection:new\r\na=fingerprint:{fingerprint}\r\n"
+    )
+}
+
+/// openssl as the caller's end, which connects; its certificate is the one of the offer, or another.
+#[test]
+fn tls_with_openssl_that_connects() {
+    let world = World::new("foreign-tls-client");
+    let hub_port = free_port();
+    let _hub = world.hub(hub_port);
+    let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
+    let registrar = format!("sip:{hub}");
+    certificate::issue(&world, "right", "DNS:peer");
+    certificate::issue(&world, "wrong", "DNS:peer");
+    let mut server = world.run(&["--registrar", &registrar, "--as", "echo"], "static-echo").args(["7000", "1"]).start();
+    server.wait_for("listening on");
+    for (shown, taken) in [("wrong", false), ("right", true)] {
+        let socket = sip::socket();
+        let (answer, request) = invite(hub, &socket, &tls_media(&world, "right", 9, "active"));
+        assert_eq!(sip::status(&answer), 200, "{answer}");
+        assert!(answer.contains("a=setup:passive") && answer.contains("a=fingerprint:sha-256 "), "{answer}");
+        socket.send_to(within_dialog("ACK", &answer, &request, 1).as_bytes(), hub).unwrap();
+        let to = media_of(&answer).to_string();
+        let client = world.native("openssl").cwd(world.dir()).args([
+            "s_client",
+            "-connect",
+            &to,
+            "-cert",
+            &format!("{shown}.crt"),
+        ]);
+        let mut client = client.args(["-key", &format!("{shown}.key"), "-tls1_3", "-ign_eof"]).talk().start();
+        let _ = client.tell("hello from openssl\n");
+        if taken {
+            // What it sent is not shown: what comes back is.
+            client.wait_for("hello from openssl");
+            client.hang_up();
+            let shown = client.stop().stdout;
+            assert!(shown.contains("BEGIN CERTIFICATE"), "{shown}");
+        } else {
+            let done = client.wait();
+            assert!(!done.stdout.contains("hello from openssl"), "{}", done.stdout);
+            tests::until("the refusal to be said", || server.stderr().contains("certificate").then_some(()));
+        }
+        let _ = sip::ask(hub, &within_dialog("BYE", &answer, &request, 2), &socket);
+    }
+    server.wait().success();
+}
+
+/// openssl as the called end, which waits: with the certificate of its answer, and with another.
+#[test]
+fn tls_with_openssl_that_waits() {
+    let world = World::new("foreign-tls-server");
+    let hub_port = free_port();
+    let _hub = world.hub(hub_port);
+    let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
+    let registrar = format!("sip:{hub}");
+    certificate::issue(&world, "right", "DNS:peer");
+    certificate::issue(&world, "wrong", "DNS:peer");
+    let socket = register_slow(hub);
+    for (shown, taken) in [("right", true), ("wrong", false)] {
+        let port = free_port();
+        let files = [format!("{shown}.crt"), format!("{shown}.key")];
+        let listen =
+            world.native("openssl").cwd(world.dir()).args(["s_server", "-accept", &format!("127.0.0.1:{port}")]);
+        let listen =
+            listen.args(["-cert", &files[0], "-key", &files[1], "-tls1_3", "-Verify", "1", "-naccept", "1", "-rev"]);
+        let mut peer = listen.start();
+        peer.wait_for("ACCEPT");
+        let flags = ["--trace", "--registrar", registrar.as_str(), "--to", "slow", "--flow", "tls"];
+        let say = "import socket,sys\ns=socket.create_connection(('198.18.0.9',7000))\ns.sendall(b'stressed\\n')\n\
+                   print('heard',s.recv(100).decode().strip(),flush=True)\n";
+        let client = world.run(&flags, "python3").args(["-c", say]).start();
+        let sdp = format!(
+            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n{}",
+            tls_media(&world, "right", port, "passive")
+        );
+        let offer = answer_after(Duration::ZERO, hub, &socket, "200 OK", &sdp);
+        assert!(offer.contains(" TCP/TLS octet-stream\r\n") && offer.contains("a=setup:actpass"), "{offer}");
+        let done = client.wait();
+        if taken {
+            done.success().says("heard desserts");
+        } else {
+            assert!(done.code() != 0 && done.stderr.contains("cannot be trusted"), "{}", done.stderr);
+        }
+        peer.stop();
+    }
+}
+
+/// An offer whose two fingerprints differ is refused, and so is one with nothing but TLS where that is switched off.
+#[test]
+fn tls_that_cannot_be_trusted() {
+    let world = World::new("foreign-tls-bad");
+    let hub_port = free_port();
+    let _hub = world.hub(hub_port);
+    let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
+    let registrar = format!("sip:{hub}");
+    certificate::issue(&world, "one", "DNS:peer");
+    certificate::issue(&world, "two", "DNS:peer");
+    let mut server = world.run(&["--registrar", &registrar, "--as", "echo"], "static-echo").arg("7000").start();
+    server.wait_for("listening on");
+    let socket = sip::socket();
+    let other = certificate::fingerprint(&world, "two");
+    let one = tls_media(&world, "one", 9, "active");
+    let many = format!("{one}{}", "a=candidate:1 1 udp 5 192.0.2.1 9 typ host\r\n".repeat(1100));
+    let cases = [
+        (format!("{one}a=fingerprint:{other}\r\n"), 488, "differ"),
+        (format!("{one}a=sipbox:1 label=\"tcp/7000\" fp=\"{other}\"\r\n"), 488, "somebody on the way"),
+        (one.replace("a=fingerprint:sha-256", "a=fingerprint:md5"), 488, "sha-256"),
+        (many, 400, "Bad Session Description"),
+    ];
+    for (media, status, word) in cases {
+        let (answer, request) = invite(hub, &socket, &media);
+        assert!(sip::status(&answer) == status && answer.contains(word), "{answer}");
+        socket.send_to(within_ack(&answer, &request).as_bytes(), hub).unwrap();
+    }
 }

@@ -302,3 +302,45 @@ fn the_flow_and_its_servers() {
     assert_eq!(shown(&policy.ice().turn), ["192.0.2.1:3478 over TCP"]);
     assert_eq!(Policy::from_flags(&Flags::default()).unwrap().ice(), &crate::Ice::default());
 }
+
+#[test]
+fn flows_in_order_of_preference() {
+    let decided = |policy: &Policy, to: &str| match policy.connect(Proto::Tcp, to.parse().unwrap()) {
+        ConnectDecision::Uri { flows, .. } => {
+            format!("{}{}", flows.words(), if flows.cleartext { " clear" } else { "" })
+        }
+        other => panic!("{other:?}"),
+    };
+    let rules = "[[connect]]\nto = \"192.0.2.1:*\"\nuri = \"a\"\nflows = [\"tls\", \"quic\"]\n\
+                 [[connect]]\nto = \"192.0.2.2:*\"\nuri = \"a\"\ncleartext = true\n\
+                 [[connect]]\nto = \"192.0.2.3:*\"\nuri = \"a\"\ncleartext = false\n\
+                 [[connect]]\nto = \"*\"\nuri = \"a\"\n";
+    let quic = Flags { flow: Some("quic".into()), ..Flags::default() };
+    let clear = Flags { flow: Some("direct".into()), cleartext: true, ..Flags::default() };
+    let cases = [
+        (
+            "",
+            Flags::default(),
+            [
+                "\"tls\", \"quic\"",
+                "\"direct\", \"quic\", \"datachannel\", \"tls\" clear",
+                "\"direct\", \"quic\", \"datachannel\", \"tls\"",
+                "\"direct\", \"quic\", \"datachannel\", \"tls\"",
+            ],
+        ),
+        (
+            "flows = [\"direct\", \"tls\"]\ncleartext = true",
+            Flags::default(),
+            ["\"tls\", \"quic\"", "\"direct\", \"tls\" clear", "\"direct\", \"tls\"", "\"direct\", \"tls\" clear"],
+        ),
+        ("flow = \"tls\"", quic, ["\"quic\""; 4]),
+        ("flow = \"tls\"", clear, ["\"direct\" clear"; 4]),
+    ];
+    for (default, flags, wanted) in cases {
+        let text = format!("[default]\n{default}\n{rules}");
+        let policy = Policy::parse_with_flags("policy.toml", &text, &flags).unwrap();
+        for (n, wanted) in wanted.into_iter().enumerate() {
+            assert_eq!(decided(&policy, &format!("192.0.2.{}:1", n + 1)), wanted, "{default} {flags:?} rule {n}");
+        }
+    }
+}

@@ -27,7 +27,7 @@ expires = 600
 [default]
 connect = "deny"
 bind = "local"
-flows = ["direct", "quic", "datachannel"]
+flows = ["direct", "quic", "datachannel", "tls"]
 [[connect]]
 to = "game.example:30000-30010"
 proto = "udp"

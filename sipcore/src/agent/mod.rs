@@ -15,7 +15,7 @@ pub use crate::sdp::{Channels, Direct, End, Fingerprint, Line, Machine, Offer, Q
 pub use crate::transport::{Counters, Direction, StartError, Tap, TapEvent, Transport};
 pub use error::{CallError, MoveError, PresenceError, RegisterError, RestartError};
 pub use incoming::{Event, IncomingCall, IncomingRestart};
-pub use types::{AgentConfig, Capabilities, EndReason, Registrar, Session, SessionId, SubscriptionId};
+pub use types::{AgentConfig, Capabilities, EndReason, IceServer, Registrar, Session, SessionId, SubscriptionId};
 
 use crate::message::Uri;
 use crate::transaction::Timing;
@@ -90,6 +90,11 @@ impl Agent {
         let (tell, told) = oneshot::channel();
         self.core().with(|seat, now| seat.register(now, tell));
         told.await.unwrap_or(Err(RegisterError::Shutdown))
+    }
+
+    /// The STUN and TURN servers that the registrar tells of, with credentials for a while: none before [`Agent::register`].
+    pub fn ice_servers(&self) -> Vec<IceServer> {
+        self.core().with(|seat, _| seat.agent.ice_servers())
     }
 
     /// One session with `target`: INVITE with `offer`, ACK for the 2xx. Dropping the future sends CANCEL, or BYE when a 2xx comes all the same.

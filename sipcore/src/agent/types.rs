@@ -116,6 +116,23 @@ pub struct Capabilities {
     pub round_trip: Duration,
 }
 
+/// A STUN or TURN server that a registrar tells of.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IceServer {
+    /// `stun:HOST:PORT` or `turn:HOST:PORT?transport=udp` (RFC 7064, RFC 7065).
+    pub uri: String,
+    /// Who we are there.
+    pub username: Option<String>,
+    /// The password.
+    pub credential: Option<String>,
+}
+
+impl fmt::Debug for IceServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceServer").field("uri", &self.uri).field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
 /// Why a session ended without our doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -47,6 +47,15 @@ pub enum LinkError {
     /// No socket could be bound.
     #[error("no UDP socket can be bound: {0}")]
     NoSocket(String),
+    /// No listener could be bound.
+    #[error("no TCP socket can be bound: {0}")]
+    NoListener(String),
+    /// Nobody is connected to over TCP.
+    #[error("no connection to the other end: none of its {addresses} addresses is reached over TCP, nor does it come")]
+    Unreachable {
+        /// Where the other end waits.
+        addresses: usize,
+    },
     /// No pair of addresses works.
     #[error("no path to the other end: none of {local} own and {remote} of its addresses reach each other")]
     NoPath {

@@ -6,6 +6,7 @@
 //! the offer or answer, [`Gathered::connect`] does the rest.
 //!
 //! When addresses change, or the path does not work any more, the two look for another one while the connection goes on ([`Road`]).
+//! A flow may also be a TCP connection of its own ([`Listening`]), with TLS in it.
 //!
 //! `paths` (candidates, checks, relays) and `open` (what is said at the start of a stream) are pure; `wire` and `link` do I/O.
 
@@ -20,9 +21,11 @@ mod link;
 mod open;
 mod paths;
 mod probe;
+mod record;
 mod road;
 mod stream;
 mod switch;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -37,11 +40,22 @@ pub use interfaces::{Addresses, watch as watch_interfaces};
 pub use link::{Gathered, Link, LinkError, OpenError, Role};
 pub use open::Opening;
 pub use paths::{Relay, Servers};
+pub use record::{Received, Secure};
 pub use road::{Candidate, Checks, Path, Paths, Prepared, Road, Tried};
 pub use stream::{Broken, RecvStream, SendStream, Stopped, Stream};
+pub use tcp::{Joined, Listening, Part, Trust};
 pub use tls::{Certificate, CertificateError};
 
 /// The protocol on top of QUIC (ALPN, RFC 7301).
 pub const ALPN: &[u8] = b"sipbox/1";
 /// Error code of RESET_STREAM and STOP_SENDING that stands for a TCP reset.
 pub const RESET: u32 = 1;
+
+/// What keeps the path of plain datagrams between sipboxes open, and tells who is between where an end is. No STUN message: media servers
+/// take those for themselves, and learn nothing from them (rtpengine 10.5).
+pub const KEEP_ALIVE: [u8; 20] = *b"\0sipbox keep-alive\0\0";
+
+/// Whether a datagram is one.
+pub fn is_keep_alive(data: &[u8]) -> bool {
+    data == KEEP_ALIVE
+}

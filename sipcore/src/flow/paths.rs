@@ -459,7 +459,7 @@ impl Paths {
                 match event {
                     TurnEvent::AllocationCreated(TransportType::Udp, address) => {
                         relay.relayed = Some(address);
-                        found.extend(Candidate::relayed(address, relay.base, "udp"));
+                        found.push((address, relay.base, relay.server, relay.client.transport()));
                     }
                     TurnEvent::AllocationCreateFailed(_) => {
                         tracing::warn!(server = %relay.server, "the TURN server refuses: check its user and password");
@@ -472,8 +472,17 @@ impl Paths {
                 }
             }
         }
-        for candidate in found {
-            self.ice.add_local_candidate(candidate);
+        for (address, base, server, transport) in found {
+            // A connection to a relay that datagrams reach too is kept in reserve, and costs no checks.
+            let by_datagrams = |relay: &Allocation| {
+                relay.server == server && relay.client.transport() == TransportType::Udp && relay.relayed.is_some()
+            };
+            if transport == TransportType::Tcp && self.relays.iter().any(by_datagrams) {
+                continue;
+            }
+            if let Ok(candidate) = Candidate::relayed(address, base, "udp") {
+                self.ice.add_local_candidate(candidate);
+            }
         }
     }
 

@@ -201,8 +201,8 @@ fn transport(streams_of_peer: u32) -> Arc<quinn::TransportConfig> {
     Arc::new(transport)
 }
 
-/// The called end: it opens the QUIC connection, and the caller then opens streams in it.
-pub(super) fn client(own: &Certificate, peer: Fingerprint) -> Result<quinn::ClientConfig, String> {
+/// Shows this certificate, as a client, and trusts that one.
+pub(super) fn as_client(own: &Certificate, peer: Fingerprint) -> Result<rustls::ClientConfig, String> {
     let provider = provider();
     let pinned = Arc::new(Pinned { expected: peer, provider: provider.clone() });
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -212,16 +212,13 @@ pub(super) fn client(own: &Certificate, peer: Fingerprint) -> Result<quinn::Clie
         .with_custom_certificate_verifier(pinned)
         .with_client_auth_cert(vec![own.der.clone()], own.private_key())
         .map_err(|e| e.to_string())?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.resumption = Resumption::disabled();
     tls.enable_sni = false;
-    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(|e| e.to_string())?));
-    config.transport_config(transport(STREAMS));
-    Ok(config)
+    Ok(tls)
 }
 
-/// The caller.
-pub(super) fn server(own: &Certificate, peer: Fingerprint) -> Result<quinn::ServerConfig, String> {
+/// The same as a server, which takes no client without a certificate.
+pub(super) fn as_server(own: &Certificate, peer: Fingerprint) -> Result<rustls::ServerConfig, String> {
     let provider = provider();
     let pinned = Arc::new(Pinned { expected: peer, provider: provider.clone() });
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
@@ -230,8 +227,23 @@ pub(super) fn server(own: &Certificate, peer: Fingerprint) -> Result<quinn::Serv
         .with_client_cert_verifier(pinned)
         .with_single_cert(vec![own.der.clone()], own.private_key())
         .map_err(|e| e.to_string())?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.send_tls13_tickets = 0;
+    Ok(tls)
+}
+
+/// The called end: it opens the QUIC connection, and the caller then opens streams in it.
+pub(super) fn client(own: &Certificate, peer: Fingerprint) -> Result<quinn::ClientConfig, String> {
+    let mut tls = as_client(own, peer)?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(|e| e.to_string())?));
+    config.transport_config(transport(STREAMS));
+    Ok(config)
+}
+
+/// The caller.
+pub(super) fn server(own: &Certificate, peer: Fingerprint) -> Result<quinn::ServerConfig, String> {
+    let mut tls = as_server(own, peer)?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config =
         quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(|e| e.to_string())?));
     config.transport_config(transport(0));

@@ -6,6 +6,7 @@ mod called;
 mod caller;
 mod credentials;
 mod hops;
+mod ice_servers;
 mod in_dialog;
 mod keep_alive;
 mod publishing;
@@ -21,8 +22,8 @@ mod tests;
 mod watching;
 
 use crate::agent::{
-    CallError, Capabilities, EndReason, Line, PresenceError, RegisterError, RestartError, Session, SessionId,
-    SubscriptionId, Update,
+    CallError, Capabilities, EndReason, IceServer, Line, PresenceError, RegisterError, RestartError, Session,
+    SessionId, SubscriptionId, Update,
 };
 use crate::auth::Credentials;
 use crate::dialog::{Dialog, DialogKey};
@@ -237,6 +238,8 @@ pub(crate) struct UserAgent {
     register_client: Option<ClientId>,
     /// What comes with the binding.
     service: Service,
+    /// STUN and TURN servers that came with it last.
+    ice_servers: Vec<IceServer>,
     /// The registrar, or a proxy before it, does not do RFC 5626.
     without_outbound: bool,
     wallet: Wallet,
@@ -268,6 +271,7 @@ impl UserAgent {
             register_call_id: random::token(),
             register_cseq: 0,
             register_request: None,
+            ice_servers: Vec::new(),
             register_client: None,
             service: Service::default(),
             without_outbound: false,

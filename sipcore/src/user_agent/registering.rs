@@ -3,8 +3,8 @@
 use super::credentials::CannotAnswer;
 use super::publishing::min_expires;
 use super::service::Service;
-use super::{Notice, Purpose, USER_AGENT, UserAgent};
-use crate::agent::RegisterError;
+use super::{Notice, Purpose, USER_AGENT, UserAgent, ice_servers};
+use crate::agent::{IceServer, RegisterError};
 use crate::backoff::Failure;
 use crate::message::{Message, Method, NameAddr, Uri, address, name};
 use crate::random;
@@ -24,6 +24,11 @@ impl UserAgent {
     /// The binding stands as far as we know.
     pub fn is_registered(&self) -> bool {
         self.registration.is_standing()
+    }
+
+    /// The STUN and TURN servers that the registrar told of last; their credentials are renewed with each refresh.
+    pub fn ice_servers(&self) -> Vec<IceServer> {
+        self.ice_servers.clone()
     }
 
     /// Removes the binding.
@@ -117,6 +122,7 @@ impl UserAgent {
         let seconds = ours.and_then(|contact| contact.expires()).or_else(|| response.expires());
         let granted = seconds.map_or(self.config.expires, |seconds| Duration::from_secs(seconds.max(1).into()));
         self.service = Service::of(response, ours.as_ref(), &self.config.aor);
+        self.ice_servers = ice_servers::offered(response);
         self.wallet.accepted(response);
         let change = self.registration.on_success(now, granted, self.config.refresh, random::fraction());
         match change {

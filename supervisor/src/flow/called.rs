@@ -25,7 +25,7 @@ pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize
     let links = supervisor.sessions.links.clone();
     let (id, from) = (call.id, call.from.to_string());
     let near = supervisor.sessions.is_near().await;
-    let gathered = match links.gather(near).await {
+    let gathered = match links.gather(&supervisor.sessions, near).await {
         Ok(gathered) => gathered,
         Err(why) => {
             crate::say::say!("a call of {from} is refused: {why}");
@@ -91,17 +91,16 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
     let (held, busy) = (trunk.hold(), links.busy());
     match proto {
         Proto::Tcp => {
-            match tokio::time::timeout(LISTENER_WITHIN, to_listener(&supervisor, endpoint, id)).await {
-                Ok(Ok(socket)) => {
+            match to_program(&supervisor, endpoint, id).await {
+                Ok(socket) => {
                     if let Ok(stream) = incoming.take().await {
                         // The peer is told when the program closes: by its own FIN or RST.
                         drop(ended);
                         pump::pump(socket, stream, &held.trunk().link, links.ending.subscribe()).await;
                     }
                 }
-                outcome => {
-                    tracing::debug!(?outcome, "a listener did not take a connection");
-                    supervisor.forget_session(id);
+                Err(error) => {
+                    tracing::debug!(%error, "a listener did not take a connection");
                     supervisor.sessions.close(id);
                     incoming.refuse(486).await;
                 }
@@ -123,7 +122,11 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
 }
 
 /// Lets a peer send to a datagram socket of the program; gives the socket that stands for him.
-fn admit(supervisor: &Arc<Supervisor>, endpoint: Endpoint, id: SessionId) -> std::io::Result<Arc<UdpSocket>> {
+pub(super) fn admit(
+    supervisor: &Arc<Supervisor>,
+    endpoint: Endpoint,
+    id: SessionId,
+) -> std::io::Result<Arc<UdpSocket>> {
     if let Some(network) = &supervisor.network {
         let (far, media) = network.far(supervisor)?;
         let (socket, address) = datagrams::stand_in(supervisor, media)?;
@@ -136,6 +139,19 @@ fn admit(supervisor: &Arc<Supervisor>, endpoint: Endpoint, id: SessionId) -> std
 }
 
 /// Connects to the program's listener, which sees the peer's address.
+pub(super) async fn to_program(
+    supervisor: &Supervisor,
+    endpoint: Endpoint,
+    id: SessionId,
+) -> std::io::Result<TcpStream> {
+    let connecting = tokio::time::timeout(LISTENER_WITHIN, to_listener(supervisor, endpoint, id)).await;
+    let connected = connecting.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    if connected.is_err() {
+        supervisor.forget_session(id);
+    }
+    connected
+}
+
 async fn to_listener(supervisor: &Supervisor, endpoint: Endpoint, id: SessionId) -> std::io::Result<TcpStream> {
     if let Some(network) = supervisor.network.clone() {
         let joined = tokio::task::spawn_blocking(move || network.to_listener(endpoint)).await?;

@@ -7,16 +7,20 @@ use std::time::Instant;
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use policy::Encrypted;
-use sipcore::agent::{Agent, CallError, Channels, End, Label, Offer, Proto, Setup};
+use sipcore::agent::{Agent, CallError, Channels, End, Label, Offer, Proto, SessionId, Setup};
 use sipcore::flow::datachannel::Terms;
-use sipcore::flow::{Link, LinkError, OpenError, Opening, Role};
+use sipcore::flow::{Gathered, Link, LinkError, Listening, OpenError, Opening, Role};
 use sipcore::message::Uri;
 
+use super::outer::{self, Clear, Outcome, TLS};
 use super::trunk::{Held, Trunk};
 use super::{Links, Remote, datagrams, gate, moving, pump};
 use crate::progress;
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::Supervisor;
+
+/// After this long a peer that was not reached over TCP is asked for TLS again.
+const TLS_AGAIN: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// Peers that are remembered at once.
 const PEERS: usize = 4096;
@@ -48,12 +52,52 @@ pub struct Peer {
     trunk: tokio::sync::Mutex<Option<Arc<Trunk>>>,
     /// When nobody could be reached, and what the program was told.
     failed: Mutex<Option<(Instant, Errno)>>,
+    /// Whether TLS connections came about when they were last agreed on.
+    tls: Mutex<Option<(bool, Instant)>>,
 }
 
 enum Established {
     Encrypted(Arc<Trunk>),
-    /// The peer is on this machine after all.
-    Direct(Flow),
+    /// A flow of this socket alone.
+    Flow(Flow),
+    /// A connection over TCP was agreed on, and does not come about.
+    Unreachable(LinkError),
+}
+
+/// What is offered.
+struct Plan {
+    /// A direct flow for peers on this machine.
+    direct: bool,
+    encrypted: Vec<Encrypted>,
+    /// A flow in the clear.
+    clear: bool,
+}
+
+impl Plan {
+    /// What the policy takes, but for what cannot be.
+    fn of(peer: &Peer, wanted: &Wanted<'_>, direct: bool) -> Plan {
+        let flows = &wanted.callee.flows;
+        let others = flows.encrypted.iter().any(|kind| *kind != Encrypted::Tls) || flows.cleartext;
+        let failed = peer.tls.lock().is_some_and(|(works, at)| !works && at.elapsed() < TLS_AGAIN);
+        let may = |kind: &Encrypted| match kind {
+            Encrypted::Quic | Encrypted::DataChannel => true,
+            Encrypted::Tls => wanted.label.proto == Proto::Tcp && !(failed && others),
+        };
+        Plan { direct, encrypted: flows.encrypted.iter().copied().filter(may).collect(), clear: flows.cleartext }
+    }
+
+    /// The same, if the peer is known to be reached by TLS, and that is wanted most.
+    fn by_tls(self, peer: &Peer) -> Result<Plan, Plan> {
+        let works = peer.tls.lock().is_some_and(|(works, _)| works);
+        match self.encrypted.first() {
+            Some(Encrypted::Tls) if works => Ok(Plan { direct: false, encrypted: vec![Encrypted::Tls], clear: false }),
+            _ => Err(self),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.direct && !self.clear && self.encrypted.is_empty()
+    }
 }
 
 impl Links {
@@ -73,7 +117,8 @@ impl Links {
         self.near.lock().contains(uri)
     }
 
-    /// A flow in the connection to this peer, which is set up if there is none. With `direct`, a direct flow is offered beside it.
+    /// A flow in the connection to this peer, which is set up if there is none, or one of its own, as the policy prefers. With `direct`, a
+    /// direct flow is offered beside it.
     pub async fn open(
         self: &Arc<Links>,
         supervisor: &Arc<Supervisor>,
@@ -82,12 +127,34 @@ impl Links {
         direct: bool,
     ) -> Result<Flow, Failure> {
         let asked = Instant::now();
-        let peer = self.peer(&wanted.callee.uri);
+        // Rules for one peer may want different flows.
+        let flows = &wanted.callee.flows;
+        let peer = self.peer(&format!("{} {} {}", wanted.callee.uri, flows.words(), flows.cleartext));
         let mut rebuilt = false;
         loop {
+            let plan = match Plan::of(&peer, &wanted, direct).by_tls(&peer) {
+                Ok(plan) => {
+                    // Nobody else need wait for this one.
+                    match self.establish(supervisor, agent, wanted, &plan).await {
+                        Ok(Established::Flow(flow)) => return Ok(flow),
+                        Ok(Established::Unreachable(why)) => {
+                            self.not_by_tls(&peer, &wanted, why)?;
+                            continue;
+                        }
+                        Ok(Established::Encrypted(_)) => continue,
+                        Err((_, failure)) => return Err(failure),
+                    }
+                }
+                Err(plan) => plan,
+            };
+            if plan.is_empty() {
+                let why = "TLS carries streams, and no datagrams: add \"quic\" to flows, or cleartext = true";
+                return Err(wanted.fail(Errno::ENETUNREACH, why.to_owned()));
+            }
+            let by_trunk = plan.encrypted.first().is_some_and(|kind| *kind != Encrypted::Tls);
             let held = {
                 let mut slot = peer.trunk.lock().await;
-                match slot.as_ref().filter(|trunk| !trunk.link.is_closed()) {
+                match slot.as_ref().filter(|trunk| by_trunk && !trunk.link.is_closed()) {
                     Some(trunk) => trunk.hold(),
                     None => {
                         // Who waited while another failed has failed too.
@@ -96,17 +163,30 @@ impl Links {
                         {
                             return Err(Failure { errno });
                         }
-                        *slot = None;
-                        match self.establish(supervisor, agent, wanted, direct).await {
+                        if peer.tls.lock().is_some_and(|(_, when)| when >= asked) && !by_trunk && !rebuilt {
+                            // So has who waited while another found out about TLS.
+                            rebuilt = true;
+                            continue;
+                        }
+                        if by_trunk {
+                            *slot = None;
+                        }
+                        match self.establish(supervisor, agent, wanted, &plan).await {
                             Ok(Established::Encrypted(trunk)) => {
                                 tokio::spawn(keep(supervisor.clone(), peer.clone(), trunk.clone()));
                                 let held = trunk.hold();
                                 *slot = Some(trunk);
                                 held
                             }
-                            Ok(Established::Direct(flow)) => {
-                                self.near.lock().insert(wanted.callee.uri.clone());
+                            Ok(Established::Flow(flow)) => {
+                                if flow.kind == TLS {
+                                    *peer.tls.lock() = Some((true, Instant::now()));
+                                }
                                 return Ok(flow);
+                            }
+                            Ok(Established::Unreachable(why)) => {
+                                self.not_by_tls(&peer, &wanted, why)?;
+                                continue;
                             }
                             Err((of_peer, failure)) => {
                                 if of_peer {
@@ -136,36 +216,74 @@ impl Links {
         }
     }
 
-    /// INVITE, ICE, QUIC or DTLS and SCTP. What goes wrong has been said; `true` beside it: it would go wrong for every socket.
+    /// No connection over TCP comes about: the other flows are next, if there are any.
+    fn not_by_tls(&self, peer: &Peer, wanted: &Wanted<'_>, why: LinkError) -> Result<(), Failure> {
+        let before = peer.tls.lock().replace((false, Instant::now()));
+        let flows = &wanted.callee.flows;
+        let again = before.is_none_or(|(works, at)| works || at.elapsed() >= TLS_AGAIN);
+        let others = flows.encrypted.iter().any(|kind| *kind != Encrypted::Tls) || flows.cleartext;
+        if again && others {
+            tracing::info!(%why, "the next flow is tried");
+            return Ok(());
+        }
+        let advice =
+            if flows.has(Encrypted::Quic) { "" } else { "; \"quic\" in flows (or --flow auto) gets through NATs" };
+        Err(wanted.fail(Errno::EHOSTUNREACH, format!("{why}{advice}")))
+    }
+
+    /// INVITE, and then what the answer takes: ICE and QUIC or data channels, TCP and TLS, or a flow in the clear. What goes wrong has been said; `true`
+    /// beside it: it would go wrong for every socket.
     async fn establish(
         self: &Arc<Links>,
         supervisor: &Arc<Supervisor>,
         agent: &Agent,
         wanted: Wanted<'_>,
-        direct: bool,
+        plan: &Plan,
     ) -> Result<Established, (bool, Failure)> {
         let sessions = &supervisor.sessions;
         let near = agent.local_addr().is_some_and(|address| address.ip().is_loopback());
-        let subject = wanted.target.as_str();
-        progress::now(subject, "looking for this end's addresses");
-        let gathered = self.gather(near).await;
-        let gathered = gathered.map_err(|why| (true, wanted.fail(Errno::ENETUNREACH, why)))?;
+        let cannot = |why: String| (true, wanted.fail(Errno::ENETUNREACH, why));
+        let ip = outer::told_ip(agent).map_err(cannot)?;
+        let (mut gathered, mut tls, mut clear) = (None, None, None);
         let mut flows = Vec::new();
-        if direct {
+        if plan.direct {
             flows.push(End::Direct(sessions.local(wanted.source)));
         }
-        let (ice, encrypted) = (gathered.description(), &wanted.callee.flows);
         // One line for both: who does not know QUIC sees data channels like any other.
-        let both = encrypted.has(Encrypted::Quic) && encrypted.has(Encrypted::DataChannel);
-        let channels = Channels::offer(ice.clone(), wanted.label, both);
-        for kind in &encrypted.encrypted {
+        let has = |kind| plan.encrypted.contains(&kind);
+        let both = has(Encrypted::Quic) && has(Encrypted::DataChannel);
+        let mut channels = None;
+        for kind in &plan.encrypted {
             match kind {
-                Encrypted::Quic if !both => flows.push(End::Quic(ice.clone())),
-                Encrypted::Quic => flows.push(End::Channels(channels.clone())),
-                Encrypted::DataChannel if !both => flows.push(End::Channels(channels.clone())),
-                Encrypted::DataChannel => {}
+                Encrypted::Tls => {
+                    let ready = Listening::start(ip).await.map_err(|e| cannot(e.to_string()))?;
+                    flows.push(outer::tls_end(self, &ready, Setup::Actpass, true).map_err(cannot)?);
+                    tls = Some(ready);
+                }
+                // It has its line already.
+                _ if gathered.is_some() => {}
+                kind => {
+                    progress::now(wanted.target.as_str(), "looking for this end's addresses");
+                    let ready = self.gather(sessions, near).await.map_err(cannot)?;
+                    let ice = ready.description().clone();
+                    let offered = Channels::offer(ice.clone(), wanted.label, both);
+                    flows.push(match kind {
+                        Encrypted::Quic if !both => End::Quic(ice),
+                        _ => End::Channels(offered.clone()),
+                    });
+                    channels = Some(offered);
+                    gathered = Some(ready);
+                }
             }
         }
+        let clear_line = flows.len();
+        // On this machine direct flows are what there is in the clear.
+        if plan.clear && !near {
+            let ready = Clear::start(wanted.label.proto, ip).await.map_err(|e| cannot(e.to_string()))?;
+            flows.extend(ready.end(Setup::Actpass, true));
+            clear = Some(ready);
+        }
+        let another = flows.len() > 1;
         let offer = Offer { label: wanted.label, virtual_source: wanted.seen_as, flows };
         let session = match sessions.call(agent, wanted.target, offer).await {
             Ok(session) => session,
@@ -174,26 +292,60 @@ impl Links {
                 return Err((!of_socket, sessions.failure(&wanted, &e)));
             }
         };
-        let remote = match session.end {
-            End::Direct(direct) => {
-                let flow = sessions.direct(agent, &wanted, session.id, direct.source);
-                return flow.map(Established::Direct).map_err(|failure| (false, failure));
+        let id = session.id;
+        let hang_up = HangUp { agent, session: Some(id) };
+        let by_ice = gathered.zip(channels);
+        let outcome = match (session.end, by_ice, tls, clear) {
+            (End::Quic(remote), Some((gathered, offered)), ..) => {
+                let ends = (gathered, offered, Remote::Quic(remote));
+                return self.connect_ice(supervisor, &wanted, ends, (id, hang_up)).await;
             }
-            End::Quic(remote) => Remote::Quic(remote),
-            End::Channels(remote) => Remote::Channels(remote),
+            (End::Channels(remote), Some((gathered, offered)), ..) => {
+                let ends = (gathered, offered, Remote::Channels(remote));
+                return self.connect_ice(supervisor, &wanted, ends, (id, hang_up)).await;
+            }
+            (End::Tls(remote), _, Some(listening), _) => {
+                outer::call_tls(self, supervisor, &wanted, id, (listening, remote), another).await
+            }
+            (End::Direct(remote), _, _, Some(clear)) if session.line == clear_line => {
+                outer::call_clear(self, supervisor, &wanted, id, (clear, remote)).await
+            }
+            (End::Direct(direct), ..) => {
+                hang_up.keep();
+                let flow = sessions.direct(agent, &wanted, id, direct.source).map_err(|failure| (false, failure))?;
+                self.near.lock().insert(wanted.callee.uri.clone());
+                return Ok(Established::Flow(flow));
+            }
             _ => {
-                agent.bye(session.id);
                 let why = "the peer took what was not offered".to_owned();
                 return Err((true, wanted.fail(Errno::ECONNREFUSED, why)));
             }
         };
-        let hang_up = HangUp { agent, session: Some(session.id) };
+        match outcome {
+            Outcome::Stands(flow) => {
+                hang_up.keep();
+                Ok(Established::Flow(flow))
+            }
+            Outcome::Unreachable(why) => Ok(Established::Unreachable(why)),
+            Outcome::Failed(failure) => Err((false, failure)),
+        }
+    }
+
+    /// ICE, then QUIC, or DTLS and SCTP.
+    async fn connect_ice(
+        self: &Arc<Links>,
+        supervisor: &Arc<Supervisor>,
+        wanted: &Wanted<'_>,
+        (gathered, offered, remote): (Gathered, Channels, Remote),
+        (session, hang_up): (SessionId, HangUp<'_>),
+    ) -> Result<Established, (bool, Failure)> {
+        let subject = wanted.target.as_str();
         let mut checks = gathered.checks();
         let connecting = async {
             match &remote {
                 Remote::Quic(remote) => gathered.connect(remote, Role::Offerer).await,
                 Remote::Channels(remote) => {
-                    let terms = Terms::new(remote, remote.setup == Setup::Passive, &channels.channels);
+                    let terms = Terms::new(remote, remote.setup == Setup::Passive, &offered.channels);
                     gathered.connect_channels(&remote.ice, Role::Offerer, terms).await
                 }
             }
@@ -214,9 +366,9 @@ impl Links {
         match connected {
             Ok(link) => {
                 hang_up.keep();
-                sessions.note(session.id);
-                sessions.note_party(session.id, &wanted.callee.uri);
-                let trunk = self.admit(supervisor, link, session.id, &wanted.callee.uri, Role::Offerer);
+                supervisor.sessions.note(session);
+                supervisor.sessions.note_party(session, &wanted.callee.uri);
+                let trunk = self.admit(supervisor, link, session, &wanted.callee.uri, Role::Offerer);
                 if supervisor.options.trace {
                     tokio::spawn(say_path(Arc::downgrade(&trunk), wanted.callee.uri.clone()));
                 }
@@ -242,7 +394,7 @@ impl Links {
         &self,
         supervisor: &Arc<Supervisor>,
         link: Link,
-        session: sipcore::agent::SessionId,
+        session: SessionId,
         peer: &str,
         role: Role,
     ) -> Arc<Trunk> {
@@ -299,7 +451,7 @@ impl Links {
 /// Ends the session unless a connection comes of it, also when nobody waits for it any more.
 struct HangUp<'a> {
     agent: &'a Agent,
-    session: Option<sipcore::agent::SessionId>,
+    session: Option<SessionId>,
 }
 
 impl HangUp<'_> {
@@ -317,7 +469,7 @@ impl Drop for HangUp<'_> {
 }
 
 /// What a refused stream means to the program, and to the user.
-fn refusal(status: u16) -> (Errno, String) {
+pub(super) fn refusal(status: u16) -> (Errno, String) {
     match status {
         486 => (
             Errno::ECONNREFUSED,

@@ -5,11 +5,12 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use sipcore::agent::SessionId;
-use sipcore::flow::Stream;
+use sipcore::flow::{KEEP_ALIVE, Stream, is_keep_alive};
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::trunk::Held;
 use super::v4;
@@ -98,4 +99,71 @@ pub async fn carry(
     stream.send.finish();
     let _ = tokio::time::timeout(Duration::from_secs(5), stream.send.stopped()).await;
     drop((busy, held));
+}
+
+/// A socket towards a peer, in the clear.
+pub struct Outer {
+    /// Connected to the peer, or to who stands before it.
+    pub socket: UdpSocket,
+    /// The peer knows what keeps a path open from what its program is sent.
+    pub sipbox: bool,
+}
+
+impl Outer {
+    /// What finds no room is lost, as on the way.
+    fn send(&self, data: &[u8]) {
+        let _ = send(self.socket.as_raw_fd(), data, MsgFlags::MSG_DONTWAIT);
+    }
+}
+
+/// A server between the two ends learns where each is from what it sends (latching), and forgets it, as NATs do, after some silence.
+const REPEATED_FIRST: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(500)];
+const REPEATED: Duration = Duration::from_secs(15);
+
+/// Carries datagrams in the clear, until the program closes its socket or the session ends (`ended`).
+pub async fn carry_clear(
+    supervisor: Arc<Supervisor>,
+    id: SessionId,
+    near: Arc<UdpSocket>,
+    outer: Outer,
+    mut ended: oneshot::Receiver<()>,
+) {
+    let links = supervisor.sessions.links.clone();
+    let mut ending = links.ending.subscribe();
+    let (mut out, mut back) = (vec![0; LARGEST], vec![0; LARGEST]);
+    let mut repeated = 0;
+    let mut next = Instant::now();
+    loop {
+        // An error is an ICMP message: nobody is there for the moment, and more may be sent.
+        tokio::select! {
+            received = near.recv(&mut out) => {
+                if let Ok(length) = received {
+                    outer.send(&out[..length]);
+                }
+            }
+            received = outer.socket.recv(&mut back) => {
+                if let Ok(length) = received
+                    && !(outer.sipbox && is_keep_alive(&back[..length]))
+                {
+                    let _ = send(near.as_raw_fd(), &back[..length], MsgFlags::MSG_DONTWAIT);
+                }
+            }
+            () = tokio::time::sleep_until(next) => {
+                if outer.sipbox {
+                    outer.send(&KEEP_ALIVE);
+                }
+                repeated += 1;
+                next += REPEATED_FIRST.get(repeated).copied().unwrap_or(REPEATED);
+            }
+            _ = &mut ended => break,
+            _ = ending.wait_for(|ending| *ending) => break,
+        }
+    }
+    // What the program sent before it closed is here already. The runtime may not know it yet: the kernel is asked.
+    while let Ok(length) = recv(near.as_raw_fd(), &mut out, MsgFlags::MSG_DONTWAIT) {
+        outer.send(&out[..length]);
+    }
+    links.close(id);
+    supervisor.forget_session(id);
+    supervisor.sessions.close(id);
 }

@@ -6,13 +6,16 @@ mod caller;
 mod datagrams;
 mod gate;
 mod moving;
+mod outer;
 mod pump;
+mod secure;
 mod settings;
 mod trunk;
 
 pub use called::accept;
 pub use caller::Wanted;
 pub use moving::{restarted, watch};
+pub use outer::{Offered, accept as accept_outer};
 pub use settings::Settings;
 
 use std::collections::{HashMap, HashSet};
@@ -30,6 +33,8 @@ use crate::status::Connection;
 use caller::Peer;
 use gate::Gate;
 use trunk::Trunk;
+
+use crate::sessions::Sessions;
 
 /// How long the end of a run waits until peers have what the program wrote.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -54,6 +59,8 @@ pub struct Links {
     near: Mutex<HashSet<String>>,
     /// Connections, by the SIP session that each one belongs to.
     trunks: Mutex<HashMap<SessionId, Weak<Trunk>>>,
+    /// Sessions that are looking for a connection: dropping the sender ends the search.
+    searches: Mutex<HashMap<SessionId, oneshot::Sender<()>>>,
     /// Flows of sockets: dropping the sender ends one.
     flows: Mutex<HashMap<SessionId, oneshot::Sender<()>>>,
     gate: tokio::sync::OnceCell<Arc<Gate>>,
@@ -76,6 +83,7 @@ impl Links {
             peers: Mutex::default(),
             near: Mutex::default(),
             trunks: Mutex::default(),
+            searches: Mutex::default(),
             flows: Mutex::default(),
             gate: tokio::sync::OnceCell::new(),
             last_port: AtomicU16::new(0),
@@ -91,22 +99,17 @@ impl Links {
     }
 
     /// What there is to find a path with. `near`: the other end may be on this machine, where it has no other address.
-    async fn config(&self, near: bool) -> Result<LinkConfig, String> {
-        let certificate = match self.certificate.get() {
-            Some(made) => made.clone(),
-            None => {
-                let made = Arc::new(Certificate::new().map_err(|e| e.to_string())?);
-                self.certificate.get_or_init(|| made).clone()
-            }
-        };
-        let servers = self.settings.servers().await?;
+    async fn config(&self, sessions: &Sessions, near: bool) -> Result<LinkConfig, String> {
+        let certificate = self.certificate()?;
+        let offered = if near { Vec::new() } else { sessions.offered_servers().await };
+        let servers = self.settings.servers(&offered).await?;
         let also = if near { vec![self.physical] } else { Vec::new() };
         Ok(LinkConfig { certificate, servers, also })
     }
 
     /// Sockets and candidates for one more connection.
-    async fn gather(&self, near: bool) -> Result<Gathered, String> {
-        Gathered::start(self.config(near).await?).await.map_err(|e| e.to_string())
+    async fn gather(&self, sessions: &Sessions, near: bool) -> Result<Gathered, String> {
+        Gathered::start(self.config(sessions, near).await?).await.map_err(|e| e.to_string())
     }
 
     /// A port for the socket of a peer that has none: ports of that kind are dynamic ones (RFC 6335 section 6).
@@ -114,21 +117,44 @@ impl Links {
         DYNAMIC + self.last_port.fetch_add(1, Ordering::Relaxed) % (u16::MAX - DYNAMIC)
     }
 
+    /// The certificate of this run.
+    fn certificate(&self) -> Result<Arc<Certificate>, String> {
+        if let Some(made) = self.certificate.get() {
+            return Ok(made.clone());
+        }
+        let made = Arc::new(Certificate::new().map_err(|e| e.to_string())?);
+        Ok(self.certificate.get_or_init(|| made).clone())
+    }
+
     /// A new flow of a socket: its name, and what says that it is to end.
     fn begin(&self) -> (SessionId, oneshot::Receiver<()>) {
-        let (end, ended) = oneshot::channel();
         let id = SessionId::next();
+        (id, self.begin_as(id))
+    }
+
+    /// A flow of a socket that has a session of its own: what says that it is to end.
+    fn begin_as(&self, id: SessionId) -> oneshot::Receiver<()> {
+        let (end, ended) = oneshot::channel();
         self.flows.lock().insert(id, end);
-        (id, ended)
+        ended
+    }
+
+    /// A session that looks for a connection: what says that the peer has given up.
+    fn search(&self, id: SessionId) -> oneshot::Receiver<()> {
+        let (end, ended) = oneshot::channel();
+        self.searches.lock().insert(id, end);
+        ended
     }
 
     /// The socket of this flow is gone, or the session of this connection is to end.
     pub fn close(&self, id: SessionId) {
+        self.searches.lock().remove(&id);
         self.flows.lock().remove(&id);
     }
 
     /// The peer ended a session: the connection in it ends too.
     pub fn ended(&self, id: SessionId) {
+        self.searches.lock().remove(&id);
         if let Some(trunk) = self.trunks.lock().remove(&id).and_then(|trunk| trunk.upgrade()) {
             trunk.link.close();
         }

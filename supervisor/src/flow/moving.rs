@@ -119,7 +119,7 @@ async fn restart(supervisor: &Arc<Supervisor>, trunk: &Arc<Trunk>, lost: bool) {
 async fn attempt(supervisor: &Arc<Supervisor>, trunk: &Arc<Trunk>) -> Result<(), String> {
     let sessions = &supervisor.sessions;
     let agent = sessions.started_agent().await.ok_or("this run has no registrar any more")?;
-    let config = sessions.links.config(sessions.is_near().await).await?;
+    let config = sessions.links.config(sessions, sessions.is_near().await).await?;
     let road = trunk.link.road();
     let prepared = road.prepare(&config).await.map_err(|e| e.to_string())?;
     let local = prepared.description().clone();
@@ -160,7 +160,8 @@ async fn answer(supervisor: &Arc<Supervisor>, trunk: &Trunk, restart: IncomingRe
     let prepared = match own {
         Some(prepared) => prepared,
         None => {
-            let config = sessions.links.config(sessions.is_near().await).await.map_err(LinkError::NoSocket)?;
+            let config =
+                sessions.links.config(sessions, sessions.is_near().await).await.map_err(LinkError::NoSocket)?;
             road.prepare(&config).await?
         }
     };

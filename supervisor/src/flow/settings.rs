@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use policy::{Flows, Ice, IceServer, IceTransport};
+use sipcore::agent::IceServer as Offered;
 use sipcore::flow::{Relay, Servers};
 
 /// Which flows there may be, and who helps with them.
@@ -39,9 +40,35 @@ impl Settings {
         machine.is_of(&self.machine)
     }
 
-    /// The servers, by address.
-    pub async fn servers(&self) -> Result<Servers, String> {
+    /// Whether the policy names servers: those of the registrar are not used then.
+    pub fn names_servers(&self) -> bool {
+        !self.ice.stun.is_empty() || !self.ice.turn.is_empty()
+    }
+
+    /// The servers, by address; `offered`: those of the registrar, for who names none.
+    pub async fn servers(&self, offered: &[Offered]) -> Result<Servers, String> {
         let mut servers = Servers::default();
+        for offered in offered.iter().filter(|_| !self.names_servers()) {
+            let Some((is_turn, server)) = IceServer::told(&offered.uri) else {
+                tracing::debug!(uri = offered.uri, "the registrar tells of a server that cannot be spoken to");
+                continue;
+            };
+            let kind = if is_turn { "TURN" } else { "STUN" };
+            // A service of this machine is none of a registrar's elsewhere.
+            let Some(address) = resolve(kind, &server).await.filter(|a| !a.ip().to_canonical().is_loopback()) else {
+                continue;
+            };
+            // Every TURN server is a STUN server (RFC 8656 section 3).
+            servers.stun.push(address);
+            if let (true, Some(user), Some(password)) = (is_turn, &offered.username, &offered.credential) {
+                // Without a transport it has both (RFC 7065 section 3.1): the connection is for networks that block UDP.
+                let only_tcp = server.transport == IceTransport::Tcp;
+                let said = offered.uri.contains('?');
+                let transports = [false, true].into_iter().filter(|tcp| if said { *tcp == only_tcp } else { true });
+                let relay = |tcp| Relay { address, tcp, user: user.clone(), password: password.clone() };
+                servers.turn.extend(transports.map(relay));
+            }
+        }
         for server in &self.ice.stun {
             servers.stun.extend(resolve("STUN", server).await);
         }

@@ -1,0 +1,210 @@
+//! Between a TCP socket of the program and a TLS connection: FIN is close_notify, a reset is a reset, and who does not read holds up who
+//! writes. Bytes move in large pieces.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use sipcore::flow::{Received, Secure};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Bytes moved at once.
+const PIECE: usize = 256 * 1024;
+/// Pieces after which others have their turn.
+const TURN: u32 = 16;
+
+/// How long the end of a peer is awaited when nobody reads any more.
+const LATE: Duration = Duration::from_secs(2);
+
+/// Whose end broke.
+enum Broken {
+    Program(io::Error),
+    Peer(io::Error),
+}
+
+struct Pump {
+    program: TcpStream,
+    peer: Secure,
+    /// For what the program writes.
+    up: Box<[u8]>,
+    /// The program may write more.
+    up_open: bool,
+    /// The peer was told that nothing more comes.
+    up_shut: bool,
+    /// What the peer has written, from `taken` on not read by the program.
+    down: Vec<u8>,
+    taken: usize,
+    down_open: bool,
+    down_shut: bool,
+    /// The program is gone: nobody reads.
+    no_reader: bool,
+    /// Until when the peer's end is awaited then.
+    patience: Option<Instant>,
+}
+
+/// Carries bytes until both directions have ended. `ending`: the program is gone, and what comes for it need not be delivered.
+pub async fn pump(program: TcpStream, peer: Secure, mut ending: watch::Receiver<bool>) {
+    let _ = program.set_nodelay(true);
+    let mut pump = Pump {
+        program,
+        peer,
+        up: vec![0; PIECE].into_boxed_slice(),
+        up_open: true,
+        up_shut: false,
+        down: Vec::with_capacity(PIECE + PIECE / 4),
+        taken: 0,
+        down_open: true,
+        down_shut: false,
+        no_reader: false,
+        patience: None,
+    };
+    let broken = match pump.run(&mut ending).await {
+        Ok(()) => return,
+        Err(broken) => broken,
+    };
+    match &broken {
+        Broken::Program(error) => tracing::debug!(%error, "the program's end of a TLS flow broke"),
+        Broken::Peer(error) => tracing::debug!(%error, "the peer's end of a TLS flow broke"),
+    }
+    // An alert, perhaps, and then a reset as the program would see or send it.
+    let _ = pump.peer.flush();
+    let _ = sandbox::sock::reset_on_close(pump.peer.io().as_fd());
+    let _ = sandbox::sock::reset_on_close(pump.program.as_fd());
+}
+
+impl Pump {
+    async fn run(&mut self, ending: &mut watch::Receiver<bool>) -> Result<(), Broken> {
+        let mut turns = 0;
+        loop {
+            self.no_reader |= *ending.borrow();
+            if self.no_reader && self.up_shut && self.patience.is_none() {
+                self.patience = Some(Instant::now() + LATE);
+            }
+            let sent = self.peer.flush().map_err(Broken::Peer)?;
+            let moved = self.upwards(sent)? | self.downwards()?;
+            if self.up_shut && self.down_shut {
+                return Ok(());
+            }
+            if moved {
+                turns += 1;
+                if turns % TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
+                continue;
+            }
+            self.wait(sent, ending).await?;
+        }
+    }
+
+    /// From the program to the peer, if the last piece is on its way; whether something was moved.
+    fn upwards(&mut self, sent: bool) -> Result<bool, Broken> {
+        if !sent || self.up_shut {
+            return Ok(false);
+        }
+        if !self.up_open {
+            shutdown(self.peer.io());
+            self.up_shut = true;
+            return Ok(true);
+        }
+        match self.program.try_read(&mut self.up) {
+            Ok(0) => {
+                self.peer.finish();
+                self.up_open = false;
+            }
+            Ok(count) => self.peer.write(&self.up[..count]).map_err(Broken::Peer)?,
+            Err(e) if is_not_yet(&e) => return Ok(false),
+            Err(e) => return Err(Broken::Program(e)),
+        }
+        Ok(true)
+    }
+
+    /// From the peer to the program.
+    fn downwards(&mut self) -> Result<bool, Broken> {
+        if self.down_shut {
+            return Ok(false);
+        }
+        let mut moved = false;
+        if self.taken == self.down.len() {
+            self.down.clear();
+            self.taken = 0;
+            while self.down_open && self.down.len() < PIECE {
+                let received = self.peer.receive().map_err(Broken::Peer)?;
+                let down = &mut self.down;
+                let all = self.peer.read(|piece| {
+                    down.extend_from_slice(piece);
+                    Ok(piece.len())
+                });
+                all.map_err(Broken::Peer)?;
+                match received {
+                    Received::Some => moved = true,
+                    Received::Nothing => break,
+                    Received::End => self.down_open = false,
+                }
+            }
+        }
+        if self.no_reader {
+            self.taken = self.down.len();
+        }
+        while self.taken < self.down.len() {
+            match self.program.try_write(&self.down[self.taken..]) {
+                Ok(count) => {
+                    self.taken += count;
+                    moved = true;
+                }
+                Err(e) if is_not_yet(&e) => return Ok(moved),
+                Err(e) => return Err(Broken::Program(e)),
+            }
+        }
+        if !self.down_open {
+            shutdown(&self.program);
+            self.down_shut = true;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    async fn wait(&mut self, sent: bool, ending: &mut watch::Receiver<bool>) -> Result<(), Broken> {
+        let pending = self.taken < self.down.len();
+        let (program, peer) = (&self.program, self.peer.io());
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+        tokio::select! {
+            ready = program.readable(), if sent && self.up_open => ready.map_err(Broken::Program),
+            ready = peer.writable(), if !sent => ready.map_err(Broken::Peer),
+            ready = peer.readable(), if self.down_open && !pending => ready.map_err(Broken::Peer),
+            ready = program.writable(), if pending => ready.map_err(Broken::Program),
+            // Where nothing is read any more a reset would not be seen.
+            ready = program.ready(Interest::ERROR), if !self.up_open && !self.no_reader => {
+                Err(Broken::Program(ready.err().unwrap_or_else(reset)))
+            }
+            ready = peer.ready(Interest::ERROR), if !self.down_open || pending => {
+                Err(Broken::Peer(ready.err().unwrap_or_else(reset)))
+            }
+            // A close with something unread would be a reset, and the peer may not have read all yet: its own end is awaited a little.
+            () = until(self.patience), if self.no_reader && self.up_shut => {
+                self.down_shut = true;
+                Ok(())
+            }
+            // The sender lives as long as the run.
+            _ = ending.wait_for(|ending| *ending), if !self.no_reader => Ok(()),
+        }
+    }
+}
+
+async fn until(patience: Option<Instant>) {
+    match patience {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn is_not_yet(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+fn shutdown(socket: &TcpStream) {
+    // Who has been reset meanwhile is shut already.
+    let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Write);
+}
