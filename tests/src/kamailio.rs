@@ -50,21 +50,9 @@ impl Kamailio {
     /// The same, with the media of every session led through the lab's rtpengine, as session border controllers do.
     pub fn start_sbc(world: &World, lab: &Lab, algorithm: Algorithm, users: &[&str]) -> Kamailio {
         let at = SocketAddr::from((PUBLIC, 5060));
-        let module = format!(
-            "loadmodule \"outbound.so\"\nloadmodule \"rtpengine.so\"\nmodparam(\"rtpengine\", \"rtpengine_sock\", \"udp:{PUBLIC}:{}\")\n",
-            crate::rtpengine::CONTROL
-        );
-        const FLAGS: &str = "\"replace-origin replace-session-connection\"";
-        let offer = format!(
-            "\tif (is_method(\"INVITE\") && has_body(\"application/sdp\")) {{\n\t\trtpengine_offer({FLAGS});\n\t\tt_on_reply(\"MEDIA\");\n\t}}\n\
-             \tif (!t_relay()) sl_reply_error();\n}}\n\nonreply_route[MEDIA] {{\n\tif (has_body(\"application/sdp\")) \
-             rtpengine_answer({FLAGS});\n}}\n\nroute[IN_DIALOG] {{\n\tif (is_method(\"BYE\")) rtpengine_delete();\n"
-        );
-        let plain = Kamailio::configured(algorithm, users, &[at]);
-        let config = plain
-            .replace("loadmodule \"outbound.so\"\n", &module)
-            .replace("\tif (!t_relay()) sl_reply_error();\n}\n\nroute[IN_DIALOG] {\n", &offer);
-        assert!(config.contains("rtpengine_sock") && config.contains("onreply_route"), "the configuration has changed");
+        let config = Kamailio::configured(algorithm, users, &[at])
+            .replace("#!KAMAILIO\n", "#!KAMAILIO\n#!define WITH_SBC\n")
+            .replace("@RTPENGINE@", &format!("udp:{PUBLIC}:{}", crate::rtpengine::CONTROL));
         Kamailio::launch(world, "kamailio", &config, at, Some(&lab.public))
     }
 
