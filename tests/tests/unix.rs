@@ -118,6 +118,25 @@ fn what_the_policy_allows_is_reached() {
 }
 
 #[test]
+fn no_policy_leads_to_the_sockets_of_sipbox() {
+    let world = World::new("unix-sipbox");
+    // Another run of the user, which `sipbox status` asks on a socket of its own.
+    let mut other = world.run(&[], "sh").args(["-c", "echo here; sleep 60"]).start();
+    other.wait_for("here");
+    let directory = world.path("runtime").join("sipbox");
+    let socket = until("the socket of a run", || {
+        let files = std::fs::read_dir(&directory).ok()?.flatten().map(|entry| entry.path());
+        files.into_iter().find(|path| path.extension().is_some_and(|end| end == "sock"))
+    });
+    let link = world.path("link").display().to_string();
+    let at = socket.display().to_string();
+    let done = tries(&world, "[local]\nunix = \"allow\"\n", &["connect", &at, "symlink", &at, &link, "connect", &link]);
+    done.says(&format!("connect {at} EACCES"))
+        .says(&format!("connect {link} EACCES"))
+        .explains(&["a socket of sipbox itself"]);
+}
+
+#[test]
 fn datagrams_to_what_the_policy_allows() {
     let world = World::new("unix-datagrams");
     let at = world.path("log");

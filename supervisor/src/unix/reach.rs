@@ -1,7 +1,9 @@
 //! Where an AF_UNIX address leads: looked up once, as the program sees it, and used as what was found.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
@@ -113,6 +115,7 @@ fn path(supervisor: &Supervisor, caller: &Caller, name: &[u8]) -> Result<Reach, 
 fn of_others(supervisor: &Supervisor, file: &OwnedFd, stat: &FileStat) -> Result<(), Errno> {
     let where_it_is = |file: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let path = where_it_is(file).map_err(crate::call::errno)?;
+    not_of_sipbox(supervisor, &path)?;
     let decision = supervisor.policy.unix(UnixName::Path(path.as_os_str().as_bytes()));
     allowed(supervisor, decision, || format!("{}, which no program of this run made", path.display()))?;
     let Ok(Some(bound)) = sandbox::unix_diag::name_of_file(stat.st_dev, stat.st_ino) else { return Ok(()) };
@@ -121,11 +124,24 @@ fn of_others(supervisor: &Supervisor, file: &OwnedFd, stat: &FileStat) -> Result
         return Ok(());
     }
     // The daemon may have bound it by symbolic links.
-    let there = std::fs::canonicalize(std::ffi::OsStr::from_bytes(bound));
+    let there = std::fs::canonicalize(OsStr::from_bytes(bound));
     let bound = there.map_or_else(|_| bound.to_vec(), |there| there.as_os_str().as_bytes().to_vec());
+    not_of_sipbox(supervisor, Path::new(OsStr::from_bytes(&bound)))?;
     let decision = supervisor.policy.unix(UnixName::Path(&bound));
     let shown = String::from_utf8_lossy(&bound).escape_default().to_string();
     allowed(supervisor, decision, || format!("{}, which was bound as {shown}", path.display()))
+}
+
+/// EACCES for sockets in sipbox's own directory, whatever the policy says: what listens there tells of all runs of the user, or acts for them.
+fn not_of_sipbox(supervisor: &Supervisor, path: &Path) -> Result<(), Errno> {
+    let own = crate::hub::directory().ok().and_then(|directory| std::fs::canonicalize(directory).ok());
+    if !own.is_some_and(|own| path.starts_with(own)) {
+        return Ok(());
+    }
+    supervisor.sessions.say_once(&format!("unix:{}", path.display()), || {
+        format!("the program tried {}, a socket of sipbox itself, which no policy lets it reach", path.display())
+    });
+    Err(Errno::EACCES)
 }
 
 /// EACCES for what the policy refuses, and the words once.
