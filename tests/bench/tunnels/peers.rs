@@ -227,10 +227,14 @@ pub fn openvpn(street: &Street, port: u16) -> Result<Tunnel, String> {
 pub fn nebula(street: &Street, port: u16) -> Result<Tunnel, String> {
     let (world, program) = (&street.root, system_program("nebula")?);
     let cert = system_program("nebula-cert")?;
-    launch(world, &cert).args(["ca", "-name", "bench"]).finish().success();
+    launch(world, &cert)
+        .args(["ca", "-name", "bench", "-out-crt", "nebula-ca.crt", "-out-key", "nebula-ca.key"])
+        .finish()
+        .success();
     let mut processes = Vec::new();
     for (side, host, own) in [("near", &street.near, "10.9.3.1"), ("far", &street.far, "10.9.3.2")] {
-        let sign = launch(world, &cert).args(["sign", "-ca-crt", "ca.crt", "-ca-key", "ca.key", "-name", side]);
+        let sign =
+            launch(world, &cert).args(["sign", "-ca-crt", "nebula-ca.crt", "-ca-key", "nebula-ca.key", "-name", side]);
         sign.args([
             "-ip",
             &format!("{own}/24"),
@@ -242,7 +246,7 @@ pub fn nebula(street: &Street, port: u16) -> Result<Tunnel, String> {
         .finish()
         .success();
         let config = format!(
-            "pki: {{ca: ca.crt, cert: {side}.nb, key: {side}.nbkey}}\n\
+            "pki: {{ca: nebula-ca.crt, cert: {side}.nb, key: {side}.nbkey}}\n\
              static_host_map: {{\"10.9.3.2\": [\"{FAR}:4242\"], \"10.9.3.1\": [\"{NEAR}:4242\"]}}\n\
              lighthouse: {{am_lighthouse: false}}\nlisten: {{host: 0.0.0.0, port: 4242, read_buffer: 4194304, write_buffer: 4194304}}\n\
              cipher: aes\ntun: {{dev: nebula, tx_queue: 1000, mtu: 1300}}\n\
