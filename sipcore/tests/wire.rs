@@ -122,8 +122,8 @@ async fn a_caller_that_is_no_sipbox() {
     let [line] = call.lines.as_slice() else { panic!("{call:?}") };
     assert_eq!((line.proto, line.label, line.virtual_source), (Proto::Udp, None, source));
     assert_eq!(line.end, End::Direct(Direct { sipbox: false, ..Direct::active(source) }));
-    let id = call.id;
-    call.accept(0, media(LOCAL));
+    let (id, index) = (call.id, line.index);
+    call.accept(index, media(LOCAL));
     let mut buffer = [0; 4096];
     let ok = loop {
         let n = soon("an answer", socket.recv(&mut buffer)).await.unwrap();

@@ -193,7 +193,11 @@ async fn secure(io: TcpStream, trust: &Trust, client: bool, part: &Part) -> Resu
         Trust::Tls(certificate, fingerprint) => (certificate, *fingerprint),
         Trust::Clear => return Ok(Joined::Clear(io)),
     };
-    let untrusted = |e: io::Error| LinkError::Handshake(e.to_string());
+    // Where both connect, the other end ends all connections but one, also in the middle of a handshake. What TLS itself finds is InvalidData.
+    let untrusted = |e: io::Error| match part.both {
+        Some(_) if e.kind() != io::ErrorKind::InvalidData => LinkError::Unreachable { addresses: 1 },
+        _ => LinkError::Handshake(e.to_string()),
+    };
     let handshake = async {
         let stream = match client {
             true => {
