@@ -12,6 +12,7 @@ test's id) only the tests that match one run, and with patterns that begin with 
 
 import faulthandler
 import fnmatch
+import os
 import sys
 import time
 import traceback
@@ -97,7 +98,8 @@ def main():
     support.use_resources = resources
     support.verbose = 0
     support.junit_xml_list = None
-    with os_helper.temp_cwd():
+    # A run that was ended before has left its own.
+    with os_helper.temp_cwd(f"cwd-{os.getpid()}"):
         try:
             loaded = unittest.defaultTestLoader.loadTestsFromName(f"test.{module}")
         except unittest.SkipTest as skipped:
