@@ -51,7 +51,7 @@ fi
 crate() {
     name=$1 version=$2
     [ ! -x "$DIR/$name-$version/bin/$name" ] || return 0
-    say "$name $version from crates.io into $DIR (once; this takes minutes)"
+    say "$name $version by cargo install into $DIR (once; this takes minutes)"
     as_root mkdir -p "$DIR"
     as_root chown "$(id -u)" "$DIR"
     build=$(mktemp -d)
