@@ -464,10 +464,10 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
                 tracing::debug!(?id, ?reason, "session ended by the peer");
                 supervisor.sessions.forget(id);
                 // A connection that lives needs no proxy on its way.
-                if reason != EndReason::PeerVanished {
-                    supervisor.sessions.links.ended(id);
+                let outlasted = reason != EndReason::PeerVanished && supervisor.sessions.links.ended(id);
+                if !outlasted {
+                    supervisor.forget_session(id);
                 }
-                supervisor.forget_session(id);
             }
             Event::RegistrationLost { why } => {
                 let aor = &supervisor.sessions.identity.aor;

@@ -129,7 +129,11 @@ pub async fn carry_clear(
     mut ended: oneshot::Receiver<()>,
 ) {
     let links = supervisor.sessions.links.clone();
+    let busy = links.busy();
     let mut ending = links.ending.subscribe();
+    let mut hung_up = links.outlast(id);
+    // Set when the peer has hung up: BYE goes another way than datagrams, and may overtake them.
+    let mut last: Option<Instant> = None;
     let (mut out, mut back) = (vec![0; LARGEST], vec![0; LARGEST]);
     let mut repeated = 0;
     let mut next = Instant::now();
@@ -155,6 +159,8 @@ pub async fn carry_clear(
                 repeated += 1;
                 next += REPEATED_FIRST.get(repeated).copied().unwrap_or(REPEATED);
             }
+            _ = &mut hung_up, if last.is_none() => last = Some(Instant::now() + LATE),
+            () = tokio::time::sleep_until(last.unwrap_or(next)), if last.is_some() => break,
             _ = &mut ended => break,
             _ = ending.wait_for(|ending| *ending) => break,
         }
@@ -166,4 +172,5 @@ pub async fn carry_clear(
     links.close(id);
     supervisor.forget_session(id);
     supervisor.sessions.close(id);
+    drop(busy);
 }

@@ -63,6 +63,8 @@ pub struct Links {
     searches: Mutex<HashMap<SessionId, oneshot::Sender<()>>>,
     /// Flows of sockets: dropping the sender ends one.
     flows: Mutex<HashMap<SessionId, oneshot::Sender<()>>>,
+    /// Datagram flows that a BYE alone ends: what the peer sent before it may still be under way.
+    outlasting: Mutex<HashMap<SessionId, oneshot::Sender<()>>>,
     gate: tokio::sync::OnceCell<Arc<Gate>>,
     /// Of the last peer's socket that has no port of its own.
     last_port: AtomicU16,
@@ -85,6 +87,7 @@ impl Links {
             trunks: Mutex::default(),
             searches: Mutex::default(),
             flows: Mutex::default(),
+            outlasting: Mutex::default(),
             gate: tokio::sync::OnceCell::new(),
             last_port: AtomicU16::new(0),
             busy: watch::Sender::new(0),
@@ -150,14 +153,26 @@ impl Links {
     pub fn close(&self, id: SessionId) {
         self.searches.lock().remove(&id);
         self.flows.lock().remove(&id);
+        self.outlasting.lock().remove(&id);
     }
 
-    /// The peer ended a session: the connection in it ends too.
-    pub fn ended(&self, id: SessionId) {
+    /// A datagram flow that ends by itself some time after the session: what says that the peer has sent BYE.
+    fn outlast(&self, id: SessionId) -> oneshot::Receiver<()> {
+        let (end, ended) = oneshot::channel();
+        self.outlasting.lock().insert(id, end);
+        ended
+    }
+
+    /// The peer ended a session: the connection in it ends too. Whether a flow is left that forgets the session when it ends.
+    pub fn ended(&self, id: SessionId) -> bool {
         self.searches.lock().remove(&id);
+        if let Some(hung_up) = self.outlasting.lock().remove(&id) {
+            return hung_up.send(()).is_ok();
+        }
         if let Some(trunk) = self.trunks.lock().remove(&id).and_then(|trunk| trunk.upgrade()) {
             trunk.link.close();
         }
+        false
     }
 
     /// The connections that stand.
