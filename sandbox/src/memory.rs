@@ -418,6 +418,22 @@ impl Notification {
         Ok(data)
     }
 
+    /// Whether the first `count` bytes of the slices can be written: what is read off a stream cannot be given back. One byte of
+    /// each page is written as it is. EFAULT when they cannot.
+    pub fn can_take(&self, slices: &[ForeignSlice], count: usize) -> Result<(), Errno> {
+        let places = first_of_pages(slices, count);
+        for some in places.chunks(IOV_MAX) {
+            let remote: Vec<_> = some.iter().map(|base| RemoteIoVec { base: *base as usize, len: 1 }).collect();
+            let mut bytes = vec![0; some.len()];
+            let n = process_vm_readv(self.pid(), &mut [IoSliceMut::new(&mut bytes)], &remote)?;
+            if n != bytes.len() {
+                return Err(Errno::EFAULT);
+            }
+            self.write_vectors(&[IoSlice::new(&bytes)], &remote)?;
+        }
+        Ok(())
+    }
+
     /// Spreads received data over the program's slices.
     pub fn scatter(&self, slices: &[ForeignSlice], data: &[u8]) -> Result<(), Errno> {
         if data.is_empty() {
@@ -432,8 +448,25 @@ impl Notification {
     }
 
     /// Writes a received message, with the slices that take its data: the data, and what recvmsg(2) changes in a msghdr: the
-    /// name, its length, control data, its length, flags. All in one system call.
+    /// name, its length, control data, its length, flags. All in one system call. Control data that cannot be written is left out, as
+    /// the kernel does (put_cmsg).
     pub fn finish_message(
+        &self,
+        header: &MessageHeader,
+        data: (&[ForeignSlice], &[u8]),
+        name: &[u8],
+        control: &[u8],
+        flags: i32,
+    ) -> Result<(), Errno> {
+        match self.write_result(header, data, name, control, flags) {
+            Err(Errno::EFAULT) if !control.is_empty() && self.write(header.control, control).is_err() => {
+                self.write_result(header, data, name, &[], flags)
+            }
+            result => result,
+        }
+    }
+
+    fn write_result(
         &self,
         header: &MessageHeader,
         (slices, data): (&[ForeignSlice], &[u8]),
@@ -467,6 +500,25 @@ impl Notification {
     }
 }
 
+/// The first byte in each page of what `count` bytes fill of the slices.
+fn first_of_pages(slices: &[ForeignSlice], count: usize) -> Vec<u64> {
+    /// Pages are this large or larger.
+    const PAGE: u64 = 4096;
+    let mut places = Vec::new();
+    let mut left = count;
+    for slice in slices {
+        let length = slice.length.min(left);
+        left -= length;
+        let end = slice.base.saturating_add(length as u64);
+        let mut at = slice.base;
+        while at < end {
+            places.push(at);
+            at = (at | (PAGE - 1)).saturating_add(1);
+        }
+    }
+    places
+}
+
 /// Writes bytes into the memory of `thread` while the call behind `reply` waits.
 pub fn write_to(thread: u32, reply: &Reply, address: u64, bytes: &[u8]) -> Result<(), Errno> {
     if bytes.is_empty() {
@@ -483,6 +535,18 @@ pub fn write_to(thread: u32, reply: &Reply, address: u64, bytes: &[u8]) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_page_of_a_buffer_is_looked_at_once() {
+        let slice = |base, length| ForeignSlice { base, length };
+        assert_eq!(first_of_pages(&[slice(100, 10)], 10), [100]);
+        assert_eq!(first_of_pages(&[slice(4000, 5000)], 9000), [4000, 4096, 8192]);
+        assert_eq!(first_of_pages(&[slice(4000, 5000)], 96), [4000]);
+        assert_eq!(first_of_pages(&[slice(4000, 5000)], 97), [4000, 4096]);
+        assert_eq!(first_of_pages(&[slice(8, 2), slice(0, 0), slice(8192, 4096)], 3), [8, 8192]);
+        assert_eq!(first_of_pages(&[slice(u64::MAX - 10, 100)], 100), [u64::MAX - 10]);
+        assert!(first_of_pages(&[slice(8, 2)], 0).is_empty());
+    }
 
     #[test]
     fn addresses_survive_the_round_trip() {

@@ -54,6 +54,8 @@ struct State {
     by_thread: HashMap<u32, u64>,
     /// By the socket that the call is about (SO_COOKIE).
     by_socket: BTreeSet<(u64, u64)>,
+    /// Sockets of calls that have ended, by serial number: whoever held them is on the way to give them up.
+    leaving: HashMap<u64, u64>,
     /// Held threads of each process, once they have been looked at.
     processes: BTreeMap<u32, Process>,
     /// Held, but not looked at yet.
@@ -103,7 +105,9 @@ impl Holding {
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        self.shared.state.lock().remove(self.id);
+        let mut state = self.shared.state.lock();
+        state.remove(self.id);
+        state.leaving.remove(&self.id);
     }
 }
 
@@ -126,8 +130,10 @@ impl State {
     }
 
     fn end(&mut self, id: u64, how: Ended) {
-        if let Some(entry) = self.remove(id) {
-            let _ = entry.tell.send(how);
+        if let Some(entry) = self.remove(id)
+            && entry.tell.send(how).is_ok()
+        {
+            self.leaving.insert(id, entry.socket);
         }
     }
 
@@ -191,10 +197,10 @@ impl Watcher {
     }
 
     /// Ends what is held of threads that were killed in calls about this socket, for it seems to live as long as they do. True
-    /// when it was so of all that are held.
+    /// when it was so of all that are held; [`Watcher::is_left`] says when they are done.
     pub fn end_dead(&self, socket: u64) -> bool {
         let mut state = self.0.state.lock();
-        let mut ended = false;
+        let mut ended = state.leaving.values().any(|leaving| *leaving == socket);
         while let Some((_, id)) = state.by_socket.range((socket, 0)..=(socket, u64::MAX)).next().copied() {
             if state.held.get(&id).is_some_and(|e| e.waiting.is_waiting()) {
                 return false;
@@ -203,6 +209,11 @@ impl Watcher {
             ended = true;
         }
         ended
+    }
+
+    /// Whether nothing is held any more for calls about this socket that have ended.
+    pub fn is_left(&self, socket: u64) -> bool {
+        !self.0.state.lock().leaving.values().any(|leaving| *leaving == socket)
     }
 
     /// A thread of the program is about to send `signal` to this one.

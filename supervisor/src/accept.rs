@@ -13,7 +13,7 @@ use sandbox::sock;
 use sipcore::agent::Proto;
 use tokio::io::Interest;
 
-use crate::call::{Call, Held, Target, errno};
+use crate::call::{Call, Held, Target, Watch, errno};
 use crate::doorbell;
 use crate::names::is_reachable;
 use crate::supervisor::Supervisor;
@@ -90,7 +90,8 @@ pub fn accept(mut call: Call, flags: i32) {
     match take(&call.supervisor, &target, inet, flags) {
         Err(Errno::EAGAIN) if sock::is_nonblocking(target.as_fd()).is_ok_and(|n| !n) => {
             let runtime = call.supervisor.runtime.clone();
-            runtime.spawn(accept_later(call, target, inet, flags));
+            let watch = call.watch(target.cookie);
+            runtime.spawn(accept_later(call, watch, target, inet, flags));
         }
         result => {
             drop(target);
@@ -99,7 +100,7 @@ pub fn accept(mut call: Call, flags: i32) {
     }
 }
 
-async fn accept_later(call: Call, target: Target, inet: bool, flags: i32) {
+async fn accept_later(call: Call, watch: Watch, target: Target, inet: bool, flags: i32) {
     let limit = receive_timeout(&target);
     let supervisor = call.supervisor.clone();
     let taking = async {
@@ -109,7 +110,7 @@ async fn accept_later(call: Call, target: Target, inet: bool, flags: i32) {
             None => ready.await,
         }
     };
-    match call.hold(target.cookie, taking).await {
+    match watch.hold(taking).await {
         Held::Done(result) => {
             drop(target);
             deliver(call, result, flags);
@@ -180,7 +181,7 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
                 v6only,
                 bound: None,
                 former: None,
-                state: State::Connected { local, peer, session: expected.session },
+                state: State::Connected { local, peer, session: expected.session, _guard: None },
                 error: None,
                 datagram: None,
             },

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use sandbox::memory::Memory;
-use sandbox::notify::{Notification, Waiting};
-use sandbox::watch::Ended;
+use sandbox::notify::Notification;
+use sandbox::watch::{Ended, Holding};
 
 use crate::supervisor::Supervisor;
 use crate::table::Cookie;
@@ -156,9 +156,10 @@ impl Call {
         self.watch(socket).hold(operation).await
     }
 
-    /// What [`Call::hold`] needs, for operations that change the call itself.
+    /// As [`Call::hold`], for operations that change the call itself, and for those that are another task's: the thread is looked
+    /// after from here on.
     pub fn watch(&self, socket: Cookie) -> Watch {
-        Watch { thread: self.n.thread, socket, waiting: self.n.reply.watch(), supervisor: self.supervisor.clone() }
+        Watch { holding: self.supervisor.watcher.hold(self.n.thread, socket, self.n.reply.watch()) }
     }
 
     /// The thread was killed: no answer is owed.
@@ -182,17 +183,14 @@ impl Call {
 
 /// Looks after a held thread.
 pub struct Watch {
-    thread: u32,
-    socket: Cookie,
-    waiting: Waiting,
-    supervisor: Arc<Supervisor>,
+    holding: Holding,
 }
 
 impl Watch {
     /// See [`Call::hold`].
     pub async fn hold<T>(self, operation: impl Future<Output = T>) -> Held<T> {
         tokio::pin!(operation);
-        let mut holding = self.supervisor.watcher.hold(self.thread, self.socket, self.waiting);
+        let mut holding = self.holding;
         tokio::select! {
             biased;
             done = &mut operation => Held::Done(done),

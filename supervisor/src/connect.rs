@@ -16,6 +16,7 @@ use tokio::io::Interest;
 
 use crate::attempt::{Attempt, Progress};
 use crate::call::{Call, Held, Target, errno};
+use crate::guard::Guard;
 use crate::send::send_timeout;
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::{Supervisor, Way};
@@ -140,19 +141,25 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
     match way {
         // To itself: a simultaneous open with one socket for both ends (RFC 9293, 3.5).
         Way::Refused(_) if sock::canonical(local) == sock::canonical(peer) => {
-            connect_near(call, target, ends, bound.physical, nonblocking);
+            connect_near(call, target, ends, (bound.physical, None), nonblocking);
         }
         Way::Refused(_) => {
             let nobody = supervisor.nobody.address(Proto::Tcp);
-            connect_near(call, target, ends, nobody, nonblocking);
+            connect_near(call, target, ends, (nobody, None), nonblocking);
         }
-        Way::Resolver => connect_near(call, target, ends, supervisor.resolver, nonblocking),
-        // What was shut down, or closed a moment ago, would leave the address to a service on the wildcard address.
-        Way::Own(listener, to) if !is_alive(&supervisor, listener, &to, &bound) => {
-            let nobody = supervisor.nobody.address(Proto::Tcp);
-            connect_near(call, target, ends, nobody, nonblocking);
-        }
+        Way::Resolver => connect_near(call, target, ends, (supervisor.resolver, None), nonblocking),
         Way::Own(listener, to) => {
+            // What was shut down, or closed a moment ago, must not leave the address to a service on the wildcard address.
+            let guard = match supervisor.guard(Proto::Tcp, to.physical) {
+                Ok(guard) => guard,
+                Err(Errno::EADDRINUSE) => {
+                    let nobody = supervisor.nobody.address(Proto::Tcp);
+                    return connect_near(call, target, ends, (nobody, None), nonblocking);
+                }
+                Err(e) => return call.finish(Err(e)),
+            };
+            let is_bound = || sandbox::diag::is_bound(to.physical, bound.physical, true).unwrap_or(false);
+            supervisor.bury(listener, is_bound);
             let mut table = supervisor.table.lock();
             // It may have gone since it was found: another with its name takes the call then.
             let listener = if table.get(listener).is_some() { Some(listener) } else { table.listener_at(&to) };
@@ -161,7 +168,7 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
                 table.expect(bound.physical, expected);
             }
             drop(table);
-            connect_near(call, target, ends, to.physical, nonblocking);
+            connect_near(call, target, ends, (to.physical, guard), nonblocking);
         }
         Way::Peer(callee) => {
             let attempt = Arc::new(Attempt::new());
@@ -177,13 +184,6 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
             }
         }
     }
-}
-
-/// Whether a listener of this run is really there.
-fn is_alive(supervisor: &Supervisor, listener: Cookie, to: &Bound, from: &Bound) -> bool {
-    let is_bound = || sandbox::diag::is_bound(to.physical, from.physical, true).unwrap_or(false);
-    supervisor.bury(listener, is_bound);
-    is_bound()
 }
 
 /// What the kernel says to a connect() of this socket, whatever became of it since the last one; None: it is as a fresh one.
@@ -274,10 +274,16 @@ impl Ends {
 
 /// Names the ends. Done before the kernel connects: a thread that polls the socket may ask for its peer the moment that it
 /// is connected, and must not hear ENOTCONN then.
-fn set_connected(supervisor: &Supervisor, cookie: Cookie, ends: Ends, session: Option<SessionId>) {
+fn set_connected(
+    supervisor: &Supervisor,
+    cookie: Cookie,
+    ends: Ends,
+    session: Option<SessionId>,
+    guard: Option<Guard>,
+) {
     let mut table = supervisor.table.lock();
     if let Some(s) = table.get_mut(cookie) {
-        s.state = State::Connected { local: ends.local, peer: ends.peer, session };
+        s.state = State::Connected { local: ends.local, peer: ends.peer, session, _guard: guard };
         if let Some(session) = session {
             table.note_session(session, cookie);
         }
@@ -291,10 +297,10 @@ fn set_idle(supervisor: &Supervisor, cookie: Cookie) {
     }
 }
 
-/// Connects to an endpoint of this run: no session, the kernel's own connect.
-fn connect_near(call: Call, target: Target, ends: Ends, to: SocketAddrV4, nonblocking: bool) {
+/// Connects to an endpoint of this run, or of the supervisor: no session, the kernel's own connect.
+fn connect_near(call: Call, target: Target, ends: Ends, (to, guard): (SocketAddrV4, Option<Guard>), nonblocking: bool) {
     let supervisor = call.supervisor.clone();
-    set_connected(&supervisor, target.cookie, ends, None);
+    set_connected(&supervisor, target.cookie, ends, None, guard);
     match sock::connect_known(target.as_fd(), &ends.physical(to), nonblocking && !call.dont_wait) {
         Ok(progress) => {
             if nonblocking {
@@ -377,7 +383,7 @@ impl Connecting {
     async fn settle(&self, supervisor: &Arc<Supervisor>, opened: Opened) -> Result<&'static str, Errno> {
         let flow = opened.map_err(|f| f.errno)?;
         self.check_wanted(supervisor, &flow)?;
-        set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session));
+        self.name(supervisor, &flow)?;
         let connected = async {
             match sock::connect_nowait(self.target.as_fd(), &self.ends.physical(flow.media)).map_err(errno)? {
                 Connect::Done => Ok(()),
@@ -494,9 +500,23 @@ impl Connecting {
         Err(Errno::ECONNABORTED)
     }
 
+    /// Names the ends of the socket that is to be connected to this flow.
+    fn name(&self, supervisor: &Supervisor, flow: &Flow) -> Result<(), Errno> {
+        match supervisor.guard(Proto::Tcp, flow.media) {
+            Ok(guard) => {
+                set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session), guard);
+                Ok(())
+            }
+            Err(_) => {
+                supervisor.sessions.close(flow.session);
+                Err(Errno::ECONNREFUSED)
+            }
+        }
+    }
+
     fn kernel_connect(&self, supervisor: &Supervisor, flow: Flow) -> Result<(), Errno> {
         self.check_wanted(supervisor, &flow)?;
-        set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session));
+        self.name(supervisor, &flow)?;
         match sock::connect_nowait(self.target.as_fd(), &self.ends.physical(flow.media)) {
             Ok(_) => Ok(()),
             Err(e) => {

@@ -18,9 +18,10 @@ use tokio::net::UdpSocket;
 use crate::ancillary;
 use crate::call::{Call, Target, errno};
 use crate::connect::{destination, loopback_for_any};
-use crate::sessions::Callee;
+use crate::guard::Guard;
+use crate::sessions::{Callee, Failure};
 use crate::supervisor::{Supervisor, Way};
-use crate::table::{Cookie, Datagram, Peer, Socket};
+use crate::table::{Anchor, Bound, Cookie, Datagram, Peer, Socket};
 
 /// Datagrams that wait for a session, at most this many for one destination. More are dropped, as a network would.
 const QUEUE: usize = 256;
@@ -124,14 +125,23 @@ async fn open_connected(supervisor: Arc<Supervisor>, source: SocketAddrV4) {
         return;
     };
     let v6 = supervisor.table.lock().get(cookie).is_some_and(|s| s.v6);
-    match opened {
-        Ok(flow) => {
+    let guarded = opened.and_then(|flow| match [(); 2].map(|()| supervisor.guard(Proto::Udp, flow.media)) {
+        [Ok(one), Ok(other)] => Ok((flow, one, other)),
+        _ => {
+            supervisor.sessions.close(flow.session);
+            Err(Failure { errno: Errno::ECONNREFUSED })
+        }
+    });
+    match guarded {
+        Ok((flow, guard, anchor)) => {
             // Turned to the peer before anything is sent: the answer must find the socket connected.
             let media = physical(v6, flow.media);
+            let anchor = Anchor { physical: flow.media, _guard: anchor };
+            supervisor.table.lock().set_anchor(cookie, Some(anchor));
             if let Err(error) = sock::connect_nowait(socket.as_fd(), &media) {
                 tracing::warn!(%error, %peer, "connect to the media address failed");
             }
-            note_peer(&supervisor, cookie, peer, flow.media, Some(flow.session));
+            note_peer(&supervisor, cookie, peer, flow.media, Some(flow.session), guard);
             trace_flow(&supervisor, &peer, &callee.uri, flow.kind);
             let queue = supervisor.stub.waiting.lock().remove(&source).map(|w| w.queue).unwrap_or_default();
             for data in queue {
@@ -170,8 +180,9 @@ fn note_peer(
     peer: SocketAddr,
     media: SocketAddrV4,
     session: Option<SessionId>,
+    guard: Option<Guard>,
 ) -> Option<Peer> {
-    supervisor.table.lock().note_peer(cookie, canonical(peer), media, session)
+    supervisor.table.lock().note_peer(cookie, canonical(peer), media, session, guard)
 }
 
 fn datagram_of(socket: &mut Socket) -> &mut Datagram {
@@ -220,6 +231,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
     if matches!(address, Address::Unspecified(_)) {
         sock::disconnect(target.as_fd()).map_err(errno)?;
         dissolve(&supervisor, target.cookie);
+        supervisor.table.lock().set_anchor(target.cookie, None);
         supervisor.note_lost_port(target)?;
         return Ok(0);
     }
@@ -242,12 +254,27 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         return Err(e);
     }
     let bound = supervisor.ensure_bound(target)?;
+    let nobody = supervisor.nobody.address(Proto::Udp);
+    let (to, guard) = match (&known, &way) {
+        (Some(to), _) | (None, Some(Way::Own(_, Bound { physical: to, .. }))) => {
+            match supervisor.guard(Proto::Udp, *to) {
+                Ok(guard) => (*to, guard),
+                // A service of this machine has the port, too, and would be the next to be reached by it.
+                Err(Errno::EADDRINUSE) => (nobody, None),
+                Err(e) => return Err(e),
+            }
+        }
+        _ => (nobody, None),
+    };
     dissolve(&supervisor, target.cookie);
     let to = match (known, way) {
-        (Some(media), _) => media,
+        (Some(_), _) => to,
         (None, Some(Way::Own(other, b))) => {
-            note_own(&supervisor, target.cookie, other, &peer, b.physical);
-            b.physical
+            if to == b.physical {
+                let known_by = supervisor.guard(Proto::Udp, to)?;
+                note_own(&supervisor, target.cookie, other, &peer, to, known_by);
+            }
+            to
         }
         (None, Some(Way::Resolver)) => supervisor.resolver,
         (None, Some(Way::Peer(callee))) => {
@@ -256,12 +283,19 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
             supervisor.stub.waiting.lock().insert(bound.physical, waiting);
             supervisor.stub.address
         }
-        (None, Some(Way::Refused(_)) | None) => supervisor.nobody.address(Proto::Udp),
+        (None, Some(Way::Refused(_)) | None) => nobody,
     };
     if v6 {
         ancillary::lend_errors(&supervisor, target, Some(&peer))?;
     }
-    sock::connect_nowait(target.as_fd(), &physical(v6, to)).map_err(errno)?;
+    let anchor = Anchor { physical: to, _guard: guard };
+    // The one before is given up when nothing points there any more.
+    let before = supervisor.table.lock().set_anchor(target.cookie, Some(anchor));
+    if let Err(error) = sock::connect_nowait(target.as_fd(), &physical(v6, to)) {
+        supervisor.table.lock().set_anchor(target.cookie, before);
+        return Err(errno(error));
+    }
+    drop(before);
     if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
         datagram_of(s).connected = Some(peer);
     }
@@ -278,7 +312,7 @@ fn dissolve(supervisor: &Supervisor, cookie: Cookie) {
     let Some(d) = &mut s.datagram else { return };
     let Some(peer) = d.connected.take() else { return };
     let ended = match d.by_virtual.remove(&canonical(peer)) {
-        Some(Peer::Ready { physical, session }) => {
+        Some(Peer::Ready { physical, session, .. }) => {
             d.by_physical.remove(&physical);
             session
         }
@@ -301,8 +335,15 @@ fn ready_peer(supervisor: &Supervisor, cookie: Cookie, peer: &SocketAddr) -> Opt
 }
 
 /// Two sockets of this run get to know each other.
-fn note_own(supervisor: &Supervisor, sender: Cookie, receiver: Cookie, peer: &SocketAddr, at: SocketAddrV4) {
-    note_peer(supervisor, sender, *peer, at, None);
+fn note_own(
+    supervisor: &Supervisor,
+    sender: Cookie,
+    receiver: Cookie,
+    peer: &SocketAddr,
+    at: SocketAddrV4,
+    guard: Option<Guard>,
+) {
+    note_peer(supervisor, sender, *peer, at, None, guard);
     let mut table = supervisor.table.lock();
     let Some(from) = table.get(sender).and_then(|s| s.bound) else { return };
     let seen = if from.virtual_.ip().is_unspecified() {
@@ -312,6 +353,16 @@ fn note_own(supervisor: &Supervisor, sender: Cookie, receiver: Cookie, peer: &So
     };
     if let Some(s) = table.get_mut(receiver) {
         datagram_of(s).by_physical.insert(from.physical, seen);
+    }
+}
+
+/// A socket has the address of one that is gone: who is connected there is heard by it.
+pub fn meet_friends(supervisor: &Supervisor, cookie: Cookie, physical: SocketAddrV4) {
+    let friends = supervisor.table.lock().friends(&physical);
+    for (friend, peer) in friends.into_iter().filter(|(friend, _)| *friend != cookie) {
+        if let Ok(guard) = supervisor.guard(Proto::Udp, physical) {
+            note_own(supervisor, friend, cookie, &peer, physical, guard);
+        }
     }
 }
 
@@ -382,12 +433,20 @@ pub fn send(
         Way::Refused(Errno::ECONNREFUSED) if supervisor.is_own(to.ip()) => lost(),
         Way::Refused(e) => Err(e),
         Way::Resolver => {
-            note_peer(&supervisor, target.cookie, to, supervisor.resolver, None);
+            note_peer(&supervisor, target.cookie, to, supervisor.resolver, None, None);
             message::send(target.as_fd(), data, inet(v6, supervisor.resolver), control, flags)
         }
-        Way::Own(_, b) if !sandbox::diag::is_bound(b.physical, bound.physical, false).unwrap_or(false) => lost(),
         Way::Own(other, b) => {
-            note_own(&supervisor, target.cookie, other, &to, b.physical);
+            let guard = match supervisor.guard(Proto::Udp, b.physical) {
+                Ok(guard) => guard,
+                // A service of this machine has the port, too.
+                Err(Errno::EADDRINUSE) => return lost(),
+                Err(e) => return Err(e),
+            };
+            if !sandbox::diag::is_bound(b.physical, bound.physical, false).unwrap_or(false) {
+                return lost();
+            }
+            note_own(&supervisor, target.cookie, other, &to, b.physical, guard);
             message::send(target.as_fd(), data, inet(v6, b.physical), control, flags)
         }
         Way::Peer(callee) => {
@@ -469,10 +528,17 @@ impl Opening {
         let label = Label { proto: Proto::Udp, port: self.to.port() };
         let local = supervisor.local_for(&self.to, self.source.port());
         let opened = supervisor.sessions.open(&self.callee, label, self.source, local).await;
-        match opened {
-            Ok(flow) => {
+        let guarded = opened.and_then(|flow| match supervisor.guard(Proto::Udp, flow.media) {
+            Ok(guard) => Ok((flow, guard)),
+            Err(errno) => {
+                supervisor.sessions.close(flow.session);
+                Err(Failure { errno })
+            }
+        });
+        match guarded {
+            Ok((flow, guard)) => {
                 trace_flow(&supervisor, &self.to, &self.callee.uri, flow.kind);
-                let waiting = note_peer(&supervisor, self.cookie, self.to, flow.media, Some(flow.session));
+                let waiting = note_peer(&supervisor, self.cookie, self.to, flow.media, Some(flow.session), guard);
                 if let Some(Peer::Pending(queue)) = waiting {
                     for data in queue {
                         let to = inet(self.v6, flow.media);
@@ -557,5 +623,8 @@ pub fn admit(supervisor: &Supervisor, cookie: Cookie, source: SocketAddrV4, want
             }
         }
     }
-    note_peer(supervisor, cookie, seen, source, Some(session));
+    match supervisor.guard(Proto::Udp, source) {
+        Ok(guard) => drop(note_peer(supervisor, cookie, seen, source, Some(session), guard)),
+        Err(error) => tracing::warn!(%error, %source, "a service of this machine has the port of an inbound session"),
+    }
 }

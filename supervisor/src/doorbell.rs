@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sandbox::bell::{Bell, ring};
 use sandbox::sock;
+use sipcore::agent::Proto;
 
 use crate::supervisor::Supervisor;
 use crate::table::{Bound, Expected};
@@ -65,6 +66,7 @@ pub fn put_back(supervisor: &Supervisor, media: OwnedFd, bound: Bound, expected:
 }
 
 async fn connect(supervisor: &Supervisor, peer: SocketAddr) -> std::io::Result<OwnedFd> {
+    let _guard = supervisor.guards.hold(Proto::Tcp, peer.port())?;
     let media = sock::tcp4()?;
     sock::bind(media.as_fd(), &SocketAddr::from((supervisor.physical, 0)))?;
     sock::connect_nowait(media.as_fd(), &peer)?;

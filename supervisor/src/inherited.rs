@@ -1,10 +1,11 @@
-//! Listeners that the run was started with (systemd's LISTEN_FDS, inetd): they become listeners of the run.
+//! Listeners and UDP sockets that the run was started with (systemd's LISTEN_FDS, inetd): they become the run's own.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::sys::socket::{Backlog, listen};
+use sandbox::inherited::Adopted;
 use sipcore::agent::Proto;
 
 use crate::call::{Target, errno};
@@ -12,12 +13,14 @@ use crate::names::is_reachable;
 use crate::supervisor::{Supervisor, policy_proto};
 use crate::table::{Bound, State};
 
-/// Binds a socket that the program has under the number of one that was handed in, and makes it listen. `address` is where that
-/// one listened: the port stays, and an address of this machine becomes the run's own.
+/// Binds a socket that the program has under the number of one that was handed in, and makes it listen, if that one did. The port
+/// stays, and an address of this machine becomes the run's own.
 ///
 /// # Errors
 /// EACCES when the policy does not let the program listen there; what bind(2) and listen(2) give.
-pub fn adopt(supervisor: &Supervisor, fd: OwnedFd, address: SocketAddr, v6only: bool) -> Result<(), Errno> {
+pub fn adopt(supervisor: &std::sync::Arc<Supervisor>, adopted: Adopted) -> Result<(), Errno> {
+    let Adopted { fd, datagrams, address, v6only } = adopted;
+    let (proto, what) = if datagrams { (Proto::Udp, "UDP socket") } else { (Proto::Tcp, "listener") };
     let cookie = sandbox::sock::socket_cookie(fd.as_fd()).map_err(errno)?;
     let target = Target { fd, cookie };
     supervisor.known(&target)?;
@@ -27,42 +30,49 @@ pub fn adopt(supervisor: &Supervisor, fd: OwnedFd, address: SocketAddr, v6only: 
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let virtual_ = SocketAddr::new(ip, address.port());
-    let decision = supervisor.policy.bind(policy_proto(Proto::Tcp), ip, address.port());
+    let decision = supervisor.policy.bind(policy_proto(proto), ip, address.port());
     if let policy::BindDecision::Deny { rule, advice } = decision {
-        crate::say::say!("a listener on {address} was handed in, and {rule} refuses it; {advice}");
+        crate::say::say!("a {what} on {address} was handed in, and {rule} refuses it; {advice}");
         return Err(Errno::EACCES);
     }
-    match supervisor.network {
-        Some(_) => {
+    match &supervisor.network {
+        Some(network) => {
             sandbox::sock::bind(target.as_fd(), &virtual_).map_err(errno)?;
-            listen(&target.fd, Backlog::MAXALLOWABLE)?;
+            if datagrams {
+                network.note_named(supervisor, target.cookie);
+            }
         }
-        None => listen_here(supervisor, &target, virtual_, v6only)?,
+        None => bind_here(supervisor, &target, proto, virtual_, v6only)?,
+    }
+    if !datagrams {
+        listen(&target.fd, Backlog::MAXALLOWABLE)?;
+        if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
+            s.state = State::Listening;
+        }
     }
     supervisor.published.note();
-    let whose =
-        if is_reachable(supervisor, Proto::Tcp, &virtual_) { "its peers reach it" } else { "it is the run's own" };
+    let whose = if is_reachable(supervisor, proto, &virtual_) { "its peers reach it" } else { "it is the run's own" };
     crate::say::say!(
-        "the listener on {address} that was handed in is the program's as tcp/{}, and {whose}; nobody answers at the machine's \
-         own port",
+        "the {what} on {address} that was handed in is the program's as {proto}/{}, and {whose}; nobody answers at the \
+         machine's own port",
         address.port()
     );
     Ok(())
 }
 
 /// At an address of the kernel's that stands for `virtual_`.
-fn listen_here(supervisor: &Supervisor, target: &Target, virtual_: SocketAddr, v6only: bool) -> Result<(), Errno> {
-    let physical = supervisor.bind_physical(target, Proto::Tcp, virtual_.is_ipv6(), 0)?;
-    {
-        let mut table = supervisor.table.lock();
-        table.bind(target.cookie, Bound { virtual_, physical, port_chosen: true });
-        if let Some(s) = table.get_mut(target.cookie) {
-            s.v6only = v6only;
-        }
-    }
-    listen(&target.fd, Backlog::MAXALLOWABLE)?;
-    if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
-        s.state = State::Listening;
+fn bind_here(
+    supervisor: &Supervisor,
+    target: &Target,
+    proto: Proto,
+    virtual_: SocketAddr,
+    v6only: bool,
+) -> Result<(), Errno> {
+    let physical = supervisor.bind_physical(target, proto, virtual_.is_ipv6(), 0)?;
+    let mut table = supervisor.table.lock();
+    table.bind(target.cookie, Bound { virtual_, physical, port_chosen: true });
+    if let Some(s) = table.get_mut(target.cookie) {
+        s.v6only = v6only;
     }
     Ok(())
 }

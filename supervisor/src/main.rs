@@ -13,6 +13,7 @@ mod deaths;
 mod dns;
 mod doorbell;
 mod flow;
+mod guard;
 mod hub;
 mod identity;
 mod inbound;

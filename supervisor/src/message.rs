@@ -72,8 +72,8 @@ pub fn wait(
     mut step: impl FnMut(&mut Call, &Target) -> Result<i64, Errno> + Send + 'static,
 ) {
     let runtime = call.supervisor.runtime.clone();
+    let watch = call.watch(target.cookie);
     runtime.spawn(async move {
-        let watch = call.watch(target.cookie);
         let ended = {
             let ready = async {
                 loop {

@@ -11,7 +11,7 @@ use sipcore::agent::Proto;
 use crate::call::{Call, Target, errno};
 use crate::supervisor::{Supervisor, policy_proto};
 use crate::table::{Bound, State};
-use crate::{netlink, unix};
+use crate::{datagram, netlink, unix};
 
 /// getsockname(2).
 pub fn own(mut call: Call) {
@@ -198,6 +198,10 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
     let mut table = supervisor.table.lock();
     table.unbind(target.cookie);
     table.bind(target.cookie, Bound { virtual_, physical, port_chosen: wanted.port() != 0 });
+    drop(table);
+    if proto == Proto::Udp && wanted.port() != 0 {
+        datagram::meet_friends(supervisor, target.cookie, physical);
+    }
     Ok(published && proto == Proto::Udp)
 }
 
@@ -218,8 +222,15 @@ fn bind_somewhere(
     };
     let Some(mut holder) = find() else {
         let worn = match (proto, wanted.port()) {
-            (Proto::Tcp, 1..) => supervisor.table.lock().worn(&wanted, v6only),
-            _ => None,
+            (_, 0) => None,
+            (Proto::Tcp, _) => supervisor.table.lock().worn(&wanted, v6only),
+            (Proto::Udp, _) => {
+                let left = supervisor.table.lock().left(&wanted, v6only);
+                if let Some(bound) = left.and_then(|l| supervisor.bind_physical(target, proto, v6, l.port()).ok()) {
+                    return Ok(bound);
+                }
+                None
+            }
         };
         return supervisor.bind_physical(target, proto, v6, worn.map_or(0, |w| w.port()));
     };

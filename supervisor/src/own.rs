@@ -141,6 +141,14 @@ impl Network {
         }
     }
 
+    /// A datagram socket has a port of the program's choice.
+    pub fn note_named(&self, supervisor: &Arc<Supervisor>, cookie: Cookie) {
+        if supervisor.published.is_wanted() {
+            self.kept.lock().named.insert(cookie);
+            self.note_open(supervisor);
+        }
+    }
+
     /// Where the connects to `address` wait for their sessions.
     fn lot(&self, net: Net, address: SocketAddr) -> Result<Arc<Lot>, Errno> {
         let mut lots = self.lots.lock();
@@ -486,9 +494,8 @@ fn bind(network: &Arc<Network>, mut call: Call) {
                 return Err(Errno::EACCES);
             }
             sock::bind(target.as_fd(), wanted).map_err(errno)?;
-            if proto == Proto::Udp && wanted.port() != 0 && supervisor.published.is_wanted() {
-                network.kept.lock().named.insert(target.cookie);
-                network.note_open(&supervisor);
+            if proto == Proto::Udp && wanted.port() != 0 {
+                network.note_named(&supervisor, target.cookie);
             }
             Ok(())
         }

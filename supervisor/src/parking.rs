@@ -73,17 +73,20 @@ pub async fn wait(supervisor: Arc<Supervisor>, parked: Parked, opening: impl Fut
 async fn join(supervisor: &Arc<Supervisor>, parked: &Parked, flow: &Flow) -> Result<(OwnedFd, OwnedFd), Errno> {
     // The peer expects the connection from the address that the offer named, which is the parked socket's own: two
     // sockets with SO_REUSEADDR may have it, and they differ in their peers. (Set on the parked one when it was parked.)
+    let guard = supervisor.guard(sipcore::agent::Proto::Tcp, flow.media).map_err(|_| Errno::ECONNREFUSED)?;
     let media = sock::tcp4().map_err(errno)?;
     setsockopt(&media, sockopt::ReuseAddr, &true)?;
     sock::bind(media.as_fd(), &SocketAddr::V4(parked.source)).map_err(errno)?;
     sock::set_nonblocking(media.as_fd()).map_err(errno)?;
     sock::connect_nowait(media.as_fd(), &SocketAddr::V4(flow.media)).map_err(errno)?;
     sandbox::ready::connected(media.as_fd()).await?;
+    drop(guard);
     {
         // Before the release: the program may ask for its peer the moment that it is connected.
         let mut table = supervisor.table.lock();
         let s = table.get_mut(parked.cookie).ok_or(Errno::ECONNABORTED)?;
-        s.state = State::Connected { local: parked.local, peer: parked.peer, session: Some(flow.session) };
+        s.state =
+            State::Connected { local: parked.local, peer: parked.peer, session: Some(flow.session), _guard: None };
         table.note_session(flow.session, parked.cookie);
     }
     let (lot, source, cookie) = (supervisor.clone(), parked.source, parked.cookie);

@@ -239,9 +239,19 @@ fn receive_one(
     let flags = flags & !libc::MSG_WAITALL;
     loop {
         let mut most = capacity.saturating_sub(room.received).min(if stream { CHUNK } else { UNIX_MAX });
-        if stream && most > scratch.len() {
-            // No more memory is asked for, and cleared, than there is data for: a large buffer may be for a short message.
-            most = most.min(sock::waiting(target.as_fd()).map_err(errno)?.max(scratch.len()));
+        if stream {
+            let waiting = sock::waiting(target.as_fd()).map_err(errno)?;
+            if most > scratch.len() {
+                // No more memory is asked for, and cleared, than there is data for: a large buffer may be for a short message.
+                most = most.min(waiting.max(scratch.len()));
+            }
+            if waiting > 0 && flags & (libc::MSG_PEEK | libc::MSG_ERRQUEUE | libc::MSG_OOB) == 0 {
+                most = most.min(waiting);
+                match call.n.can_take(&behind(&room.slices, room.received), most) {
+                    Err(_) if room.received > 0 => return Ok(room.received),
+                    result => result?,
+                }
+            }
         }
         let mut large;
         let data = if most <= scratch.len() {

@@ -21,6 +21,7 @@ use sandbox::watch::Watcher;
 use crate::datagram::Stub;
 use crate::deaths::Deaths;
 use crate::flow::Settings;
+use crate::guard::Guards;
 use crate::identity::{self, Identity, PASSWORD_VARIABLE, TURN_PASSWORD_VARIABLE, password};
 use crate::interfaces::Interfaces;
 use crate::netlink::Netlink;
@@ -76,7 +77,7 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
         cli::Isolation::Auto | cli::Isolation::Seccomp => Scope::Here,
     };
     let filter = sandbox::filter::Filter::build(scope).map_err(|e| internal(&e))?;
-    let mut handed = sandbox::inherited::take_listeners().map_err(|e| internal(&e))?;
+    let mut handed = sandbox::inherited::take_sockets().map_err(|e| internal(&e))?;
     let numbers: Vec<_> = handed.iter().map(|h| h.number).collect();
     let kept = sandbox::child::keep_back(&numbers).map_err(|e| internal(&e))?;
     if !kept.is_empty() {
@@ -96,7 +97,7 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
         }
     };
     if let Some(networks) = &networks {
-        handed.iter_mut().try_for_each(|listener| listener.move_into(networks)).map_err(|e| internal(&e))?;
+        handed.iter_mut().try_for_each(|socket| socket.move_into(networks)).map_err(|e| internal(&e))?;
     }
     let entrance = networks.as_ref().map(Networks::entrance);
     let arguments_of_it = command.collect();
@@ -116,12 +117,15 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     let options = Options { trace: arguments.trace };
     let shown = program_name(&program);
     let run = Run::start(policy, identity, flows, options, network.clone(), &runtime).map_err(|e| (FAILED, e))?;
-    for listener in handed {
-        let (fd, address, v6only) = listener.let_go().map_err(|e| internal(&e))?;
-        match inherited::adopt(&run.supervisor, fd, address, v6only) {
+    for socket in handed {
+        let adopted = socket.let_go().map_err(|e| internal(&e))?;
+        let address = adopted.address;
+        match inherited::adopt(&run.supervisor, adopted) {
             // The policy's word has been said.
             Ok(()) | Err(nix::errno::Errno::EACCES) => {}
-            Err(e) => return Err((FAILED, format!("the listener on {address} cannot be taken over: {e}"))),
+            Err(e) => {
+                return Err((FAILED, format!("the socket on {address} that was handed in cannot be taken over: {e}")));
+            }
         }
     }
     // Who has a name can be called from the first moment on, and hears of a wrong password before anything else.
@@ -249,6 +253,7 @@ impl Run {
             },
             runtime: runtime.handle().clone(),
             nobody: Nobody::new(physical).map_err(|e| format!("no port on {physical}: {e}"))?,
+            guards: Guards::of(physical),
             lot: sandbox::park::Lot::new(physical).map_err(|e| e.to_string())?,
             stub: Stub::new(stub_address),
             unix: Unix::default(),

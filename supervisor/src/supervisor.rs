@@ -16,6 +16,7 @@ use sipcore::agent::Proto;
 
 use crate::call::{Call, Target, errno};
 use crate::deaths::Deaths;
+use crate::guard::{Guard, Guards};
 use crate::netlink::Netlink;
 use crate::nobody::Nobody;
 use crate::own::{self, Network};
@@ -49,6 +50,8 @@ pub struct Supervisor {
     pub runtime: tokio::runtime::Handle,
     /// Where what nobody answers is sent.
     pub nobody: Nobody,
+    /// Ports that sockets of the program point to.
+    pub guards: Guards,
     /// Parked connects.
     pub lot: sandbox::park::Lot,
     /// Catches the first datagrams of connected sockets whose session does not stand yet.
@@ -329,15 +332,36 @@ impl Supervisor {
         if port != 0 {
             return Ok(wanted);
         }
-        let SocketAddr::V4(physical) = sock::canonical(sock::local_addr(fd).map_err(errno)?) else {
-            return Err(Errno::EADDRNOTAVAIL);
+        let chosen = || match sock::canonical(sock::local_addr(fd).map_err(errno)?) {
+            SocketAddr::V4(physical) => Ok(physical),
+            SocketAddr::V6(_) => Err(Errno::EADDRNOTAVAIL),
         };
+        let mut physical = chosen()?;
+        // What others of the run are connected to, still, is not for a socket with another name.
+        for _ in 0..PORTS_TRIED {
+            if proto == Proto::Tcp || !self.guards.is_held(proto, physical.port()) {
+                break;
+            }
+            sock::disconnect(fd).and_then(|()| sock::bind(fd, &address)).map_err(errno)?;
+            physical = chosen()?;
+        }
         // The kernel chose a port that nobody has: who is known there is gone, and the report of it on its way.
         let former = self.table.lock().at(proto, physical).filter(|c| *c != target.cookie);
         if let Some(former) = former {
             self.vacate(former);
         }
         Ok(physical)
+    }
+
+    /// Keeps the port of `to` from others, before a socket of the program is pointed there. None where the supervisor itself is.
+    ///
+    /// # Errors
+    /// As [`Guards::hold`].
+    pub fn guard(&self, proto: Proto, to: SocketAddrV4) -> Result<Option<Guard>, Errno> {
+        if to == self.resolver || to == self.nobody.address(proto) {
+            return Ok(None);
+        }
+        self.guards.hold(proto, to.port()).map(Some)
     }
 
     /// A socket does not have its port any more: it is gone, but for a connection that was reset, which is still open and
@@ -363,14 +387,20 @@ impl Supervisor {
     /// Threads that were killed while their calls about this socket were held: the duplicates of it that are here go, at once.
     /// `lives` says whether it is still there.
     pub fn bury(&self, socket: Cookie, lives: impl Fn() -> bool) {
-        /// What drops the duplicates is a task of its own.
-        const PATIENCE: Duration = Duration::from_millis(20);
+        /// What drops the duplicates is a task of its own, and the machine may be busy.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        /// When it has been told so, it has little left to do. Others of the program may have the socket, too.
+        const LAST_STEPS: Duration = Duration::from_millis(20);
         const STEP: Duration = Duration::from_micros(200);
         if !self.watcher.end_dead(socket) {
             return;
         }
         let started = Instant::now();
-        while lives() && started.elapsed() < PATIENCE {
+        while !self.watcher.is_left(socket) && lives() && started.elapsed() < PATIENCE {
+            std::thread::sleep(STEP);
+        }
+        let left = Instant::now();
+        while lives() && left.elapsed() < LAST_STEPS {
             std::thread::sleep(STEP);
         }
     }
@@ -392,6 +422,9 @@ impl Supervisor {
         }
     }
 }
+
+/// Ports that the kernel is asked for until one comes that nothing points to.
+const PORTS_TRIED: usize = 16;
 
 /// The port of the Domain Name System (RFC 1035, section 4.2).
 const DNS: u16 = 53;

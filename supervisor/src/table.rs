@@ -12,6 +12,7 @@ use sipcore::agent::{Proto, SessionId};
 use crate::ancillary::Lent;
 use crate::attempt::Attempt;
 use crate::doorbell::Rung;
+use crate::guard::Guard;
 
 mod show;
 
@@ -65,6 +66,8 @@ pub enum State {
         local: SocketAddr,
         peer: SocketAddr,
         session: Option<SessionId>,
+        /// Keeps the peer's port from others: the kernel's connect() may go on when the peer is gone.
+        _guard: Option<Guard>,
     },
 }
 
@@ -73,6 +76,8 @@ pub enum State {
 pub struct Datagram {
     /// The peer that the program connected to, as it named it.
     pub connected: Option<SocketAddr>,
+    /// Where the kernel's socket is connected to, whoever is there by now.
+    pub anchor: Option<Anchor>,
     /// By the address that the program uses.
     pub by_virtual: HashMap<SocketAddr, Peer>,
     /// By the address in the kernel.
@@ -80,6 +85,13 @@ pub struct Datagram {
     /// Peers whose sessions have ended: what they sent before may still wait in the kernel's queue.
     departed: VecDeque<(Instant, SocketAddrV4)>,
     pub lent: Lent,
+}
+
+/// The address that a connected socket sends to by itself.
+pub struct Anchor {
+    pub physical: SocketAddrV4,
+    /// None where the supervisor itself is.
+    pub _guard: Option<Guard>,
 }
 
 /// Destinations of one datagram socket that are remembered at once.
@@ -101,7 +113,13 @@ impl Datagram {
     }
 
     /// Notes that `peer` is at `media`, both ways; returns what was known of the peer.
-    pub fn note(&mut self, peer: SocketAddr, media: SocketAddrV4, session: Option<SessionId>) -> Option<Peer> {
+    pub fn note(
+        &mut self,
+        peer: SocketAddr,
+        media: SocketAddrV4,
+        session: Option<SessionId>,
+        guard: Option<Guard>,
+    ) -> Option<Peer> {
         while self.departed.front().is_some_and(|(when, _)| when.elapsed() > AFTERGLOW) {
             if let Some((_, gone)) = self.departed.pop_front() {
                 self.by_physical.remove(&gone);
@@ -113,13 +131,13 @@ impl Datagram {
             self.by_virtual.retain(|_, p| matches!(p, Peer::Ready { session: Some(_), .. } | Peer::Pending(_)));
         }
         self.by_physical.insert(media, peer);
-        self.by_virtual.insert(peer, Peer::Ready { physical: media, session })
+        self.by_virtual.insert(peer, Peer::Ready { physical: media, session, _guard: guard })
     }
 
     /// Nobody is at `physical` any more. (A connected socket is the kernel's to keep or to refuse.)
     fn forget(&mut self, physical: &SocketAddrV4) {
         if let Some(peer) = self.by_physical.get(physical)
-            && matches!(self.by_virtual.get(peer), Some(Peer::Ready { physical: p, session: None }) if p == physical)
+            && matches!(self.by_virtual.get(peer), Some(Peer::Ready { physical: p, session: None, .. }) if p == physical)
         {
             self.by_virtual.remove(peer);
             self.departed.push_back((Instant::now(), *physical));
@@ -130,7 +148,7 @@ impl Datagram {
     fn depart(&mut self, session: SessionId) {
         let departed = &mut self.departed;
         self.by_virtual.retain(|_, p| match p {
-            Peer::Ready { physical, session: Some(held) } if *held == session => {
+            Peer::Ready { physical, session: Some(held), .. } if *held == session => {
                 departed.push_back((Instant::now(), *physical));
                 false
             }
@@ -146,6 +164,8 @@ pub enum Peer {
     Ready {
         physical: SocketAddrV4,
         session: Option<SessionId>,
+        /// Keeps the port of it from others; None where the supervisor itself is.
+        _guard: Option<Guard>,
     },
     /// Setting it up failed at this instant; datagrams are dropped as a network would, until it is tried again.
     Failed(Instant),
@@ -183,7 +203,9 @@ pub struct Table {
     /// Which socket a session belongs to.
     by_session: HashMap<SessionId, Cookie>,
     /// Datagram sockets that send to a socket of this run, by its physical address.
-    acquainted: HashMap<SocketAddrV4, HashSet<Cookie>>,
+    acquainted: HashMap<SocketAddrV4, Friends>,
+    /// Virtual UDP ports whose sockets are gone, while others are still connected there.
+    left: HashMap<u16, Bound>,
     /// Connections to come from a peer that could not name its source port, by address and listener.
     expected_any: Vec<(Ipv4Addr, Expected)>,
     /// Connections that were made to peers which listen themselves, behind their rings.
@@ -192,6 +214,14 @@ pub struct Table {
     by_address: HashMap<(Proto, SocketAddrV4), Cookie>,
     /// Virtual TCP ports whose sockets are gone, but not all of their connections.
     worn: HashMap<u16, Worn>,
+}
+
+/// Who sends to a datagram socket of this run.
+#[derive(Default)]
+struct Friends {
+    cookies: HashSet<Cookie>,
+    /// The virtual port of the socket, when it is gone.
+    left: Option<u16>,
 }
 
 /// A TCP port that connections still use, or did until a moment ago: the kernel decides by their state (TIME_WAIT) who may
@@ -280,15 +310,35 @@ impl Table {
         peer: SocketAddr,
         media: SocketAddrV4,
         session: Option<SessionId>,
+        guard: Option<Guard>,
     ) -> Option<Peer> {
         if let Some(s) = session {
             self.note_session(s, cookie);
         }
         let datagram = self.sockets.get_mut(&cookie)?.datagram.get_or_insert_default();
         if session.is_none() {
-            self.acquainted.entry(media).or_default().insert(cookie);
+            self.acquainted.entry(media).or_default().cookies.insert(cookie);
         }
-        datagram.note(peer, media, session)
+        datagram.note(peer, media, session, guard)
+    }
+
+    /// Where a UDP socket with this address was that is gone, while others of the run are connected there: whoever has its
+    /// address next hears them, as after the restart of a server.
+    pub fn left(&self, address: &SocketAddr, v6only: bool) -> Option<SocketAddrV4> {
+        let bound = self.left.get(&address.port())?;
+        overlap(&bound.virtual_, false, address, v6only).then_some(bound.physical)
+    }
+
+    /// The sockets that send to this address of the run, each with the name that it has for it.
+    pub fn friends(&self, physical: &SocketAddrV4) -> Vec<(Cookie, SocketAddr)> {
+        let cookies = self.acquainted.get(physical).map(|f| &f.cookies).into_iter().flatten();
+        let named = |cookie: &Cookie| {
+            let d = self.sockets.get(cookie)?.datagram.as_ref()?;
+            let is_there = d.anchor.as_ref().is_some_and(|anchor| anchor.physical == *physical);
+            let peer = if is_there { d.connected } else { d.by_physical.get(physical).copied() };
+            Some((*cookie, peer?))
+        };
+        cookies.filter_map(named).collect()
     }
 
     /// The sockets that the kernel's own tables must show: those that are connected, listen, or are bound.
@@ -476,13 +526,45 @@ impl Table {
         }
     }
 
+    /// Notes where the kernel's socket of a datagram socket is connected to. Where it was before.
+    pub fn set_anchor(&mut self, cookie: Cookie, anchor: Option<Anchor>) -> Option<Anchor> {
+        let to = anchor.as_ref().map(|a| a.physical);
+        let datagram = self.sockets.get_mut(&cookie)?.datagram.get_or_insert_default();
+        let before = std::mem::replace(&mut datagram.anchor, anchor);
+        if let Some(before) = &before {
+            self.part(&before.physical, cookie);
+        }
+        if let Some(to) = to {
+            self.acquainted.entry(to).or_default().cookies.insert(cookie);
+        }
+        before
+    }
+
     /// A datagram socket does not send to this address of the run any more.
     fn part(&mut self, physical: &SocketAddrV4, cookie: Cookie) {
-        if let Some(friends) = self.acquainted.get_mut(physical) {
-            friends.remove(&cookie);
-            if friends.is_empty() {
-                self.acquainted.remove(physical);
-            }
+        let Some(friends) = self.acquainted.get_mut(physical) else { return };
+        friends.cookies.remove(&cookie);
+        if friends.cookies.is_empty()
+            && let Some(port) = self.acquainted.remove(physical).and_then(|f| f.left)
+            && self.left.get(&port).is_some_and(|b| b.physical == *physical)
+        {
+            self.left.remove(&port);
+        }
+    }
+
+    /// A datagram socket of the run is gone. Those that knew it must not send to whoever has its address next; those that
+    /// are connected there do so without being asked.
+    fn leave_friends(&mut self, bound: Bound) {
+        let Some(mut friends) = self.acquainted.remove(&bound.physical) else { return };
+        friends.cookies.retain(|friend| {
+            let Some(d) = self.sockets.get_mut(friend).and_then(|s| s.datagram.as_mut()) else { return false };
+            d.forget(&bound.physical);
+            d.anchor.as_ref().is_some_and(|anchor| anchor.physical == bound.physical)
+        });
+        if !friends.cookies.is_empty() {
+            friends.left = Some(bound.virtual_.port());
+            self.left.insert(bound.virtual_.port(), bound);
+            self.acquainted.insert(bound.physical, friends);
         }
     }
 
@@ -508,12 +590,7 @@ impl Table {
         if let Some(b) = socket.bound {
             self.leave_port(cookie, socket.proto, &b);
             if socket.proto == Proto::Udp {
-                // Sockets of this run that knew it must not send to whoever has its address next.
-                for friend in self.acquainted.remove(&b.physical).into_iter().flatten() {
-                    if let Some(d) = self.sockets.get_mut(&friend).and_then(|s| s.datagram.as_mut()) {
-                        d.forget(&b.physical);
-                    }
-                }
+                self.leave_friends(b);
             }
         }
         let mut sessions = Vec::new();
@@ -539,9 +616,12 @@ impl Table {
         for peer in socket.datagram.iter().flat_map(|d| d.by_virtual.values()) {
             match peer {
                 Peer::Ready { session: Some(s), .. } => sessions.push(*s),
-                Peer::Ready { session: None, physical } => self.part(physical, cookie),
+                Peer::Ready { session: None, physical, .. } => self.part(physical, cookie),
                 _ => {}
             }
+        }
+        if let Some(anchor) = socket.datagram.as_ref().and_then(|d| d.anchor.as_ref()) {
+            self.part(&anchor.physical, cookie);
         }
         for s in &sessions {
             self.by_session.remove(s);
@@ -563,170 +643,4 @@ pub struct Removed {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn socket(proto: Proto, v6: bool, state: State) -> Socket {
-        Socket { proto, v6, v6only: false, bound: None, former: None, state, error: None, datagram: None }
-    }
-
-    fn bound(virtual_: &str, port: u16) -> Bound {
-        let physical = SocketAddrV4::new(Ipv4Addr::new(127, 64, 0, 1), port);
-        Bound { virtual_: virtual_.parse().unwrap(), physical, port_chosen: true }
-    }
-
-    fn listener(table: &mut Table, cookie: Cookie, at: &str, port: u16) {
-        let v6 = at.starts_with('[');
-        table.socket(cookie, || socket(Proto::Tcp, v6, State::Listening));
-        table.bind(cookie, bound(at, port));
-    }
-
-    fn reaches(table: &Table, to: &str) -> Option<Cookie> {
-        table.own_endpoint(Proto::Tcp, &to.parse().unwrap()).map(|(c, _)| c)
-    }
-
-    #[test]
-    fn a_listener_is_reached_by_the_addresses_it_covers() {
-        let mut table = Table::default();
-        listener(&mut table, 1, "127.0.0.1:80", 5000);
-        listener(&mut table, 2, "[::]:81", 5001);
-        listener(&mut table, 3, "0.0.0.0:82", 5002);
-        assert_eq!(reaches(&table, "127.0.0.1:80"), Some(1));
-        assert_eq!(reaches(&table, "127.0.0.2:80"), None);
-        assert_eq!(reaches(&table, "[::1]:81"), Some(2));
-        assert_eq!(reaches(&table, "127.0.0.1:81"), Some(2));
-        assert_eq!(reaches(&table, "127.0.0.1:82"), Some(3));
-        assert_eq!(reaches(&table, "[::1]:82"), None);
-        table.get_mut(2).unwrap().v6only = true;
-        assert_eq!(reaches(&table, "127.0.0.1:81"), None);
-    }
-
-    #[test]
-    fn overlapping_names_share_a_physical_port() {
-        let mut table = Table::default();
-        listener(&mut table, 1, "0.0.0.0:80", 5000);
-        let holder = |a: &str, only| table.holder(Proto::Tcp, &a.parse().unwrap(), only).map(|h| h.1.port());
-        assert_eq!(holder("127.0.0.1:80", false), Some(5000));
-        assert_eq!(holder("[::]:80", false), Some(5000));
-        assert_eq!(holder("[::]:80", true), None);
-        assert_eq!(holder("[::ffff:127.0.0.1]:80", true), Some(5000));
-        assert_eq!(holder("127.0.0.1:81", false), None);
-    }
-
-    #[test]
-    fn a_label_means_its_port_or_the_only_socket() {
-        let mut table = Table::default();
-        let find = |t: &Table, port| t.labelled(Proto::Tcp, port, |_| true).map(|(c, _)| c);
-        assert_eq!(find(&table, Some(80)), None);
-        listener(&mut table, 1, "0.0.0.0:7000", 7000);
-        assert_eq!(find(&table, Some(7000)), Some(1));
-        assert_eq!(find(&table, Some(80)), Some(1));
-        assert_eq!(find(&table, None), Some(1));
-        listener(&mut table, 2, "0.0.0.0:7001", 7001);
-        assert_eq!(find(&table, Some(7001)), Some(2));
-        assert_eq!(find(&table, Some(80)), None);
-        assert_eq!(table.labelled(Proto::Tcp, Some(7000), |a| a.port() != 7000).map(|(c, _)| c), Some(2));
-        assert_eq!(table.labelled(Proto::Udp, Some(7000), |_| true), None);
-    }
-
-    fn expected(listener: Cookie, session: SessionId) -> Expected {
-        Expected { listener, peer: "198.18.0.9:1".parse().unwrap(), local: None, session: Some(session) }
-    }
-
-    #[test]
-    fn only_what_was_announced_for_this_listener_is_let_in() {
-        let mut table = Table::default();
-        listener(&mut table, 1, "0.0.0.0:7000", 7000);
-        let source: SocketAddrV4 = "127.64.0.2:4000".parse().unwrap();
-        table.expect(source, expected(1, SessionId::next()));
-        assert!(table.take_expected(&source, &[2]).is_none());
-        assert!(table.take_expected(&"127.64.0.2:4001".parse().unwrap(), &[1]).is_none());
-        assert!(table.take_expected(&source, &[1]).is_some());
-        assert!(table.take_expected(&source, &[1]).is_none());
-        let withdrawn = SessionId::next();
-        table.expect_any(*source.ip(), expected(1, withdrawn));
-        table.forget_session(withdrawn);
-        assert!(table.take_expected(&source, &[1]).is_none());
-    }
-
-    #[test]
-    fn a_dead_socket_leaves_its_sessions_and_nothing_else() {
-        let mut table = Table::default();
-        listener(&mut table, 1, "0.0.0.0:7000", 7000);
-        let (announced, session) = (SessionId::next(), SessionId::next());
-        table.expect("127.64.0.2:4000".parse().unwrap(), expected(1, announced));
-        let (local, peer) = ("198.18.0.1:7000".parse().unwrap(), "198.18.0.9:1".parse().unwrap());
-        let accepted = socket(Proto::Tcp, false, State::Connected { local, peer, session: Some(session) });
-        table.insert_accepted(2, accepted, bound("0.0.0.0:7000", 7000));
-        assert_eq!(table.remove(2).unwrap().sessions, [session]);
-        assert_eq!(table.remove(1).unwrap().sessions, [announced]);
-        assert!(table.remove(1).is_none());
-        assert!(table.holder(Proto::Tcp, &"0.0.0.0:7000".parse().unwrap(), false).is_none());
-        assert!(
-            table.hashed().is_empty()
-                && table.ports.is_empty()
-                && table.by_address.is_empty()
-                && table.by_session.is_empty()
-        );
-    }
-
-    #[test]
-    fn what_the_kernel_shows_is_told_apart_from_what_is_blank() {
-        let mut table = Table::default();
-        listener(&mut table, 1, "0.0.0.0:7000", 7000);
-        table.socket(2, || socket(Proto::Tcp, false, State::Idle));
-        table.bind(2, bound("0.0.0.0:7001", 7001));
-        table.socket(3, || socket(Proto::Udp, false, State::Idle));
-        table.bind(3, bound("0.0.0.0:7002", 7002));
-        table.socket(4, || socket(Proto::Udp, false, State::Idle));
-        table.socket(5, || socket(Proto::Tcp, false, State::Idle));
-        table.get_mut(5).unwrap().error = Some(Errno::ECONNREFUSED);
-        let mut shown = table.hashed();
-        shown.sort_by_key(|s| s.cookie);
-        let expected = [(1, false), (2, true), (3, false)];
-        assert_eq!(shown, expected.map(|(cookie, merely_bound_tcp)| Hashed { cookie, merely_bound_tcp }));
-        table.forget_blank();
-        assert!(table.get(4).is_none());
-        assert!([1, 2, 3, 5].iter().all(|c| table.get(*c).is_some()));
-    }
-
-    #[test]
-    fn who_sent_to_a_dead_socket_of_the_run_looks_for_it_again() {
-        let mut table = Table::default();
-        for (cookie, port) in [(1, 7001), (2, 7002), (3, 7003)] {
-            table.socket(cookie, || socket(Proto::Udp, false, State::Idle));
-            table.bind(cookie, bound(&format!("127.0.0.1:{port}"), port));
-        }
-        let at = |port| bound("127.0.0.1:1", port).physical;
-        let peer = |port| format!("127.0.0.1:{port}").parse().unwrap();
-        let knows = |table: &Table, c, port| {
-            table.get(c).unwrap().datagram.as_ref().unwrap().by_virtual.contains_key(&peer(port))
-        };
-        table.note_peer(1, peer(7002), at(7002), None);
-        table.note_peer(1, peer(7003), at(7003), None);
-        table.note_peer(3, peer(7002), at(7002), None);
-        table.remove(2);
-        assert!(!knows(&table, 1, 7002) && !knows(&table, 3, 7002) && knows(&table, 1, 7003));
-        // Nothing is left of those that are gone.
-        table.remove(3);
-        assert!(!knows(&table, 1, 7003));
-        table.note_peer(1, peer(7003), at(7003), None);
-        table.remove(1);
-        assert!(table.acquainted.is_empty() && table.sockets.is_empty());
-    }
-
-    #[test]
-    fn a_departed_peer_is_still_known_by_what_it_sent() {
-        let mut table = Table::default();
-        table.socket(1, || socket(Proto::Udp, false, State::Idle));
-        let (peer, media) = ("198.18.0.9:53".parse().unwrap(), "127.64.0.2:4000".parse().unwrap());
-        let id = SessionId::next();
-        table.note_session(id, 1);
-        let d = table.get_mut(1).unwrap().datagram.get_or_insert_default();
-        d.note(peer, media, Some(id));
-        table.forget_session(id);
-        let d = table.get(1).unwrap().datagram.as_ref().unwrap();
-        assert_eq!(d.by_physical.get(&media), Some(&peer));
-        assert!(!d.by_virtual.contains_key(&peer));
-    }
-}
+mod tests;

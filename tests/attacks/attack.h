@@ -4,6 +4,7 @@
  *   T_UNIX, T_DGRAM     paths of its AF_UNIX sockets (stream, datagram); T_ABSTRACT, T_ABSTRACT_DGRAM: abstract names
  *   T_PID, T_CANARY     its process id, and the address of a word in it; T_FD: a connected UDP socket of it
  *   T_KNOCK             what is written there as PORT is a UDP port of the attacker that the receiver knocks at
+ *   T_KNOCK.take        what is written there as HOW PORT the receiver does: it binds the wildcard address, or calls; see target.c
  *   T_VICTIM            a process of the same user that only waits
  *   T_TOKEN             what is to be said to the targets
  *   T_UNDER             set under sipbox: the parent is the supervisor; natively the receiver stands in for it
@@ -106,6 +107,26 @@ static inline struct address mapped(struct address a) {
 }
 
 static inline pid_t supervisor(void) { return getenv("T_UNDER") ? getppid() : atoi(env("T_PID")); }
+
+/* Asks a service outside to do something about a port of this machine; what it says of that. */
+static inline const char *ask_outside(const char *how, int port) {
+    static char words[16];
+    char path[300], answer[300], asked[310];
+    snprintf(path, sizeof path, "%s.take", env("T_KNOCK"));
+    snprintf(answer, sizeof answer, "%s.taken", env("T_KNOCK"));
+    snprintf(asked, sizeof asked, "%s.new", path);
+    unlink(answer);
+    int fd = (int)MUST(open(asked, O_WRONLY | O_CREAT | O_TRUNC, 0666));
+    dprintf(fd, "%s %d\n", how, port);
+    close(fd);
+    MUST(rename(asked, path));
+    while ((fd = open(answer, O_RDONLY)) < 0) usleep(1000);
+    memset(words, 0, sizeof words);
+    MUST(read(fd, words, sizeof words - 1));
+    close(fd);
+    unlink(answer);
+    return words;
+}
 
 /* Does something in a child; its exit status, or 128 and the signal that killed it. */
 static inline int apart(void (*what)(void *), void *argument) {

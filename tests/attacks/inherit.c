@@ -13,6 +13,28 @@ static void leave_open(int fd, int *next) {
     ++*next;
 }
 
+/* As systemd does with LISTEN_FDS: a listener, and a datagram socket. */
+static void hand_in(void) {
+    for (int i = 0; i < 2; i++) {
+        struct address here = loopback_v4(0);
+        int fd = (int)MUST(socket(AF_INET, i ? SOCK_DGRAM : SOCK_STREAM, 0));
+        MUST(bind(fd, &here.any, here.len));
+        if (!i) MUST(listen(fd, 8));
+        here = local_of(fd);
+        char port[16];
+        snprintf(port, sizeof port, "%d", port_of(&here));
+        setenv(i ? "T_HANDED_UDP" : "T_HANDED_TCP", port, 1);
+        int next = FIRST + 20 + i;
+        leave_open(fd, &next);
+        MUST(dup2(FIRST + 20 + i, 3 + i));
+        close(FIRST + 20 + i);
+    }
+    char self[16];
+    snprintf(self, sizeof self, "%d", getpid());
+    setenv("LISTEN_FDS", "2", 1);
+    setenv("LISTEN_PID", self, 1);
+}
+
 /* Run outside: opens what it can, and goes on as the rest of the command line. */
 static int hold(char **argv) {
     int next = FIRST;
@@ -28,6 +50,9 @@ static int hold(char **argv) {
     leave_open(socket(AF_INET, SOCK_RAW, IPPROTO_UDP), &next);
     leave_open(socket(AF_PACKET, SOCK_DGRAM, htons(ETH_P_IP)), &next);
     leave_open(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), &next);
+    char **last = argv;
+    while (last[1]) last++;
+    if (!strcmp(*last, "handed-in")) hand_in();
     execvp(argv[0], argv);
     fail("exec %s", argv[0]);
 }
@@ -48,8 +73,36 @@ static void use(void) {
     note(left ? "%d sockets were left open" : "no socket was left open", left);
 }
 
+static bool readable(int fd) {
+    struct pollfd p = {fd, POLLIN, 0};
+    return poll(&p, 1, 500) == 1;
+}
+
+/* The sockets of LISTEN_FDS: who calls their ports, and where they lead when they are used for something else. */
+static void handed(void) {
+    struct address from = {.len = sizeof from.room};
+    char in[64];
+    signal(SIGPIPE, SIG_IGN);
+    note("a call of the listener's port: %s", ask_outside("call-tcp", atoi(env("T_HANDED_TCP"))));
+    if (readable(3)) {
+        int fd = (int)TRY("accept", accept(3, NULL, NULL));
+        if (fd >= 0) write(fd, token(), token_length());
+    }
+    ask_outside("call-udp", atoi(env("T_HANDED_UDP")));
+    if (readable(4) && recvfrom(4, in, sizeof in, 0, &from.any, &from.len) > 0) {
+        note("a datagram came");
+        sendto(4, token(), token_length(), 0, &from.any, from.len);
+    }
+    EACH_TARGET(t) {
+        TRY("sendto", sendto(4, token(), token_length(), 0, &t.any, t.len));
+        if (TRY("connect", connect(4, &t.any, t.len)) == 0) send(4, token(), token_length(), 0);
+        shutdown(3, SHUT_RDWR);
+        if (TRY("connect of the listener", connect(3, &t.any, t.len)) == 0) write(3, token(), token_length());
+    }
+}
+
 int main(int argc, char **argv) {
-    static const struct attack all[] = {{"inherited", use}};
+    static const struct attack all[] = {{"inherited", use}, {"handed-in", handed}};
     if (argc > 2 && !strcmp(argv[1], "hold")) return hold(argv + 2);
     return attack_main(argc, argv, all, sizeof all / sizeof *all);
 }

@@ -101,6 +101,52 @@ static void knock(void) {
     close(from);
 }
 
+/* A client that calls the port. */
+static bool call(int type, int port) {
+    struct address there = loopback_v4(port);
+    int fd = (int)MUST(socket(AF_INET, type, 0));
+    bool called = connect(fd, &there.any, there.len) == 0 && send(fd, "hello", 5, MSG_NOSIGNAL) == 5;
+    if (called)
+        watch(fd, type == SOCK_STREAM ? STREAM : DATAGRAM);
+    else
+        close(fd);
+    return called;
+}
+
+/* A service that starts on the wildcard address, at the port that somebody asks for. */
+static bool serve_at(const char *how, int port) {
+    bool stream = !strcmp(how, "tcp");
+    int one = 1, service = (int)MUST(socket(AF_INET, stream ? SOCK_STREAM : SOCK_DGRAM, 0));
+    struct address here = any_v4(port);
+    if (stream || !strcmp(how, "udp-shared")) MUST(setsockopt(service, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one));
+    bool taken = bind(service, &here.any, here.len) == 0 && (!stream || listen(service, 8) == 0);
+    if (taken)
+        watch(service, stream ? LISTENER : DATAGRAM);
+    else
+        close(service);
+    return taken;
+}
+
+/* What somebody asks for, and what became of it. */
+static void take(void) {
+    char path[256], answer[280], text[64] = "", how[16] = "";
+    snprintf(path, sizeof path, "%s/knock.take", directory);
+    int fd = open(path, O_RDONLY), port = 0;
+    if (fd < 0) return;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0 || sscanf(text, "%15s %d", how, &port) != 2) return;
+    unlink(path);
+    bool calls = !strncmp(how, "call-", 5);
+    bool done = calls ? call(strcmp(how, "call-tcp") ? SOCK_DGRAM : SOCK_STREAM, port) : serve_at(how, port);
+    snprintf(answer, sizeof answer, "%s/knock.new", directory);
+    fd = (int)MUST(open(answer, O_WRONLY | O_CREAT | O_TRUNC, 0666));
+    dprintf(fd, "%s", done ? "has it" : "refused");
+    close(fd);
+    snprintf(path, sizeof path, "%s/knock.taken", directory);
+    MUST(rename(answer, path));
+}
+
 /* Whoever has a socket here is given connections: a process outside that means well, or was fooled. */
 static void pass(struct address me) {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
@@ -173,6 +219,7 @@ int main(int argc, char **argv) {
         }
         if (!apart) {
             knock();
+            take();
             pass(me);
         }
         /* Only when all was quiet: what came before the question is answered first. */

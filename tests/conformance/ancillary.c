@@ -48,6 +48,33 @@ RECEIVES(traffic_class, UDP6 | UDPM, IPPROTO_IPV6, IPV6_RECVTCLASS)
 RECEIVES(timestamp, UDP, SOL_SOCKET, SO_TIMESTAMP)
 RECEIVES(timestamp_ns, UDP, SOL_SOCKET, SO_TIMESTAMPNS)
 
+/* SOF_TIMESTAMPING_RX_SOFTWARE and SOF_TIMESTAMPING_SOFTWARE. */
+CASE(timestamping, UDP) {
+    int two[2];
+    struct address at[2];
+    two_bound(two, at);
+    R(set_int(two[1], SOL_SOCKET, 37, 1 << 3 | 1 << 4));
+    /* The kernel begins to stamp a moment later (net_enable_timestamp). */
+    for (int i = 0; i < 200; i++) {
+        char in[8];
+        struct iovec v = {in, sizeof in};
+        struct kmsg m = {.iov = &v, .iovlen = 1, .control = room, .controllen = sizeof room};
+        MUST(sendto(two[0], "early", 5, 0, &at[1], at[1].len));
+        await(two[1], POLLIN);
+        MUST(recvmsg(two[1], &m, 0));
+        if (m.controllen) break;
+        usleep(5000);
+    }
+    R(sendto(two[0], "info", 4, 0, &at[1], at[1].len));
+    receive_with(two[1], sizeof room);
+    R(sendto(two[0], "info", 4, 0, &at[1], at[1].len));
+    receive_with(two[1], 24);
+    R(set_int(two[1], SOL_SOCKET, 37, 0));
+    R(sendto(two[0], "info", 4, 0, &at[1], at[1].len));
+    receive_with(two[1], sizeof room);
+    show_int_option("SO_TIMESTAMPING", two[1], SOL_SOCKET, 37);
+}
+
 CASE(several, UDP4) {
     int two[2];
     struct address at[2];

@@ -195,6 +195,30 @@ static void serve_once(int l) {
     exit(0);
 }
 
+/* A program that takes over the orphans itself: a held call's process gets another parent meanwhile. */
+CASE(takes_over_orphans, TCP) {
+    R(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+    int l = listener(), told[2], orphan = -1;
+    struct address at = local_of(l);
+    MUST(pipe(told));
+    pid_t child = fork();
+    if (!child) {
+        pid_t grandchild = fork();
+        if (!grandchild) serve_once(l);
+        MUST(write(told[1], &grandchild, sizeof grandchild));
+        exit(0);
+    }
+    show_end(child);
+    MUST(read(told[0], &orphan, sizeof orphan));
+    close(l);
+    int c = fresh_blocking();
+    R(connect(c, &at, at.len));
+    char in[4];
+    R(recv(c, in, 1, 0));
+    show_end(orphan);
+    R(connect(fresh(), &at, at.len));
+}
+
 CASE(outlives_its_parent, TCP) {
     int l = listener();
     struct address at = local_of(l);

@@ -1,6 +1,7 @@
 /* recvfrom(2), recvmsg(2), recvmmsg(2), read(2). */
 #include "c.h"
 #define GROUP "receive"
+#include <pthread.h>
 
 /* Two datagram sockets; the first has sent `text` to the second, and it is there. */
 static struct address sent_to(int two[2], const char *text, size_t length) {
@@ -125,6 +126,136 @@ CASE(data_pointers_on_a_stream, TCP | UNIXS) {
     R(recvmsg(two[1], &m, MSG_DONTWAIT));
     m.iov = v + 1, m.iovlen = 1;
     show_data("still there", in, R(recvmsg(two[1], &m, MSG_DONTWAIT)));
+}
+
+CASE(data_pointers_keep_a_stream_whole, TCP | UNIXS) {
+    int two[2];
+    make_pair(two);
+    char *good = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *room = edge(3);
+    MUST(mprotect(good + 4096, 4096, PROT_READ));
+    MUST(send(two[0], "0123456789", 10, 0));
+    await(two[1], POLLIN);
+    struct address from = {.len = sizeof from.room};
+    R(recvfrom(two[1], room, 16, 0, &from, &from.len));
+    struct iovec v[3] = {{room, 3}, {NULL, 0}, {(void *)8, 100}};
+    struct kmsg m = {.iov = v, .iovlen = 3};
+    R(recvmsg(two[1], &m, MSG_DONTWAIT));
+    v[0] = (struct iovec){good + 4093, 100};
+    m.iovlen = 1;
+    R(recvmsg(two[1], &m, MSG_DONTWAIT));
+    v[0] = (struct iovec){good + 4096, 1};
+    R(recvmsg(two[1], &m, MSG_DONTWAIT));
+    v[0] = (struct iovec){good + 4093, 3};
+    v[1] = (struct iovec){good + 8192, 4096};
+    m.iovlen = 2;
+    show_data("all of it, nothing lost", good + 8192, R(recvmsg(two[1], &m, MSG_DONTWAIT)) - 3);
+    MUST(send(two[0], "abc", 3, 0));
+    await(two[1], POLLIN);
+    v[0] = (struct iovec){good + 4093, 100};
+    m.iovlen = 1;
+    show_data("no more than is there", good + 4093, R(recvmsg(two[1], &m, MSG_DONTWAIT)));
+    R(recvmsg(two[1], &m, MSG_DONTWAIT));
+}
+
+CASE(iovecs, UDP | TCP | UNIXS) {
+    int two[2];
+    make_pair(two);
+    static struct iovec v[1026];
+    static char in[4096];
+    for (int i = 0; i < 1026; i++) v[i] = (struct iovec){in + 2 * i, i % 3 == 0 ? 0 : 1};
+    struct kmsg m = {.iov = v, .iovlen = 1024};
+    MUST(send(two[0], "0123456789", 10, 0));
+    await(two[1], POLLIN);
+    memset(in, '.', sizeof in);
+    show_data("spread", in, R(recvmsg(two[1], &m, MSG_DONTWAIT)) + 20);
+    MUST(send(two[0], "0123456789", 10, 0));
+    await(two[1], POLLIN);
+    m.iovlen = 1025;
+    R(recvmsg(two[1], &m, MSG_DONTWAIT));
+    m.iovlen = -1UL;
+    R(recvmsg(two[1], &m, MSG_DONTWAIT));
+    m.iovlen = 1UL << 32;
+    R(recvmsg(two[1], &m, MSG_DONTWAIT));
+    m.iovlen = 3;
+    v[1].iov_len = -1UL;
+    R(recvmsg(two[1], &m, MSG_DONTWAIT));
+    v[1].iov_len = 1UL << 63;
+    R(recvmsg(two[1], &m, MSG_DONTWAIT));
+    v[1] = (struct iovec){(void *)8, 0};
+    v[2] = (struct iovec){in, 4};
+    show_data("behind an empty one", in, R(recvmsg(two[1], &m, MSG_DONTWAIT)) > 0 ? 4 : 0);
+    MUST(send(two[0], "odd", 3, 0));
+    await(two[1], POLLIN);
+    char room[64] __attribute__((aligned(8))), place[80] __attribute__((aligned(8)));
+    struct iovec *odd = (struct iovec *)(room + 3), one = {in + 1, 40};
+    memcpy(odd, &one, sizeof one);
+    m = (struct kmsg){.iov = odd, .iovlen = 1};
+    memcpy(place + 5, &m, sizeof m);
+    show_data("misaligned", in + 1, R(recvmsg(two[1], place + 5, MSG_DONTWAIT)));
+}
+
+/* Another thread takes pages away and puts them back. */
+static char *changing;
+static volatile bool changed_enough;
+static void *changes(void *unused) {
+    (void)unused;
+    while (!changed_enough) {
+        munmap(changing + 4096, 4096);
+        mmap(changing + 4096, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    }
+    return NULL;
+}
+
+CASE(pages_that_come_and_go, UDP | TCP | UNIXS) {
+    int two[2], whole = 0, other = 0;
+    make_pair(two);
+    changing = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, changes, NULL) == 0);
+    char *at = changing + 4092, in[8];
+    struct address from = {.len = sizeof from.room};
+    double end = now_ms() + 300;
+    while (now_ms() < end) {
+        MUST(send(two[0], "01234567", 8, 0));
+        await(two[1], POLLIN);
+        struct iovec v = {at, 8};
+        struct kmsg m = {.name = &from, .namelen = sizeof from.room, .iov = &v, .iovlen = 1};
+        long n = recvmsg(two[1], &m, 0);
+        if (n == 8) whole++;
+        else if (n >= 0 || errno != EFAULT) other++;
+        /* What a fault left. */
+        if (n < 0) recv(two[1], in, 8, MSG_DONTWAIT);
+        struct kmsg sends = {.iov = &v, .iovlen = 1};
+        n = sendmsg(two[0], &sends, MSG_DONTWAIT);
+        if (n == 8) recv(two[1], in, 8, 0);
+        else if (n >= 0 || errno != EFAULT) other++;
+    }
+    changed_enough = true;
+    pthread_join(thread, NULL);
+    say("some whole: %s, nothing but whole or a fault: %s", whole > 0 ? "yes" : "no", other == 0 ? "yes" : "no");
+}
+
+CASE(control_lengths, UDP | TCP | UNIXS | UNIXD) {
+    int two[2];
+    make_pair(two);
+    char control[256], in[8];
+    static const unsigned long lengths[] = {0, 1, 15, 16, 17, 256, 1UL << 20, 0x7fffffff, 0x80000000, 1UL << 32, 1UL << 40, -1UL};
+    if (kind->family == AF_UNIX) MUST(set_int(two[1], SOL_SOCKET, SO_PASSCRED, 1));
+    else if (kind->type == SOCK_DGRAM) MUST(set_int(two[1], SOL_SOCKET, SO_TIMESTAMP, 1));
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        MUST(send(two[0], "x", 1, 0));
+        await(two[1], POLLIN);
+        struct iovec v = {in, 8};
+        struct kmsg m = {.iov = &v, .iovlen = 1, .control = control, .controllen = lengths[i]};
+        R(recvmsg(two[1], &m, MSG_DONTWAIT));
+        say("controllen %#lx: now %#lx", lengths[i], m.controllen);
+        show_flags("flags", m.flags);
+        m = (struct kmsg){.iov = &v, .iovlen = 1, .control = (void *)8, .controllen = lengths[i]};
+        MUST(send(two[0], "y", 1, 0));
+        await(two[1], POLLIN);
+        R(recvmsg(two[1], &m, MSG_DONTWAIT));
+        R(recv(two[1], in, 8, MSG_DONTWAIT));
+    }
 }
 
 CASE(cut, UDP) {

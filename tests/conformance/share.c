@@ -206,3 +206,72 @@ CASE(many_datagram_sockets, UDP) {
     }
     say("%d of 50 have the right source", good);
 }
+
+/* Clients that stay, connected and not, while their server is started again. */
+static void restarted(struct address at, struct address to, int option) {
+    int client = fresh(), other = fresh(), server = -1;
+    char in[16];
+    struct address from;
+    for (int round = 0; round < 3; round++) {
+        server = fresh();
+        if (option) MUST(set_int(server, SOL_SOCKET, option, 1));
+        R(bind(server, &at, at.len));
+        if (!round) R(connect(client, &to, to.len));
+        R(send(client, "hello", 5, 0));
+        from.len = sizeof from.room;
+        await(server, POLLIN);
+        show_data("data", in, R(recvfrom(server, in, sizeof in, 0, &from, &from.len)));
+        show_address("from", &from);
+        R(sendto(server, "back", 4, 0, &from, from.len));
+        await(client, POLLIN);
+        show_data("data", in, R(recv(client, in, sizeof in, 0)));
+        R(sendto(other, "other", 5, 0, &to, to.len));
+        await(server, POLLIN);
+        show_data("data", in, R(recv(server, in, sizeof in, 0)));
+        R(close(server));
+        R(send(client, "lost", 4, 0));
+        show_poll(client, 0x2000);
+        R(send(client, "lost", 4, 0));
+        R(sendto(other, "lost", 4, 0, &to, to.len));
+    }
+    R(bind(fresh(), &at, at.len));
+    R(send(client, "hello", 5, 0));
+    show_error(client);
+    R(connect(client, &to, to.len));
+    show_names(client);
+}
+
+CASE(server_started_again, UDP) {
+    struct address at = loopback(quiet_port());
+    restarted(at, at, 0);
+}
+
+CASE(server_started_again_reuse, UDP) {
+    struct address at = loopback(quiet_port());
+    restarted(at, at, SO_REUSEADDR);
+}
+
+CASE(server_started_again_on_the_wildcard, UDP) {
+    int port = quiet_port();
+    restarted(wildcard(port), loopback(port), 0);
+}
+
+CASE(server_moves_while_a_client_stays, UDP) {
+    struct address at = loopback(quiet_port()), elsewhere = loopback(quiet_port());
+    int server = fresh(), client = fresh();
+    MUST(bind(server, &at, at.len));
+    R(connect(client, &at, at.len));
+    R(close(server));
+    int moved = fresh(), again = fresh(), third = fresh();
+    R(bind(moved, &elsewhere, elsewhere.len));
+    R(send(client, "x", 1, 0));
+    show_poll(client, 0x2000);
+    show_poll_now(moved);
+    show_error(client);
+    R(bind(again, &at, at.len));
+    R(bind(third, &at, at.len));
+    R(connect(client, &elsewhere, elsewhere.len));
+    R(send(client, "moved", 5, 0));
+    show_poll(moved, POLLIN);
+    show_poll_now(again);
+}

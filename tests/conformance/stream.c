@@ -231,6 +231,92 @@ CASE(io_signal_of_a_listener, TCP) {
     say("signal: %s", told == SIGIO ? "SIGIO" : "none");
 }
 
+static volatile sig_atomic_t chosen;
+static void on_chosen(int signal) { chosen = signal; }
+
+/* F_SETSIG and F_SETOWN_EX, for one thread and for a group. */
+CASE(signal_of_choice, INET) {
+    struct { int type, pid; } owner = {0, getpid()}, is = {-1, -1};
+    signal(SIGUSR1, on_chosen);
+    int two[2], signal_ = 10;
+    make_pair(two);
+    for (int type = 0; type < 3; type++) {
+        owner.type = type;
+        owner.pid = type == 2 ? getpgrp() : getpid();
+        /* A group is told as a whole: only this process is to be. */
+        if (type == 2) MUST(setpgid(0, 0)), owner.pid = getpgrp();
+        R(fcntl(two[1], 15, &owner));
+        R(fcntl(two[1], 16, &is));
+        say("type %d, the right one: %s", is.type, is.pid == owner.pid ? "yes" : "no");
+        R(fcntl(two[1], 10, signal_));
+        R(fcntl(two[1], 11));
+        R(fcntl(two[1], F_SETFL, O_ASYNC));
+        chosen = 0;
+        R(send(two[0], "x", 1, 0));
+        await(two[1], POLLIN);
+        say("signal: %s", chosen == SIGUSR1 ? "SIGUSR1" : "none");
+        char in[8];
+        R(recv(two[1], in, 8, 0));
+        R(fcntl(two[1], F_SETFL, 0));
+    }
+    R(fcntl(two[1], F_SETOWN, 0));
+    R(fcntl(two[1], F_GETOWN));
+}
+
+CASE(owner_by_ioctl, INET) {
+    signal(SIGIO, on_io);
+    int two[2], self = getpid(), on = 1, is = -1;
+    make_pair(two);
+    R(ioctl(two[1], 0x8902 /* SIOCSPGRP */, &self));
+    R(ioctl(two[1], 0x8904 /* SIOCGPGRP */, &is));
+    say("the right one: %s", is == self ? "yes" : "no");
+    R(ioctl(two[1], 0x8902, 8));
+    R(ioctl(two[1], FIOASYNC, &on));
+    told = 0;
+    R(send(two[0], "x", 1, 0));
+    await(two[1], POLLIN);
+    say("signal: %s", told == SIGIO ? "SIGIO" : "none");
+}
+
+/* A datagram to a socket that is not connected, and one that is taken by a trapped call. */
+CASE(io_signal_of_an_open_socket, UDP) {
+    signal(SIGIO, on_io);
+    int two[2];
+    struct address at[2], from;
+    two_bound(two, at);
+    MUST(fcntl(two[1], F_SETOWN, getpid()));
+    MUST(fcntl(two[1], F_SETFL, O_ASYNC | O_NONBLOCK));
+    char in[8];
+    for (int i = 0; i < 2; i++) {
+        told = 0;
+        from.len = sizeof from.room;
+        R(sendto(two[0], "x", 1, 0, &at[1], at[1].len));
+        await(two[1], POLLIN);
+        say("signal: %s", told == SIGIO ? "SIGIO" : "none");
+        R(recvfrom(two[1], in, 8, 0, &from, &from.len));
+        R(recvfrom(two[1], in, 8, 0, &from, &from.len));
+    }
+}
+
+CASE(spliced, TCP | UNIXS) {
+    int two[2], pipes[2];
+    make_pair(two);
+    MUST(pipe(pipes));
+    char in[32];
+    MUST(write(pipes[1], "through a pipe", 14));
+    R(syscall(SYS_splice, L(pipes[0]), 0L, L(two[0]), 0L, 14L, 0L));
+    await(two[1], POLLIN);
+    R(syscall(SYS_splice, L(two[1]), 0L, L(pipes[1]), 0L, 32L, 0L));
+    show_data("data", in, R(read(pipes[0], in, sizeof in)));
+    int file = (int)MUST(open("spliced", O_RDWR | O_CREAT | O_TRUNC, 0600));
+    MUST(write(file, "of a file", 9));
+    off_t at = 3;
+    R(syscall(SYS_sendfile, L(two[0]), L(file), &at, 100L));
+    await(two[1], POLLIN);
+    show_data("data", in, R(recv(two[1], in, sizeof in, 0)));
+    unlink("spliced");
+}
+
 CASE(queues, TCP) {
     int two[2], n = -1;
     make_pair(two);

@@ -80,6 +80,9 @@ impl Attack {
 const SUPERVISOR: &str = "the supervisor: its policy";
 const FILTER: &str = "the filter";
 const UNIX: &str = "the supervisor: no program of this run made that socket";
+const GUARD: &str = "the supervisor: keeps the port from others while a socket points to it";
+/// Of attacks with the ports of this machine.
+const OWN_PORTS: &str = "its ports are not this machine's";
 const LANDLOCK: &str = "Landlock";
 const COPY: &str = "the supervisor: reads once, acts on its copy";
 
@@ -97,6 +100,28 @@ const ATTACKS: &[Attack] = &[
     ),
     attack("plain", "to-any", "connect() to 0.0.0.0 and [::]", SUPERVISOR),
     attack("plain", "reconnect", "an association dissolved and made anew", SUPERVISOR),
+    attack(
+        "ports",
+        "port-left-behind",
+        "a UDP socket that stays connected to a closed one, whose port a service of this machine gets",
+        GUARD,
+    )
+    .by_words()
+    .apart(OWN_PORTS),
+    attack("ports", "port-shared", "a UDP port that is shared with a service (SO_REUSEADDR), and closed", GUARD)
+        .by_words()
+        .apart(OWN_PORTS),
+    attack("ports", "port-sent-to", "sendto() of UDP to a port that was closed a moment ago", GUARD)
+        .by_words()
+        .apart(OWN_PORTS),
+    attack(
+        "ports",
+        "port-waited-for",
+        "a connect() of TCP that waits for a full listener, whose port a service of this machine gets",
+        GUARD,
+    )
+    .by_words()
+    .apart(OWN_PORTS),
     attack(
         "plain",
         "untrapped",
@@ -137,6 +162,8 @@ const ATTACKS: &[Attack] = &[
     attack("abi", "x32", "x32 calls", "the filter kills").absent("CONFIG_X86_X32_ABI is off"),
     attack("families", "raw", "raw IPv4 and IPv6 sockets", FILTER),
     attack("families", "packet", "AF_PACKET, SOCK_PACKET", FILTER),
+    attack("families", "netlink", "AF_NETLINK, with netlink = \"deny\"", SUPERVISOR)
+        .with_policy("[local]\nnetlink = \"deny\"\n"),
     attack("families", "netlink", "AF_NETLINK", "the supervisor: it answers, with the run's own two interfaces")
         .apart("the interfaces are its own, and no privilege over them comes with them"),
     attack("families", "families", "every family of socket() and socketpair(), every type", FILTER),
@@ -253,6 +280,13 @@ const ATTACKS: &[Attack] = &[
         "inherited",
         "sockets left open by the parent: TCP, UDP, raw, packet, netlink",
         "the supervisor: closed before exec",
+    )
+    .begun_outside(),
+    attack(
+        "inherit",
+        "handed-in",
+        "sockets that are handed in (LISTEN_FDS), a listener and one of UDP: their ports, and other uses",
+        "the supervisor: sockets of the run's own take their place",
     )
     .begun_outside(),
     attack("unix", "passed", "sockets that a process outside passes in", "the supervisor: dropped from the message")

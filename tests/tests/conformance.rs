@@ -49,11 +49,6 @@ const EXPLAINED: &[Explained] = &[
               not trapped.",
     },
     Explained {
-        case: "receive.data_pointers_on_a_stream",
-        kinds: &[],
-        why: "What a stream gave before the program's buffer turned out to be bad cannot be given back to the kernel.",
-    },
-    Explained {
         case: "processes.says_that_it_is_undumpable",
         kinds: &[],
         why: "The supervisor reads the program's memory: a program that hides it is told yes, and is not hidden.",

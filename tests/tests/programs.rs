@@ -570,7 +570,12 @@ fn socket_calls_answer_as_linux_does() {
 const HANDS_IN: &str = r#"
 import os, socket, sys
 command, number = sys.argv[1:], int(sys.argv[-1])
-s = socket.create_server(("0.0.0.0", 0))
+if number == 4:
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(("0.0.0.0", 0))
+    number = 3
+else:
+    s = socket.create_server(("0.0.0.0", 0))
 print("port", s.getsockname()[1], flush=True)
 os.dup2(s.fileno(), number)
 os.set_inheritable(number, True)
@@ -590,6 +595,41 @@ s, peer = l.accept()
 s.sendall(b"for " + s.recv(100))
 print("served", flush=True)
 "#;
+
+const IS_HANDED_UDP: &str = r#"
+import os, socket
+assert os.environ["LISTEN_PID"] == str(os.getpid()), os.environ["LISTEN_PID"]
+u = socket.socket(fileno=3)
+assert u.type == socket.SOCK_DGRAM, u
+print("bound at", u.getsockname(), flush=True)
+try:
+    u.sendto(b"out", ("127.0.0.1", 9))
+except OSError as e:
+    print(e)
+data, peer = u.recvfrom(100)
+u.sendto(b"for " + data, peer)
+print("served", flush=True)
+"#;
+
+#[test]
+fn datagram_sockets_that_are_handed_in() {
+    let world = World::new("handed-in-udp");
+    let hands_in = world.write("hands-in.py", HANDS_IN);
+    let server = world.run(&["--as", "handed"], "python3").args(["-c", IS_HANDED_UDP, "4"]);
+    let mut server = server.behind("python3", &hands_in.to_string_lossy()).start();
+    let port = server.wait_for("port ");
+    let port: u16 = port.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    let at = server.wait_for("bound at");
+    assert!(at.contains(&format!("('0.0.0.0', {port})")), "{at}");
+    // The machine's own port is free again.
+    std::net::UdpSocket::bind(("0.0.0.0", port)).expect("nobody has the machine's own port");
+    let ask = format!(
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(20); \
+         s.sendto(b'me', ('198.18.0.9', {port})); print(s.recv(100))"
+    );
+    world.run(&["--to", "handed"], "python3").args(["-c", &ask]).finish().success().says("for me");
+    server.wait().success().says("served");
+}
 
 #[test]
 fn listeners_that_are_handed_in() {

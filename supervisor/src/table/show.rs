@@ -16,7 +16,7 @@ impl Table {
             match &socket.state {
                 State::Listening => shown.push(one("listening", None, None)),
                 State::Connecting(_) => shown.push(one("connecting", None, None)),
-                State::Connected { local, peer, session } => {
+                State::Connected { local, peer, session, .. } => {
                     shown.push(Socket { local: Some(*local), ..one("connected", Some(*peer), *session) });
                 }
                 State::Idle => shown.push(one("bound", None, None)),

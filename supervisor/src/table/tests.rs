@@ -1,0 +1,164 @@
+use super::*;
+
+fn socket(proto: Proto, v6: bool, state: State) -> Socket {
+    Socket { proto, v6, v6only: false, bound: None, former: None, state, error: None, datagram: None }
+}
+
+fn bound(virtual_: &str, port: u16) -> Bound {
+    let physical = SocketAddrV4::new(Ipv4Addr::new(127, 64, 0, 1), port);
+    Bound { virtual_: virtual_.parse().unwrap(), physical, port_chosen: true }
+}
+
+fn listener(table: &mut Table, cookie: Cookie, at: &str, port: u16) {
+    let v6 = at.starts_with('[');
+    table.socket(cookie, || socket(Proto::Tcp, v6, State::Listening));
+    table.bind(cookie, bound(at, port));
+}
+
+fn reaches(table: &Table, to: &str) -> Option<Cookie> {
+    table.own_endpoint(Proto::Tcp, &to.parse().unwrap()).map(|(c, _)| c)
+}
+
+#[test]
+fn a_listener_is_reached_by_the_addresses_it_covers() {
+    let mut table = Table::default();
+    listener(&mut table, 1, "127.0.0.1:80", 5000);
+    listener(&mut table, 2, "[::]:81", 5001);
+    listener(&mut table, 3, "0.0.0.0:82", 5002);
+    assert_eq!(reaches(&table, "127.0.0.1:80"), Some(1));
+    assert_eq!(reaches(&table, "127.0.0.2:80"), None);
+    assert_eq!(reaches(&table, "[::1]:81"), Some(2));
+    assert_eq!(reaches(&table, "127.0.0.1:81"), Some(2));
+    assert_eq!(reaches(&table, "127.0.0.1:82"), Some(3));
+    assert_eq!(reaches(&table, "[::1]:82"), None);
+    table.get_mut(2).unwrap().v6only = true;
+    assert_eq!(reaches(&table, "127.0.0.1:81"), None);
+}
+
+#[test]
+fn overlapping_names_share_a_physical_port() {
+    let mut table = Table::default();
+    listener(&mut table, 1, "0.0.0.0:80", 5000);
+    let holder = |a: &str, only| table.holder(Proto::Tcp, &a.parse().unwrap(), only).map(|h| h.1.port());
+    assert_eq!(holder("127.0.0.1:80", false), Some(5000));
+    assert_eq!(holder("[::]:80", false), Some(5000));
+    assert_eq!(holder("[::]:80", true), None);
+    assert_eq!(holder("[::ffff:127.0.0.1]:80", true), Some(5000));
+    assert_eq!(holder("127.0.0.1:81", false), None);
+}
+
+#[test]
+fn a_label_means_its_port_or_the_only_socket() {
+    let mut table = Table::default();
+    let find = |t: &Table, port| t.labelled(Proto::Tcp, port, |_| true).map(|(c, _)| c);
+    assert_eq!(find(&table, Some(80)), None);
+    listener(&mut table, 1, "0.0.0.0:7000", 7000);
+    assert_eq!(find(&table, Some(7000)), Some(1));
+    assert_eq!(find(&table, Some(80)), Some(1));
+    assert_eq!(find(&table, None), Some(1));
+    listener(&mut table, 2, "0.0.0.0:7001", 7001);
+    assert_eq!(find(&table, Some(7001)), Some(2));
+    assert_eq!(find(&table, Some(80)), None);
+    assert_eq!(table.labelled(Proto::Tcp, Some(7000), |a| a.port() != 7000).map(|(c, _)| c), Some(2));
+    assert_eq!(table.labelled(Proto::Udp, Some(7000), |_| true), None);
+}
+
+fn expected(listener: Cookie, session: SessionId) -> Expected {
+    Expected { listener, peer: "198.18.0.9:1".parse().unwrap(), local: None, session: Some(session) }
+}
+
+#[test]
+fn only_what_was_announced_for_this_listener_is_let_in() {
+    let mut table = Table::default();
+    listener(&mut table, 1, "0.0.0.0:7000", 7000);
+    let source: SocketAddrV4 = "127.64.0.2:4000".parse().unwrap();
+    table.expect(source, expected(1, SessionId::next()));
+    assert!(table.take_expected(&source, &[2]).is_none());
+    assert!(table.take_expected(&"127.64.0.2:4001".parse().unwrap(), &[1]).is_none());
+    assert!(table.take_expected(&source, &[1]).is_some());
+    assert!(table.take_expected(&source, &[1]).is_none());
+    let withdrawn = SessionId::next();
+    table.expect_any(*source.ip(), expected(1, withdrawn));
+    table.forget_session(withdrawn);
+    assert!(table.take_expected(&source, &[1]).is_none());
+}
+
+#[test]
+fn a_dead_socket_leaves_its_sessions_and_nothing_else() {
+    let mut table = Table::default();
+    listener(&mut table, 1, "0.0.0.0:7000", 7000);
+    let (announced, session) = (SessionId::next(), SessionId::next());
+    table.expect("127.64.0.2:4000".parse().unwrap(), expected(1, announced));
+    let (local, peer) = ("198.18.0.1:7000".parse().unwrap(), "198.18.0.9:1".parse().unwrap());
+    let accepted = socket(Proto::Tcp, false, State::Connected { local, peer, session: Some(session), _guard: None });
+    table.insert_accepted(2, accepted, bound("0.0.0.0:7000", 7000));
+    assert_eq!(table.remove(2).unwrap().sessions, [session]);
+    assert_eq!(table.remove(1).unwrap().sessions, [announced]);
+    assert!(table.remove(1).is_none());
+    assert!(table.holder(Proto::Tcp, &"0.0.0.0:7000".parse().unwrap(), false).is_none());
+    assert!(
+        table.hashed().is_empty()
+            && table.ports.is_empty()
+            && table.by_address.is_empty()
+            && table.by_session.is_empty()
+    );
+}
+
+#[test]
+fn what_the_kernel_shows_is_told_apart_from_what_is_blank() {
+    let mut table = Table::default();
+    listener(&mut table, 1, "0.0.0.0:7000", 7000);
+    table.socket(2, || socket(Proto::Tcp, false, State::Idle));
+    table.bind(2, bound("0.0.0.0:7001", 7001));
+    table.socket(3, || socket(Proto::Udp, false, State::Idle));
+    table.bind(3, bound("0.0.0.0:7002", 7002));
+    table.socket(4, || socket(Proto::Udp, false, State::Idle));
+    table.socket(5, || socket(Proto::Tcp, false, State::Idle));
+    table.get_mut(5).unwrap().error = Some(Errno::ECONNREFUSED);
+    let mut shown = table.hashed();
+    shown.sort_by_key(|s| s.cookie);
+    let expected = [(1, false), (2, true), (3, false)];
+    assert_eq!(shown, expected.map(|(cookie, merely_bound_tcp)| Hashed { cookie, merely_bound_tcp }));
+    table.forget_blank();
+    assert!(table.get(4).is_none());
+    assert!([1, 2, 3, 5].iter().all(|c| table.get(*c).is_some()));
+}
+
+#[test]
+fn who_sent_to_a_dead_socket_of_the_run_looks_for_it_again() {
+    let mut table = Table::default();
+    for (cookie, port) in [(1, 7001), (2, 7002), (3, 7003)] {
+        table.socket(cookie, || socket(Proto::Udp, false, State::Idle));
+        table.bind(cookie, bound(&format!("127.0.0.1:{port}"), port));
+    }
+    let at = |port| bound("127.0.0.1:1", port).physical;
+    let peer = |port| format!("127.0.0.1:{port}").parse().unwrap();
+    let knows =
+        |table: &Table, c, port| table.get(c).unwrap().datagram.as_ref().unwrap().by_virtual.contains_key(&peer(port));
+    table.note_peer(1, peer(7002), at(7002), None, None);
+    table.note_peer(1, peer(7003), at(7003), None, None);
+    table.note_peer(3, peer(7002), at(7002), None, None);
+    table.remove(2);
+    assert!(!knows(&table, 1, 7002) && !knows(&table, 3, 7002) && knows(&table, 1, 7003));
+    // Nothing is left of those that are gone.
+    table.remove(3);
+    assert!(!knows(&table, 1, 7003));
+    table.note_peer(1, peer(7003), at(7003), None, None);
+    table.remove(1);
+    assert!(table.acquainted.is_empty() && table.sockets.is_empty());
+}
+
+#[test]
+fn a_departed_peer_is_still_known_by_what_it_sent() {
+    let mut table = Table::default();
+    table.socket(1, || socket(Proto::Udp, false, State::Idle));
+    let (peer, media) = ("198.18.0.9:53".parse().unwrap(), "127.64.0.2:4000".parse().unwrap());
+    let id = SessionId::next();
+    table.note_session(id, 1);
+    let d = table.get_mut(1).unwrap().datagram.get_or_insert_default();
+    d.note(peer, media, Some(id), None);
+    table.forget_session(id);
+    let d = table.get(1).unwrap().datagram.as_ref().unwrap();
+    assert_eq!(d.by_physical.get(&media), Some(&peer));
+    assert!(!d.by_virtual.contains_key(&peer));
+}

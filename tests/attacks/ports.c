@@ -1,0 +1,89 @@
+/* Ports that sockets of the program leave behind: what still points there is to reach nobody else who gets them. */
+#include "attack.h"
+
+static int udp(void) { return (int)MUST(socket(AF_INET, SOCK_DGRAM, 0)); }
+
+static struct address bound(int fd) {
+    struct address mine = loopback_v4(0);
+    MUST(bind(fd, &mine.any, mine.len));
+    return local_of(fd);
+}
+
+/* The port that the kernel knows this socket by. */
+static int kernel_port(int fd, const char *list_of) {
+    struct stat s;
+    MUST(fstat(fd, &s));
+    FILE *list = fopen(list_of, "r");
+    CHECK(list);
+    char line[512];
+    unsigned port, found = 0;
+    unsigned long inode;
+    while (!found && fgets(line, sizeof line, list))
+        if (sscanf(line, " %*d: %*[0-9A-F]:%x %*s %*s %*s %*s %*s %*s %*s %lu", &port, &inode) == 2 && inode == s.st_ino)
+            found = port;
+    fclose(list);
+    CHECK(found);
+    return (int)found;
+}
+
+/* A service outside takes the port, on the wildcard address. */
+static void taken(const char *how, int port) { note("a service that asks for it: %s", ask_outside(how, port)); }
+
+static void says(int fd) {
+    /* The first call may say what became of an earlier one. */
+    for (int i = 0; i < 3; i++) send(fd, token(), token_length(), MSG_NOSIGNAL);
+}
+
+/* A socket that stays connected to one of the program's own, which is closed. */
+static void connected(void) {
+    int peer = udp(), fd = udp();
+    struct address to = bound(peer);
+    MUST(connect(fd, &to.any, to.len));
+    int port = kernel_port(peer, "/proc/self/net/udp");
+    close(peer);
+    taken("udp", port);
+    says(fd);
+}
+
+/* The port is shared with the service from the beginning, as both allow it. */
+static void shared(void) {
+    int peer = udp(), fd = udp(), other = udp(), one = 1;
+    MUST(setsockopt(peer, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one));
+    struct address to = bound(peer);
+    taken("udp-shared", kernel_port(peer, "/proc/self/net/udp"));
+    MUST(sendto(other, "x", 1, 0, &to.any, to.len));
+    connect(fd, &to.any, to.len);
+    close(peer);
+    for (int i = 0; i < 3; i++) sendto(other, token(), token_length(), MSG_NOSIGNAL, &to.any, to.len);
+    says(fd);
+}
+
+/* Known already, and closed a moment ago. */
+static void sent_to(void) {
+    int peer = udp(), fd = udp(), one = 1;
+    MUST(setsockopt(peer, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one));
+    struct address to = bound(peer);
+    MUST(sendto(fd, "x", 1, 0, &to.any, to.len));
+    taken("udp-shared", kernel_port(peer, "/proc/self/net/udp"));
+    close(peer);
+    for (int i = 0; i < 3; i++) sendto(fd, token(), token_length(), MSG_NOSIGNAL, &to.any, to.len);
+}
+
+/* A connect() whose first segment was lost, for the queue of the listener was full: the kernel repeats it after a second. */
+static void waiting(void) {
+    int listener = (int)MUST(socket(AF_INET, SOCK_STREAM, 0)), fd[4];
+    struct address to = bound(listener);
+    MUST(listen(listener, 0));
+    for (int i = 0; i < 4; i++) {
+        fd[i] = (int)MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+        MUST_FAIL(connect(fd[i], &to.any, to.len), EINPROGRESS);
+    }
+    int port = kernel_port(listener, "/proc/self/net/tcp");
+    close(listener);
+    taken("tcp", port);
+    struct pollfd p = {fd[3], POLLOUT, 0};
+    MUST(poll(&p, 1, 5000));
+    says(fd[3]);
+}
+
+ATTACKS({"port-left-behind", connected}, {"port-shared", shared}, {"port-sent-to", sent_to}, {"port-waited-for", waiting})
