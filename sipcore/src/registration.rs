@@ -80,6 +80,11 @@ impl Registration {
         self.stood && !self.lost && !self.leaving && self.phase != Phase::Removing
     }
 
+    /// The binding is to go as soon as REGISTER has been answered.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving || self.phase == Phase::Removing
+    }
+
     /// The user wants to be registered. `true`: send REGISTER now.
     pub fn start(&mut self) -> bool {
         match self.phase {

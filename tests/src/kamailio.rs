@@ -87,6 +87,14 @@ impl Kamailio {
         Kamailio::launch(world, "kamailio", &config, at, None)
     }
 
+    /// One whose users may watch those of other domains.
+    pub fn start_with_neighbours(world: &World, users: &[&str]) -> Kamailio {
+        let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let config = Kamailio::configured(Algorithm::Sha256, users, &[at])
+            .replace("#!KAMAILIO\n", "#!KAMAILIO\n#!define WITH_NEIGHBOURS\n");
+        Kamailio::launch(world, "kamailio", &config, at, None)
+    }
+
     /// One for loads, and its process: with `open` it asks for no passwords.
     pub fn start_bench(world: &World, users: &[&str], open: bool) -> (SocketAddr, Process) {
         let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -128,6 +136,15 @@ impl Kamailio {
             .replace("@PORT@", &port.to_string())
             .replace("@REGISTRAR@", &self.port().to_string());
         Kamailio::launch(world, "edge", &config, SocketAddr::from(([127, 0, 0, 1], port)), None)
+    }
+
+    /// The same on a given port, and it sends to its users on the flows that they have registered on (RFC 5626).
+    pub fn edge_keeping_flows(&self, world: &World, port: u16) -> Kamailio {
+        let config = include_str!("../kamailio/edge.cfg")
+            .replace("#!KAMAILIO\n", "#!KAMAILIO\n#!define WITH_FLOWS\n")
+            .replace("@PORT@", &port.to_string())
+            .replace("@REGISTRAR@", &self.port().to_string());
+        Kamailio::launch(world, &format!("edge-{port}"), &config, SocketAddr::from(([127, 0, 0, 1], port)), None)
     }
 
     fn launch(world: &World, name: &str, config: &str, at: SocketAddr, inside: Option<&Namespace>) -> Kamailio {

@@ -20,9 +20,14 @@ fn invite_to(hub: SocketAddr, socket: &UdpSocket, name: &str, media: &str) -> (S
 }
 
 fn invite_at(hub: SocketAddr, socket: &UdpSocket, target: &str, media: &str) -> (String, String) {
+    invite_with(hub, socket, target, media, "")
+}
+
+/// The same with further header lines, each ended by CRLF.
+fn invite_with(hub: SocketAddr, socket: &UdpSocket, target: &str, media: &str, extra: &str) -> (String, String) {
     let from = socket.local_addr().unwrap();
     let sdp = format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n{media}");
-    let contact = format!("Contact: <sip:tester@{from}>\r\nContent-Type: application/sdp\r\n");
+    let contact = format!("Contact: <sip:tester@{from}>\r\n{extra}Content-Type: application/sdp\r\n");
     let head = sip::request("INVITE", target, target, from, &contact);
     let request = head.replace("Content-Length: 0\r\n\r\n", &format!("Content-Length: {}\r\n\r\n{sdp}", sdp.len()));
     let answer = sip::ask(hub, &request, socket).expect("the hub answers an INVITE");
@@ -82,6 +87,44 @@ fn a_caller_that_connects() {
     echo_over(TcpStream::connect_timeout(&media_of(&answer), LIMIT).unwrap());
     // The program's socket is closed after the stranger's: the session ends from the called side too, or here.
     let _ = sip::ask(hub, &within_dialog("BYE", &answer, &request, 2), &socket);
+}
+
+/// A caller that has moved takes its session up from where it is now (RFC 3891): the session before it ends, and data flows in the new one. What
+/// names no session of his is refused.
+#[test]
+fn a_caller_that_moves() {
+    let world = World::new("foreign-moves");
+    let hub_port = free_port();
+    let _hub = world.hub(hub_port);
+    let hub = SocketAddr::from(([127, 0, 0, 1], hub_port));
+    let registrar = format!("sip:{hub}");
+    let mut server = world.run(&["--registrar", &registrar, "--as", "echo"], "epoll-server").arg("7000").start();
+    server.wait_for("listening on");
+    let media = "m=application 9 TCP octet-stream\r\na=setup:active\r\na=connection:new\r\n";
+    let [before, now] = [sip::socket(), sip::socket()];
+    let (answer, request) = invite(hub, &before, media);
+    assert_eq!(sip::status(&answer), 200, "{answer}");
+    before.send_to(within_dialog("ACK", &answer, &request, 1).as_bytes(), hub).unwrap();
+    let value = |message: &str, name: &str| header(message, name).split_once(": ").unwrap().1.to_owned();
+    let tag = |message: &str, name: &str| value(message, name).split_once(";tag=").unwrap().1.to_owned();
+    let (call_id, to_tag, from_tag) = (value(&answer, "Call-ID"), tag(&answer, "To"), tag(&request, "From"));
+    let replacing =
+        |call_id: &str| format!("Require: replaces\r\nReplaces: {call_id};to-tag={to_tag};from-tag={from_tag}\r\n");
+    let target = "sip:echo@sipbox.invalid";
+    let (refused, _) = invite_with(hub, &now, target, media, &replacing("another"));
+    assert_eq!(sip::status(&refused), 481, "{refused}");
+    let (answer, request) = invite_with(hub, &now, target, media, &replacing(&call_id));
+    assert_eq!(sip::status(&answer), 200, "{answer}");
+    now.send_to(within_dialog("ACK", &answer, &request, 1).as_bytes(), hub).unwrap();
+    let mut buffer = [0; 4096];
+    let bye = tests::until("BYE for the session before", || {
+        let (n, _) = before.recv_from(&mut buffer).ok()?;
+        let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+        text.starts_with("BYE ").then_some(text)
+    });
+    assert_eq!(value(&bye, "Call-ID"), call_id);
+    echo_over(TcpStream::connect_timeout(&media_of(&answer), LIMIT).unwrap());
+    let _ = sip::ask(hub, &within_dialog("BYE", &answer, &request, 2), &now);
 }
 
 #[test]

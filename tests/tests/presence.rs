@@ -94,6 +94,30 @@ fn what_is_for_some_is_kept_back() {
     assert!(!listed.stdout.contains("for alice"), "{}", listed.stdout);
 }
 
+/// A user of a Kamailio watches a program that is published at a hub of sipbox, by a subscription that goes through both.
+#[test]
+fn users_of_kamailio_watch_programs_at_a_hub() {
+    for tcp in [false, true] {
+        let world = World::new("presence-neighbours");
+        let kamailio = Kamailio::start_with_neighbours(&world, &["alice"]);
+        let port = free_port();
+        let mut hub = world.hub(port);
+        let transport = if tcp { ";transport=tcp" } else { "" };
+        let bob = format!("sip:bob@127.0.0.1:{port}{transport}");
+        let mut watch = peers(&world, &kamailio, tcp, "alice", &["--watch", &bob]).start();
+        hub.wait_for_err("SUBSCRIBE sip:bob@127.0.0.1");
+        let registrar = format!("sip:127.0.0.1:{port}");
+        let flags = ["--registrar", &registrar, "--as", "sip:bob@sipbox.invalid", "--publish", "Bob's world"];
+        let server = serve(world.run(&flags, "static-echo"), &["7000"]);
+        let came = watch.wait_for("tcp/7000");
+        assert!(came.starts_with("+ ") && came.ends_with("  Bob's world"), "{came}");
+        server.stop();
+        watch.wait_for("- ");
+        watch.signal(Signal::SIGINT);
+        watch.wait().success();
+    }
+}
+
 /// A registrar that does no presence, and one that has no list of everybody.
 #[test]
 fn registrars_without_presence_are_explained() {

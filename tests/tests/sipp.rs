@@ -142,6 +142,19 @@ fn an_answer_that_crosses_the_cancel() {
     called.wait_within(LIMIT).success();
 }
 
+/// The caller gives up while it rings.
+#[test]
+fn a_call_that_is_cancelled() {
+    let world = World::new("sipp-cancelled");
+    let (mut hub, at, registrar) = hub(&world);
+    let (called, port) = called(&world, "cancelled.xml", at, "none");
+    register(at, "rings", &[port]);
+    let client = call(&world, &registrar, "rings").args([ANYWHERE, "7000"]).start();
+    hub.wait_for_err("SIP/2.0 180 Ringing");
+    client.stop();
+    called.wait_within(LIMIT).success();
+}
+
 /// Half a minute of repeated answers, then the called end hangs up.
 #[test]
 fn a_caller_that_never_acknowledges() {
@@ -153,4 +166,20 @@ fn a_caller_that_never_acknowledges() {
     let port = free_port().to_string();
     let caller = sipp(&world, "no-ack.xml", at).args(["-p", &port, "-m", "1"]);
     caller.finish_within(LIMIT).success();
+}
+
+/// A 180 that PRACK acknowledges (RFC 3262), over each transport.
+#[test]
+fn a_caller_that_requires_reliable_responses() {
+    let world = World::new("sipp-reliable");
+    let (_hub, at, registrar) = hub(&world);
+    let flags = ["--registrar", &registrar, "--as", "sip:echo@sipbox.invalid"];
+    let mut server = world.run(&flags, "epoll-server").arg("7000").start();
+    server.wait_for("listening on");
+    for transport in ["u1", "t1"] {
+        let port = free_port().to_string();
+        let caller =
+            sipp(&world, "reliable.xml", at).args(["-t", transport, "-p", &port, "-m", "5", "-r", "20", "-l", "1"]);
+        caller.finish_within(LIMIT).success();
+    }
 }

@@ -216,6 +216,15 @@ mod tests {
         assert_eq!(Digest { qop: None, ..digest }.response(), "670fd8c2df070c60b045671b8b24ff02");
     }
 
+    /// The body goes in (RFC 7616 section 3.4.3), as Python's hashlib computes it.
+    #[test]
+    fn auth_int() {
+        let (_, cnonce, count) = mufasa(Algorithm::Md5).qop.unwrap();
+        let whole = |h| Digest { qop: Some((Qop::AuthInt, cnonce, count)), body: b"v=0\r\n", ..mufasa(h) }.response();
+        assert_eq!(whole(Algorithm::Md5), "d1b8e2ac3f6782372de4bf3d8735b406");
+        assert_eq!(whole(Algorithm::Sha256), "385d2de062660ced11876f42d9497c69cacf5caaf3d951dd424aee9f7157d563");
+    }
+
     /// RFC 4231 section 4.3, whose key is padded to one block by HMAC itself.
     #[test]
     fn hmac_of_rfc_4231() {

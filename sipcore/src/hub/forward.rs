@@ -4,7 +4,7 @@ use super::home::HomeProxy;
 use super::outcome::{Branch, Context};
 use super::routes::{Destination, Routed, Target};
 use crate::message::{Message, Method, name};
-use crate::transaction::{ServerId, mark_of};
+use crate::transaction::{ClientId, ServerId, mark_of};
 use crate::transport::Flow;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,7 +19,12 @@ impl HomeProxy {
             return self.respond(now, server, Message::response_to(&request, 482, "Loop Detected"));
         }
         let Routed { destination, sealed } = self.route(now, flow, &mut request);
-        if !sealed && let Err(answer) = self.check_sender(now, flow, &request) {
+        // Whether the hub lives is for everybody to ask, as monitoring does.
+        let is_ping = matches!(destination, Destination::Here) && request.method() == Some(&Method::Options);
+        if !sealed
+            && !is_ping
+            && let Err(answer) = self.check_sender(now, flow, &request)
+        {
             return self.respond(now, server, *answer);
         }
         let targets = match destination {
@@ -61,12 +66,12 @@ impl HomeProxy {
         }
         self.last_context += 1;
         let id = self.last_context;
-        let mut context = Context::new(server, before, invite);
+        let mut context = Context::new(server, flow, before, invite);
         for target in targets {
             let copy = self.copy_for(&request, flow, &target);
             let client = self.layer.request_on(now, target.flow, copy, Some(mark));
             self.clients.insert(client, id);
-            context.branches.push(Branch::new(client));
+            context.branches.push(Branch::new(client, target.others));
         }
         if invite {
             self.invites.insert(server, id);
@@ -74,6 +79,27 @@ impl HomeProxy {
             self.timers.update(id, None, context.armed);
         }
         self.contexts.insert(id, context);
+    }
+
+    /// The flow of a branch is lost: the request goes by another one of the same agent (RFC 5626 5.3). `false`: there is none.
+    pub(super) fn fork_again(&mut self, now: Instant, id: u64, lost: ClientId) -> bool {
+        let Some(context) = self.contexts.get_mut(&id) else { return false };
+        let came = context.came;
+        let Some((mut request, others)) = context.take_others(lost) else { return false };
+        let mark = self.mark(&request);
+        let mut others = others.into_iter();
+        let Some(target) = others.next() else { return false };
+        if request.decrement_max_forwards() != Ok(true) {
+            return false;
+        }
+        let copy = self.copy_for(&request, came, &target);
+        let client = self.layer.request_on(now, target.flow, copy, Some(mark));
+        self.clients.remove(&lost);
+        self.clients.insert(client, id);
+        if let Some(context) = self.contexts.get_mut(&id) {
+            context.replace(lost, Branch::new(client, others.collect()));
+        }
+        true
     }
 
     fn copy_for(&self, request: &Message, came: Flow, target: &Target) -> Message {

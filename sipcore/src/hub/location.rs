@@ -30,6 +30,12 @@ pub(super) struct Contact {
     pub q: u16,
 }
 
+impl Contact {
+    fn same_flow(&self, other: &Contact) -> bool {
+        self.instance.is_some() && (&self.instance, self.reg_id) == (&other.instance, other.reg_id)
+    }
+}
+
 /// A contact that stands.
 #[derive(Debug, Clone)]
 pub(super) struct Binding {
@@ -159,6 +165,16 @@ impl Location {
         }
     }
 
+    /// The other flows of a contact, the newest first (RFC 5626 6).
+    pub fn other_flows(&self, contact: &Contact, record: &str, now: Instant) -> Vec<Contact> {
+        let Some(bindings) = self.records.get(record) else { return Vec::new() };
+        let Some(used) = bindings.iter().find(|known| known.contact.same_flow(contact)) else { return Vec::new() };
+        let others = bindings.iter().filter(|other| other.expires_at > now && is_other_flow(other, used));
+        let mut others: Vec<&Binding> = others.collect();
+        others.sort_by_key(|other| std::cmp::Reverse(other.id));
+        others.into_iter().map(|other| other.contact.clone()).collect()
+    }
+
     fn find(&self, record: &str, now: Instant, which: impl Fn(&Binding) -> bool) -> Lookup {
         let Some(bindings) = self.records.get(record) else { return Lookup::Unknown };
         let live = bindings.iter().filter(|binding| binding.expires_at > now && which(binding));
@@ -183,9 +199,16 @@ impl Location {
         let mut lost = Vec::new();
         for id in self.connections.remove(&flow).unwrap_or_default() {
             let Some(owner) = self.owners.get(&id).cloned() else { continue };
-            let bindings = self.records.get_mut(&owner).into_iter().flatten();
-            let Some(Binding { contact, .. }) = bindings.into_iter().find(|binding| binding.id == id) else { continue };
+            let Some(bindings) = self.records.get_mut(&owner) else { continue };
+            let Some(lost_one) = bindings.iter().find(|binding| binding.id == id) else { continue };
+            let has_another = bindings.iter().any(|other| is_other_flow(other, lost_one));
+            let Some(Binding { contact, .. }) = bindings.iter_mut().find(|binding| binding.id == id) else { continue };
             match address_of(&contact.uri) {
+                // It is reached by its other flow, and will come back on this one itself (RFC 5626 4.5).
+                _ if has_another => {
+                    self.remove(&owner, id);
+                    lost.push(owner.to_string());
+                }
                 Some(addr) if contact.path.is_empty() && !flow.transport.is_one_way() => contact.flow.remote = addr,
                 _ if contact.path.is_empty() => {
                     self.remove(&owner, id);
@@ -287,6 +310,12 @@ impl Location {
         }
         forget(&mut self.connections, &binding.contact.flow, id);
     }
+}
+
+/// Of the same instance, on another flow.
+fn is_other_flow(other: &Binding, binding: &Binding) -> bool {
+    let (one, another) = (&binding.contact, &other.contact);
+    one.reg_id.is_some() && another.reg_id.is_some() && one.reg_id != another.reg_id && one.instance == another.instance
 }
 
 /// The same flow of the same instance, else the same contact (RFC 5626 6, RFC 3261 10.3).

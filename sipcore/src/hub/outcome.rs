@@ -3,8 +3,10 @@
 use super::choice::best;
 use super::forward::RING_LIMIT;
 use super::home::HomeProxy;
+use super::routes::Target;
 use crate::message::{Message, ResponseBuilder, name};
 use crate::transaction::{ClientId, ServerId};
+use crate::transport::Flow;
 use std::time::Instant;
 
 /// One copy of the request.
@@ -16,17 +18,21 @@ pub(super) struct Branch {
     /// CANCEL is to be sent as soon as that is allowed.
     cancel: bool,
     cancelled: bool,
+    /// Where else the same agent is.
+    others: Vec<Target>,
 }
 
 impl Branch {
-    pub fn new(client: ClientId) -> Self {
-        Branch { client, done: false, provisional: false, cancel: false, cancelled: false }
+    pub fn new(client: ClientId, others: Vec<Target>) -> Self {
+        Branch { client, done: false, provisional: false, cancel: false, cancelled: false, others }
     }
 }
 
 /// Response context (RFC 3261 16): what belongs together between a request and its responses.
 pub(super) struct Context {
     server: ServerId,
+    /// Where the request came from.
+    pub came: Flow,
     /// The request as it came, until its final response has been sent.
     request: Option<Message>,
     invite: bool,
@@ -37,9 +43,10 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub fn new(server: ServerId, request: Message, invite: bool) -> Self {
+    pub fn new(server: ServerId, came: Flow, request: Message, invite: bool) -> Self {
         Context {
             server,
+            came,
             request: Some(request),
             invite,
             branches: Vec::new(),
@@ -54,6 +61,21 @@ impl Context {
         self.request.is_some()
     }
 
+    /// The request, and where else a branch can go: nowhere any more if it was answered, is cancelled, or is not wanted.
+    pub fn take_others(&mut self, client: ClientId) -> Option<(Message, Vec<Target>)> {
+        let request = self.request.clone().filter(|_| !self.cancelled)?;
+        let branch =
+            self.branch(client).filter(|branch| !branch.done && !branch.cancel && !branch.others.is_empty())?;
+        Some((request, std::mem::take(&mut branch.others)))
+    }
+
+    /// One branch is another one now.
+    pub fn replace(&mut self, client: ClientId, new: Branch) {
+        if let Some(branch) = self.branch(client) {
+            *branch = new;
+        }
+    }
+
     fn branch(&mut self, client: ClientId) -> Option<&mut Branch> {
         self.branches.iter_mut().find(|branch| branch.client == client)
     }
@@ -63,6 +85,10 @@ impl HomeProxy {
     pub(super) fn on_response(&mut self, now: Instant, client: ClientId, mut response: Message) {
         let (Some(id), Some(status)) = (self.clients.get(&client).copied(), response.status()) else { return };
         response.pop_first(name::VIA);
+        // A proxy before the agent says that the flow is lost (RFC 5626 11.5).
+        if status == 430 && self.fork_again(now, id, client) {
+            return;
+        }
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let server = context.server;
         let open = context.request.is_some();
@@ -109,6 +135,9 @@ impl HomeProxy {
     /// A branch without any final response: it timed out, or its place cannot be reached (RFC 3261 16.8, 16.9).
     pub(super) fn on_no_response(&mut self, now: Instant, client: ClientId, unreachable: bool) {
         let Some(id) = self.clients.get(&client).copied() else { return };
+        if unreachable && self.fork_again(now, id, client) {
+            return;
+        }
         let Some(context) = self.contexts.get_mut(&id) else { return };
         if let Some(request) = &context.request {
             let answer = match (context.cancelled, unreachable) {

@@ -21,6 +21,14 @@ pub(super) struct Target {
     pub uri: Option<Uri>,
     /// The proxies on the way (RFC 3327 5.4), in the order of Route.
     pub path: Box<[Box<str>]>,
+    /// Other flows of the same agent, to be tried when this one turns out to be lost (RFC 5626 5.3).
+    pub others: Vec<Target>,
+}
+
+impl From<Contact> for Target {
+    fn from(Contact { uri, flow, path, .. }: Contact) -> Self {
+        Target { flow, uri: Some(uri), path, others: Vec::new() }
+    }
 }
 
 /// What follows from Request-URI and Route.
@@ -84,9 +92,12 @@ impl HomeProxy {
             Lookup::Unknown => Destination::Nowhere(404, "Not Found"),
             Lookup::Absent => Destination::Nowhere(480, "Temporarily Unavailable"),
             Lookup::Bound(bindings) => {
-                let contacts = bindings.into_iter().map(|binding| binding.contact);
-                let target = |Contact { uri, flow, path, .. }| Target { flow, uri: Some(uri), path };
-                Destination::Targets(contacts.map(target).collect())
+                let record = self.record(uri);
+                let target = |contact: Contact| {
+                    let others = self.location.other_flows(&contact, &record, now);
+                    Target { others: others.into_iter().map(Target::from).collect(), ..Target::from(contact) }
+                };
+                Destination::Targets(bindings.into_iter().map(|binding| target(binding.contact)).collect())
             }
         }
     }
@@ -102,7 +113,7 @@ impl HomeProxy {
             }
             (None, Some(_)) => return Destination::Nowhere(403, "Relaying Is Not Allowed"),
         };
-        Destination::Targets(vec![Target { flow: target, uri: None, path: Box::default() }])
+        Destination::Targets(vec![Target { flow: target, uri: None, path: Box::default(), others: Vec::new() }])
     }
 
     /// The listening point from which an address is reached.

@@ -398,8 +398,13 @@ fn users_are_asked_for_their_password() {
     assert_eq!(answer.headers_named(name::WWW_AUTHENTICATE).count(), 2, "SHA-256 and MD5");
     let invite = bench.request("INVITE", "sip:bob@sipbox.invalid", "");
     assert_eq!(bench.status(invite), 407);
-    let options = bench.request("OPTIONS", "sip:sipbox.invalid", "");
+    let options = bench.request("OPTIONS", "sip:bob@sipbox.invalid", "");
     assert_eq!(bench.status(options), 407);
+    // Whether the hub itself lives is for everybody to ask (RFC 3261 11).
+    for (method, owed) in [("OPTIONS", 200), ("MESSAGE", 407)] {
+        let asked = bench.request(method, "sip:sipbox.invalid", "");
+        assert_eq!(bench.status(asked), owed);
+    }
 }
 
 #[test]

@@ -19,9 +19,9 @@ pub(super) struct Question {
 impl UserAgent {
     /// Asks `target` what it can do. The outcome is told as `Notice::Capable`.
     pub fn ask(&mut self, now: Instant, id: SessionId, target: &Uri) {
-        let identity = self.service.identity.as_ref().unwrap_or(&self.config.aor);
+        let identity = self.main.service.identity.as_ref().unwrap_or(&self.config.aor);
         let mut request = Message::request(Method::Options, target);
-        for proxy in &self.service.route {
+        for proxy in &self.main.service.route {
             request = request.header(name::ROUTE, proxy);
         }
         let mut request = request
@@ -75,7 +75,7 @@ impl UserAgent {
 
     pub(super) fn on_options_silence(&mut self, id: SessionId, why: Option<&str>) {
         let Some(Question { target, .. }) = self.questions.remove(&id) else { return };
-        let hop = self.config.next_hop.remote;
+        let hop = self.main.flow.remote;
         let error = match why {
             Some(why) => CallError::Unreachable { target, hop, why: self.all_reasons(why) },
             None => CallError::Timeout { target, hop },

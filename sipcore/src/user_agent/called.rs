@@ -88,6 +88,7 @@ impl UserAgent {
             let phase = Phase::Offered(Box::new(offered));
             self.calls.insert(id, Call::new(Some(dialog), phase));
             self.offered.insert(server, id);
+            self.ring(now, id);
             self.arm(id);
             self.notices.push_back(Notice::Incoming { id, from, lines });
         }
@@ -114,7 +115,7 @@ impl UserAgent {
             .to_tag(&local_tag)
             .header(name::CONTACT, self.contact())
             .header(name::ALLOW, super::ALLOW)
-            .header(name::SUPPORTED, super::SUPPORTED);
+            .header(name::SUPPORTED, super::SUPPORTED_CALLED);
         let answer = Bytes::from(answer);
         let mut upkeep = Upkeep::of(now, answer.clone(), request.body(), &request, false);
         let response = match grant(&request) {

@@ -21,9 +21,9 @@ impl UserAgent {
     /// Calls `target`. The outcome is told as `Notice::Answered` or `Notice::Failed`.
     pub fn invite(&mut self, now: Instant, id: SessionId, target: &Uri, offer: Offer) {
         let origin = Origin { id: random::number() >> 2, version: 1 };
-        let identity = self.service.identity.as_ref().unwrap_or(&self.config.aor);
+        let identity = self.main.service.identity.as_ref().unwrap_or(&self.config.aor);
         let mut request = Message::request(Method::Invite, target);
-        for proxy in &self.service.route {
+        for proxy in &self.main.service.route {
             request = request.header(name::ROUTE, proxy);
         }
         let mut request = request
@@ -52,7 +52,7 @@ impl UserAgent {
             limit: now + RING_LIMIT,
             alternatives: VecDeque::new(),
             redirects: 0,
-            sent_to: self.config.next_hop,
+            sent_to: self.main.flow,
             hops_tried: 0,
         };
         self.calls.insert(id, Call::new(None, Phase::Inviting(Box::new(inviting))));
@@ -119,7 +119,7 @@ impl UserAgent {
             return;
         }
         let Some(target) = self.give_up(id) else { return };
-        let hop = self.config.next_hop.remote;
+        let hop = self.main.flow.remote;
         self.fail(
             id,
             match why {
@@ -139,7 +139,7 @@ impl UserAgent {
             self.remove_call(id);
             return;
         }
-        self.fail(id, CallError::Timeout { target, hop: self.config.next_hop.remote });
+        self.fail(id, CallError::Timeout { target, hop: self.main.flow.remote });
         self.cancel(now, id);
     }
 
@@ -168,7 +168,7 @@ impl UserAgent {
         let client = self.send(now, attempt, Purpose::Invite(id));
         if let Some(Call { phase: Phase::Inviting(inviting), .. }) = self.calls.get_mut(&id) {
             inviting.client = client;
-            inviting.sent_to = self.config.next_hop;
+            inviting.sent_to = self.main.flow;
         }
     }
 
@@ -251,7 +251,7 @@ impl UserAgent {
         let acks = self.acks.entry(client).or_default();
         if let Some((_, ack)) = acks.iter().find(|(known, _)| *known == tag) {
             let ack = ack.clone();
-            return self.layer.transmit(self.config.next_hop, ack);
+            return self.layer.transmit(self.main.flow, ack);
         }
         if acks.len() >= MAX_FORKS {
             return;
@@ -278,7 +278,7 @@ impl UserAgent {
             .filter(|inviting| !inviting.cancelled)
             .map(|inviting| (inviting.target.clone(), Answer::parse(response.body(), &inviting.offer)));
         let offered = inviting.map(|inviting| inviting.request.body().clone()).unwrap_or_default();
-        let ack = self.layer.send_ack(self.config.next_hop, ack.build(), None);
+        let ack = self.layer.send_ack(self.main.flow, ack.build(), None);
         self.acks.entry(client).or_default().push((tag, ack));
         match outcome {
             Some((target, Ok(answer))) => {

@@ -1,10 +1,11 @@
 //! The servers that an agent can do everything through, and the change to the next one when one fails (RFC 3263 4.3).
 
-use super::keep_alive::KeepAlive;
-use super::service::Service;
+use super::registered::Registered;
 use super::{UserAgent, contact_uri};
 use crate::message::Uri;
+use crate::random;
 use crate::transport::{Flow, Transport};
+use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,13 @@ pub(super) struct Hops {
     pub limit: Option<Instant>,
 }
 
+impl Hops {
+    /// The best one but for that.
+    pub fn other_than(&self, flow: Flow) -> Option<&Hop> {
+        self.all.iter().find(|hop| hop.flow != flow)
+    }
+}
+
 impl UserAgent {
     /// The local addresses that flows name, and the servers.
     pub fn set_hops(&mut self, now: Instant, locals: Vec<SocketAddr>, hops: Vec<Hop>) {
@@ -41,7 +49,7 @@ impl UserAgent {
     /// This host's addresses are others now, or another network may be between: `locals` are those that flows name. The registrar is told at
     /// once (RFC 5626 4.5). `false`: this end does not register.
     pub fn moved(&mut self, now: Instant, locals: Vec<SocketAddr>) -> bool {
-        let flow = self.config.next_hop;
+        let flow = self.main.flow;
         let is_another = |local: u16| locals.get(usize::from(local)).is_none_or(|ip| *ip != self.layer.sent_by(local));
         let moved = is_another(flow.local);
         for hop in &mut self.hops.all {
@@ -50,18 +58,20 @@ impl UserAgent {
             hop.contact = contact.unwrap_or_else(|| hop.contact.clone());
         }
         if let Some(hop) = self.hops.all.iter().find(|hop| hop.flow == flow) {
-            self.config.contact = hop.contact.clone();
+            self.main.contact = hop.contact.clone();
         }
         self.layer.set_locals(locals);
+        // It comes again when the first flow stands.
+        self.drop_spare();
         if moved {
-            self.keep_alive.stop();
+            self.main.keep_alive.stop();
             if flow.transport.is_reliable() {
                 // Its connection is gone with the address.
                 self.layer.handle_unreachable(now, flow, "this host's address has changed");
             }
         }
         self.work(now);
-        let registers = self.registration.on_move(now);
+        let registers = self.main.registration.on_move(now);
         self.doubt_watches(now);
         self.work(now);
         registers
@@ -74,12 +84,16 @@ impl UserAgent {
 
     /// From now on these are the servers. The one in use stays in use if it is among them.
     pub fn set_servers(&mut self, now: Instant, hops: Vec<Hop>) {
-        let stays = hops.iter().any(|hop| hop.flow == self.config.next_hop);
+        let stays = hops.iter().any(|hop| hop.flow == self.main.flow);
         let first = hops.first().cloned();
+        self.without_spare = false;
+        if self.spare.as_ref().is_some_and(|spare| !hops.iter().any(|hop| hop.flow == spare.flow)) {
+            self.drop_spare();
+        }
         self.hops = Hops { all: hops, ..Hops::default() };
         if let Some(first) = first.filter(|_| !stays) {
             self.use_hop(first);
-            self.registration.on_doubt(now, 0.0);
+            self.main.registration.on_doubt(now, 0.0);
         }
     }
 
@@ -91,19 +105,26 @@ impl UserAgent {
 
     /// The server that a request was sent to has failed. `true`: there is another one to send it to.
     pub(super) fn fail_over(&mut self, now: Instant, failed: Flow) -> bool {
-        if failed != self.config.next_hop {
+        if failed != self.main.flow {
             return true;
         }
         self.hops.failed += 1;
         if self.hops.failed >= self.hops.all.len() {
             return false;
         }
+        if self.use_spare(now) {
+            if let Some(lost) = &mut self.spare {
+                lost.registration.on_doubt(now, random::fraction());
+            }
+            return true;
+        }
         let at = self.hops.all.iter().position(|hop| hop.flow == failed).map_or(0, |at| at + 1);
         let Some(next) = self.hops.all.get(at % self.hops.all.len()).cloned() else { return false };
         tracing::info!(aor = %self.config.aor, failed = %failed.remote, next = %next.flow.remote, "next server");
+        self.drop_spare();
         self.use_hop(next);
         // What stands at the server before does not stand at this one.
-        self.registration.on_doubt(now, 0.0);
+        self.main.registration.on_doubt(now, 0.0);
         true
     }
 
@@ -113,11 +134,9 @@ impl UserAgent {
     }
 
     fn use_hop(&mut self, hop: Hop) {
-        self.keep_alive = KeepAlive::new(hop.flow.transport);
-        self.service = Service::default();
-        self.without_outbound = false;
-        self.config.next_hop = hop.flow;
-        self.config.contact = hop.contact;
+        let new = Registered::new(self.main.id, hop.flow, hop.contact, self.config.expires);
+        let registration = mem::replace(&mut self.main, new).registration;
+        self.main.registration = registration;
     }
 
     /// A server cannot be reached.
@@ -131,7 +150,7 @@ impl UserAgent {
 
     /// Why the last server could not be reached, and why the others could not be before.
     pub(super) fn all_reasons(&self, why: &str) -> String {
-        let others = self.hops.reasons.iter().filter(|(remote, _)| *remote != self.config.next_hop.remote);
+        let others = self.hops.reasons.iter().filter(|(remote, _)| *remote != self.main.flow.remote);
         others.fold(why.to_owned(), |said, (remote, why)| format!("{said}; {remote}: {why}"))
     }
 

@@ -26,16 +26,16 @@ impl UserAgent {
             (Method::Cancel, _) => self.on_cancel(now, server, &request),
             (Method::Invite, false) => self.on_invite(now, server, request),
             (Method::Invite | Method::Update | Method::Bye, true) => self.on_in_dialog(now, server, &method, &request),
+            (Method::Prack, _) => self.on_prack(now, server, &request),
             (Method::Notify, _) => self.on_notify(now, server, &request),
-            // No provisional response of ours asks for PRACK (RFC 3262 3).
-            (Method::Bye | Method::Update, false) | (Method::Prack, _) => {
+            (Method::Bye | Method::Update, false) => {
                 self.respond(now, server, refusal(&request, 481, "Call/Transaction Does Not Exist"));
             }
             (Method::Options, _) => {
                 let answer = refusal(&request, 200, "OK")
                     .header(name::ALLOW, ALLOW)
                     .header(name::ACCEPT, sdp::CONTENT_TYPE)
-                    .header(name::SUPPORTED, super::SUPPORTED)
+                    .header(name::SUPPORTED, super::SUPPORTED_CALLED)
                     .header(name::CONTACT, self.contact());
                 self.respond(now, server, answer);
             }
@@ -48,7 +48,12 @@ impl UserAgent {
     fn on_in_dialog(&mut self, now: Instant, server: ServerId, method: &Method, request: &Message) {
         let id = DialogKey::of_request(request).and_then(|key| self.dialogs.get(&key).copied());
         let call = id.and_then(|id| Some((id, self.calls.get_mut(&id)?)));
-        let call = call.filter(|(_, call)| !matches!(call.phase, Phase::Inviting(_) | Phase::Offered(_)));
+        // An early dialog is known to the caller by our reliable provisional response only.
+        let call = call.filter(|(_, call)| match call.phase {
+            Phase::Inviting(_) => false,
+            Phase::Offered(_) => call.ringing.is_some(),
+            _ => true,
+        });
         let Some((id, call)) = call else {
             self.respond(now, server, refusal(request, 481, "Call/Transaction Does Not Exist"));
             return;
@@ -58,6 +63,9 @@ impl UserAgent {
             let reason = if status == 481 { "Call/Transaction Does Not Exist" } else { "CSeq Out Of Order" };
             self.respond(now, server, refusal(request, status, reason));
             return;
+        }
+        if matches!(call.phase, Phase::Offered(_)) {
+            return self.on_early(now, server, id, request);
         }
         if *method != Method::Bye {
             return self.on_refresh(now, server, id, request);

@@ -11,12 +11,17 @@ mod in_dialog;
 mod keep_alive;
 mod publishing;
 mod refreshing;
+mod registered;
 mod registering;
+mod reliable;
 mod replacing;
 #[cfg(test)]
 mod restart_tests;
 mod restarting;
 mod service;
+mod spare;
+#[cfg(test)]
+mod spare_tests;
 #[cfg(test)]
 mod tests;
 mod watching;
@@ -29,7 +34,6 @@ use crate::auth::Credentials;
 use crate::dialog::{Dialog, DialogKey};
 use crate::message::{Message, Method, ResponseBuilder, Uri, address, name};
 use crate::random;
-use crate::registration::Registration;
 use crate::sdp::{Agreed, Offer, Quic, ReceivedOffer};
 use crate::session_timer::{self, SessionTimer};
 use crate::transaction::{ClientId, Clock, Due, Event, Layer, ServerId, Timers, Timing};
@@ -38,10 +42,11 @@ use bytes::Bytes;
 use credentials::Wallet;
 pub(crate) use hops::Hop;
 use hops::Hops;
-use keep_alive::{Act, KeepAlive};
+use keep_alive::Act;
 use publishing::Publisher;
+use registered::Registered;
+use reliable::Ringing;
 use restarting::{Reoffer, Restart};
-use service::Service;
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
 use std::time::{Duration, Instant};
@@ -51,8 +56,10 @@ use watching::Watches;
 const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, PRACK, NOTIFY";
 /// Extensions of calls that are understood (Supported, RFC 3261 20.37).
 const SUPPORTED: &str = "gruu, timer, replaces";
-/// What may be required of us (RFC 3261 20.32). Of reliable provisional responses (100rel, RFC 3262) we send none, so nothing is owed.
-const UNDERSTOOD: [&str; 5] = ["gruu", session_timer::TAG, "100rel", "replaces", watching::LISTS];
+/// The same of calls that others make: their provisional responses are reliable if they want it, ours are not asked for.
+const SUPPORTED_CALLED: &str = "gruu, timer, replaces, 100rel";
+/// What may be required of us (RFC 3261 20.32).
+const UNDERSTOOD: [&str; 5] = ["gruu", session_timer::TAG, reliable::TAG, "replaces", watching::LISTS];
 /// Transactions of one side; above it new requests are answered 503.
 const MAX_TRANSACTIONS: usize = 100_000;
 /// How long a call may ring before it is cancelled.
@@ -132,7 +139,8 @@ pub(crate) enum Notice {
 /// Why a request of ours is on its way.
 #[derive(Debug, Clone, Copy)]
 enum Purpose {
-    Register,
+    /// On the flow with this `reg-id`.
+    Register(u32),
     Invite(SessionId),
     Bye(SessionId),
     Options(SessionId),
@@ -149,11 +157,13 @@ struct Call {
     phase: Phase,
     armed: Option<Instant>,
     upkeep: Upkeep,
+    /// Our reliable provisional response to the INVITE.
+    ringing: Option<Box<Ringing>>,
 }
 
 impl Call {
     fn new(dialog: Option<Dialog>, phase: Phase) -> Self {
-        Call { dialog, phase, armed: None, upkeep: Upkeep::default() }
+        Call { dialog, phase, armed: None, upkeep: Upkeep::default(), ringing: None }
     }
 }
 
@@ -230,18 +240,16 @@ struct Accepted {
 pub(crate) struct UserAgent {
     config: Config,
     layer: Layer,
-    registration: Registration,
+    /// The flow that everything is sent on.
+    main: Registered,
+    /// Another one, by which requests reach us too, to take its place.
+    spare: Option<Registered>,
+    /// There is to be none: the servers do not keep two flows apart.
+    without_spare: bool,
     register_call_id: String,
     register_cseq: u32,
-    /// The last REGISTER, without Via.
-    register_request: Option<Message>,
-    register_client: Option<ClientId>,
-    /// What comes with the binding.
-    service: Service,
     /// STUN and TURN servers that came with it last.
     ice_servers: Vec<IceServer>,
-    /// The registrar, or a proxy before it, does not do RFC 5626.
-    without_outbound: bool,
     wallet: Wallet,
     calls: HashMap<SessionId, Call>,
     dialogs: HashMap<DialogKey, SessionId>,
@@ -252,7 +260,6 @@ pub(crate) struct UserAgent {
     acks: HashMap<ClientId, Vec<(String, Bytes)>>,
     timers: Timers<SessionId>,
     questions: HashMap<SessionId, asking::Question>,
-    keep_alive: KeepAlive,
     hops: Hops,
     publisher: Publisher,
     watches: Watches,
@@ -267,14 +274,12 @@ impl UserAgent {
     pub fn new(config: Config, sent_by: std::net::SocketAddr) -> Self {
         UserAgent {
             layer: Layer::new(config.timing, vec![sent_by], MAX_TRANSACTIONS),
-            registration: Registration::new(config.expires),
+            main: Registered::new(1, config.next_hop, config.contact.clone(), config.expires),
+            spare: None,
+            without_spare: false,
             register_call_id: random::token(),
             register_cseq: 0,
-            register_request: None,
             ice_servers: Vec::new(),
-            register_client: None,
-            service: Service::default(),
-            without_outbound: false,
             wallet: Wallet::new(config.credentials.clone()),
             calls: HashMap::new(),
             dialogs: HashMap::new(),
@@ -283,7 +288,6 @@ impl UserAgent {
             acks: HashMap::new(),
             timers: Timers::default(),
             questions: HashMap::new(),
-            keep_alive: KeepAlive::new(config.next_hop.transport),
             hops: Hops::default(),
             publisher: Publisher::new(config.expires),
             watches: Watches::default(),
@@ -307,7 +311,8 @@ impl UserAgent {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let own = [self.registration.next(), self.keep_alive.next(), self.hops.limit];
+        let spare = self.spare.as_ref().and_then(Registered::next);
+        let own = [self.main.next(), spare, self.hops.limit];
         let presence = [self.publisher.machine.next(), self.watches.next()];
         let calls = [self.layer.poll_timeout(), self.timers.next()];
         calls.into_iter().chain(own).chain(presence).flatten().min()
@@ -344,27 +349,21 @@ impl UserAgent {
     }
 
     pub fn handle_sign(&mut self, now: Instant, flow: Flow, sign: Sign<'_>) {
-        if flow != self.config.next_hop {
-            return;
-        }
-        match sign {
-            Sign::Pong => self.keep_alive.on_pong(now),
-            Sign::Stun(message) if self.keep_alive.on_stun(now, message) => {
-                self.registration.on_doubt(now, random::fraction());
-            }
-            Sign::Stun(_) => {}
+        if flow == self.main.flow {
+            self.main.on_sign(now, sign);
+        } else if let Some(spare) = self.spare.as_mut().filter(|spare| spare.flow == flow) {
+            spare.on_sign(now, sign);
         }
     }
 
     pub fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
         self.note_reason(flow, why);
         self.layer.handle_unreachable(now, flow, why);
-        if flow == self.config.next_hop {
-            self.keep_alive.stop();
-            self.registration.on_doubt(now, random::fraction());
+        if flow == self.main.flow {
             self.publisher.machine.on_doubt();
             self.doubt_watches(now);
         }
+        self.on_flow_lost(now, flow);
         self.work(now);
     }
 
@@ -373,7 +372,7 @@ impl UserAgent {
         while let Some((_, id)) = self.timers.pop_due(now) {
             self.on_call_timer(now, id);
         }
-        if self.registration.on_timer(now) {
+        if self.main.registration.on_timer(now) {
             self.begin_round();
             self.send_register(now);
         }
@@ -384,13 +383,8 @@ impl UserAgent {
         self.publisher.machine.on_timer(now);
         self.work_on_publication(now);
         self.on_watch_timers(now);
-        match self.keep_alive.on_timer(now) {
-            Act::Nothing => {}
-            Act::Send(wire) => self.layer.transmit(self.config.next_hop, wire),
-            // The end of the connection is told like any other.
-            Act::Failed if self.config.next_hop.transport.is_reliable() => self.closing.push_back(self.config.next_hop),
-            Act::Failed => self.registration.on_doubt(now, random::fraction()),
-        }
+        self.keep_alive(now);
+        self.on_spare_timer(now);
         self.work(now);
     }
 
@@ -420,7 +414,10 @@ impl UserAgent {
             self.purposes.remove(&client);
         }
         match purpose {
-            Purpose::Register if status >= 200 => self.on_register_response(now, status, response),
+            Purpose::Register(id) if status >= 200 && id == self.main.id => {
+                self.on_register_response(now, status, response)
+            }
+            Purpose::Register(id) if status >= 200 => self.on_spare_response(now, id, status, response),
             Purpose::Invite(id) => self.on_invite_response(now, client, id, status, response),
             Purpose::Options(id) if status >= 200 => self.on_options_response(now, id, status, response),
             Purpose::Refresh(id) => self.on_refresh_response(now, client, id, status, response),
@@ -434,7 +431,8 @@ impl UserAgent {
     /// Neither timer nor transport lets us hope for a response: `why` is set when it was the transport.
     fn on_no_response(&mut self, now: Instant, client: ClientId, why: Option<&str>) {
         match self.purposes.remove(&client) {
-            Some(Purpose::Register) => self.on_register_silence(now, why),
+            Some(Purpose::Register(id)) if id == self.main.id => self.on_register_silence(now, why),
+            Some(Purpose::Register(id)) => self.on_spare_silence(now, id, why),
             Some(Purpose::Invite(id)) => self.on_invite_silence(now, id, why),
             Some(Purpose::Bye(id)) => self.remove_call(id),
             Some(Purpose::Options(id)) => self.on_options_silence(id, why),
@@ -451,7 +449,7 @@ impl UserAgent {
         call.armed = None;
         match &mut call.phase {
             Phase::Inviting(_) => self.on_ring_limit(now, id),
-            Phase::Offered(_) => self.reject(now, id, 480, "No Decision In Time"),
+            Phase::Offered(_) => self.on_offered_timer(now, id),
             Phase::Accepted(accepted) => {
                 match accepted.clock.due(now) {
                     Due::Nothing => {}
@@ -473,7 +471,9 @@ impl UserAgent {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let next = match &call.phase {
             Phase::Inviting(inviting) => Some(inviting.limit),
-            Phase::Offered(offered) => Some(offered.limit),
+            Phase::Offered(offered) => {
+                call.ringing.iter().filter_map(|ringing| ringing.next()).chain([offered.limit]).min()
+            }
             Phase::Accepted(accepted) => accepted.clock.next(),
             Phase::Established => call.upkeep.next(),
             Phase::Ending(_) => None,
@@ -496,8 +496,25 @@ impl UserAgent {
         }
     }
 
+    /// Keeps both flows open (RFC 5626 4.4).
+    fn keep_alive(&mut self, now: Instant) {
+        let mut lost = Vec::new();
+        for Registered { flow, keep_alive, .. } in [Some(&mut self.main), self.spare.as_mut()].into_iter().flatten() {
+            match keep_alive.on_timer(now) {
+                Act::Nothing => {}
+                Act::Send(wire) => self.layer.transmit(*flow, wire),
+                // The end of the connection is told like any other.
+                Act::Failed if flow.transport.is_reliable() => self.closing.push_back(*flow),
+                Act::Failed => lost.push(*flow),
+            }
+        }
+        for flow in lost {
+            self.on_flow_lost(now, flow);
+        }
+    }
+
     fn send(&mut self, now: Instant, request: Message, purpose: Purpose) -> ClientId {
-        let client = self.layer.request(now, self.config.next_hop, request, None);
+        let client = self.layer.request(now, self.main.flow, request, None);
         self.purposes.insert(client, purpose);
         client
     }
@@ -508,11 +525,11 @@ impl UserAgent {
 
     /// Our Contact within a dialog: the GRUU (RFC 5627 4.4.1), else our address, on the flow that we registered on (RFC 5626 4.3).
     fn contact(&self) -> String {
-        if let Some(gruu) = &self.service.gruu {
+        if let Some(gruu) = &self.main.service.gruu {
             return address(None, gruu, &[]);
         }
-        let contact = &self.config.contact;
-        let marked = self.service.outbound.then(|| contact.with_param("ob", None).ok()).flatten();
+        let contact = &self.main.contact;
+        let marked = self.main.service.outbound.then(|| contact.with_param("ob", None).ok()).flatten();
         address(None, marked.as_ref().unwrap_or(contact), &[("+sip.instance", Some(&self.instance()))])
     }
 

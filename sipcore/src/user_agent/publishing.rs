@@ -51,7 +51,7 @@ impl UserAgent {
 
     /// Who must not know of a tuple would be told by a server that knows nothing of watchers.
     fn is_withheld(&self, tuple: &Tuple) -> bool {
-        tuple.watchers.is_some() && !self.service.watchers
+        tuple.watchers.is_some() && !self.main.service.watchers
     }
 
     fn tell_withheld(&mut self) {
@@ -62,12 +62,12 @@ impl UserAgent {
     }
 
     fn write_document(&mut self) {
-        let contact = self.service.gruu.as_ref().unwrap_or(&self.config.contact);
+        let contact = self.main.service.gruu.as_ref().unwrap_or(&self.main.contact);
         let shown = |tuple: &&Tuple| !self.is_withheld(tuple);
         let with_contact = |tuple: &Tuple| Tuple { contact: Some(contact.clone()), ..tuple.clone() };
         let tuples: Vec<Tuple> = self.publisher.tuples.iter().filter(shown).map(with_contact).collect();
         let document = (!tuples.is_empty()).then(|| {
-            let entity = self.service.identity.as_ref().unwrap_or(&self.config.aor).to_string();
+            let entity = self.main.service.identity.as_ref().unwrap_or(&self.config.aor).to_string();
             Bytes::from(Document { entity, tuples }.to_xml())
         });
         self.publisher.machine.set(document);
@@ -76,9 +76,9 @@ impl UserAgent {
     /// Sends what is due.
     pub(super) fn work_on_publication(&mut self, now: Instant) {
         let Some(act) = self.publisher.machine.poll() else { return };
-        let presentity = self.service.identity.as_ref().unwrap_or(&self.config.aor).clone();
+        let presentity = self.main.service.identity.as_ref().unwrap_or(&self.config.aor).clone();
         let mut request = Message::request(Method::Publish, &presentity);
-        for proxy in &self.service.route {
+        for proxy in &self.main.service.route {
             request = request.header(name::ROUTE, proxy);
         }
         let expires = match act {

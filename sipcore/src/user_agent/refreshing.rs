@@ -271,13 +271,13 @@ impl UserAgent {
         let acks = self.acks.entry(client).or_default();
         if let Some((_, ack)) = acks.first() {
             let ack = ack.clone();
-            self.layer.transmit(self.config.next_hop, ack);
+            self.layer.transmit(self.main.flow, ack);
             return false;
         }
         let Some(Call { dialog: Some(dialog), .. }) = self.calls.get_mut(&id) else { return false };
         dialog.retarget(response);
         let ack = dialog.ack(cseq.number);
-        let ack = self.layer.send_ack(self.config.next_hop, ack.build(), None);
+        let ack = self.layer.send_ack(self.main.flow, ack.build(), None);
         self.acks.entry(client).or_default().push((String::new(), ack));
         true
     }

@@ -2,6 +2,7 @@
 
 use super::credentials::CannotAnswer;
 use super::publishing::min_expires;
+use super::registered::Registered;
 use super::service::Service;
 use super::{Notice, Purpose, USER_AGENT, UserAgent, ice_servers};
 use crate::agent::{IceServer, RegisterError};
@@ -15,7 +16,7 @@ use tracing::{info, warn};
 impl UserAgent {
     /// Starts to register, unless the binding stands or an attempt is on its way. The outcome is told as a notice.
     pub fn register(&mut self, now: Instant) {
-        if self.registration.start() {
+        if self.main.registration.start() {
             self.send_register(now);
         }
         self.work(now);
@@ -23,7 +24,7 @@ impl UserAgent {
 
     /// The binding stands as far as we know.
     pub fn is_registered(&self) -> bool {
-        self.registration.is_standing()
+        self.main.registration.is_standing()
     }
 
     /// The STUN and TURN servers that the registrar told of last; their credentials are renewed with each refresh.
@@ -33,30 +34,32 @@ impl UserAgent {
 
     /// Removes the binding.
     pub fn unregister(&mut self, now: Instant) {
-        self.keep_alive.stop();
-        if self.registration.remove() {
+        self.unregister_spare(now);
+        self.main.keep_alive.stop();
+        if self.main.registration.remove() {
             self.send_register(now);
         }
         self.work(now);
     }
 
     pub(super) fn send_register(&mut self, now: Instant) {
-        if let Some(mut request) = self.write_register() {
+        self.register_cseq += 1;
+        if let Some(mut request) = self.write_register(&self.main, self.register_cseq) {
             self.wallet.authorize(&mut request);
-            self.register_request = Some(request.clone());
+            self.main.request = Some(request.clone());
             self.send_registration(now, request);
         }
     }
 
     fn send_registration(&mut self, now: Instant, request: Message) {
         self.watch_hop(now);
-        let client = self.send(now, request, Purpose::Register);
-        self.register_client = Some(client);
+        let client = self.send(now, request, Purpose::Register(self.main.id));
+        self.main.client = Some(client);
     }
 
     /// The server has been silent for long, and there are others.
     pub(super) fn on_register_too_slow(&mut self, now: Instant) {
-        let Some(client) = self.register_client.take() else { return };
+        let Some(client) = self.main.client.take() else { return };
         if self.purposes.remove(&client).is_none() {
             return;
         }
@@ -64,24 +67,24 @@ impl UserAgent {
         self.on_register_silence(now, None);
     }
 
-    fn write_register(&mut self) -> Option<Message> {
-        self.register_cseq += 1;
+    pub(super) fn write_register(&self, on: &Registered, cseq: u32) -> Option<Message> {
         let aor = &self.config.aor;
         let registrar = Uri::sip(None, aor.host(), aor.port()).ok()?;
-        let expires = self.registration.expires().as_secs();
+        let expires = on.registration.expires().as_secs();
         let instance = self.instance();
         let mut params = vec![("+sip.instance", Some(instance.as_str()))];
-        if !self.without_outbound {
-            params.push(("reg-id", Some("1")));
+        let reg_id = on.id.to_string();
+        if !on.without_outbound {
+            params.push(("reg-id", Some(&reg_id)));
         }
-        let supported = if self.without_outbound { "path, gruu" } else { "path, gruu, outbound" };
+        let supported = if on.without_outbound { "path, gruu" } else { "path, gruu, outbound" };
         let request = Message::request(Method::Register, &registrar)
             .header(name::MAX_FORWARDS, 70)
             .header(name::FROM, address(None, aor, &[("tag", Some(&random::tag()))]))
             .header(name::TO, address(None, aor, &[]))
             .header(name::CALL_ID, &self.register_call_id)
-            .header(name::CSEQ, format_args!("{} REGISTER", self.register_cseq))
-            .header(name::CONTACT, address(None, &self.config.contact, &params))
+            .header(name::CSEQ, format_args!("{cseq} REGISTER"))
+            .header(name::CONTACT, address(None, &on.contact, &params))
             .header(name::EXPIRES, expires)
             .header(name::SUPPORTED, supported)
             .header(name::USER_AGENT, USER_AGENT)
@@ -93,21 +96,21 @@ impl UserAgent {
         self.hops.limit = None;
         match status {
             // It cannot now; another one may (RFC 3263 4.3).
-            503 if self.fail_over(now, self.config.next_hop) => return self.send_register(now),
+            503 if self.register_elsewhere(now, Failure::Refused(None)) => return,
             _ => self.on_hop_works(),
         }
         match status {
             200..=299 => self.on_registered(now, response),
             401 | 407 => self.on_register_challenge(now, response),
             // A proxy on the way would not keep our flow: then without it (RFC 5626 4.2.1).
-            439 if !self.without_outbound => {
-                self.without_outbound = true;
+            439 if !self.main.without_outbound => {
+                self.main.without_outbound = true;
                 self.send_register(now);
             }
-            423 if self.registration.on_too_brief(min_expires(response)) => self.send_register(now),
+            423 if self.main.registration.on_too_brief(min_expires(response)) => self.send_register(now),
             _ => {
                 let after = response.retry_after().map(|seconds| Duration::from_secs(seconds.into()));
-                let (aor, registrar) = (self.config.aor.clone(), self.config.next_hop.remote);
+                let (aor, registrar) = (self.config.aor.clone(), self.main.flow.remote);
                 let reason = response.reason().into_owned();
                 let error = RegisterError::Rejected { aor, registrar, status, reason };
                 self.on_register_failure(now, error, Failure::Refused(after));
@@ -116,21 +119,19 @@ impl UserAgent {
     }
 
     fn on_registered(&mut self, now: Instant, response: &Message) {
-        let is_ours = |contact: &NameAddr<'_>| contact.uri().is_ok_and(|uri| uri.equivalent(&self.config.contact));
-        let ours = response.contacts().flatten().find(is_ours);
-        // The expiry that the registrar gave our contact (RFC 3261 10.2.4).
-        let seconds = ours.and_then(|contact| contact.expires()).or_else(|| response.expires());
-        let granted = seconds.map_or(self.config.expires, |seconds| Duration::from_secs(seconds.max(1).into()));
-        self.service = Service::of(response, ours.as_ref(), &self.config.aor);
+        let (granted, service) = self.read_registered(&self.main, response);
+        self.main.service = service;
+        self.main.is_silent = false;
         self.ice_servers = ice_servers::offered(response);
         self.wallet.accepted(response);
-        let change = self.registration.on_success(now, granted, self.config.refresh, random::fraction());
+        let change = self.main.registration.on_success(now, granted, self.config.refresh, random::fraction());
         match change {
             Change::Removed => return,
             Change::Leaving => return self.send_register(now),
             _ => {}
         }
-        self.keep_alive.start(now, self.service.outbound, self.service.flow_timer);
+        self.main.keep_alive.start(now, self.main.service.outbound, self.main.service.flow_timer);
+        self.register_spare(now);
         self.notices.push_back(Notice::Registered);
         self.publish_where_registered(now, change == Change::Restored);
         if change == Change::Restored {
@@ -139,14 +140,41 @@ impl UserAgent {
         }
     }
 
+    /// What was granted on a flow: for how long, and what comes with it.
+    pub(super) fn read_registered(&self, on: &Registered, response: &Message) -> (Duration, Service) {
+        let id = on.id.to_string();
+        let is_ours = |contact: &NameAddr<'_>| {
+            let same_flow = contact.params.token("reg-id").is_none_or(|theirs| theirs == id);
+            same_flow && contact.uri().is_ok_and(|uri| uri.equivalent(&on.contact))
+        };
+        let ours = response.contacts().flatten().find(is_ours);
+        // The expiry that the registrar gave our contact (RFC 3261 10.2.4).
+        let seconds = ours.and_then(|contact| contact.expires()).or_else(|| response.expires());
+        let granted = seconds.map_or(self.config.expires, |seconds| Duration::from_secs(seconds.max(1).into()));
+        (granted, Service::of(response, ours.as_ref(), &self.config.aor))
+    }
+
+    /// The server in use does not register us: another one is used that has done so, or is asked now. `false`: there is none.
+    fn register_elsewhere(&mut self, now: Instant, failure: Failure) -> bool {
+        if self.use_spare(now) {
+            self.on_spare_failure(now, failure);
+            return true;
+        }
+        let other = self.fail_over(now, self.main.flow);
+        if other {
+            self.send_register(now);
+        }
+        other
+    }
+
     fn on_register_challenge(&mut self, now: Instant, response: &Message) {
-        let (aor, registrar) = (self.config.aor.clone(), self.config.next_hop.remote);
-        let Some(mut request) = self.register_request.take() else { return };
+        let (aor, registrar) = (self.config.aor.clone(), self.main.flow.remote);
+        let Some(mut request) = self.main.request.take() else { return };
         let error = match self.wallet.retry(&mut request, response) {
             Ok(()) => {
                 self.register_cseq += 1;
                 request.set(name::CSEQ, format_args!("{} REGISTER", self.register_cseq));
-                self.register_request = Some(request.clone());
+                self.main.request = Some(request.clone());
                 self.send_registration(now, request);
                 return;
             }
@@ -157,10 +185,11 @@ impl UserAgent {
     }
 
     pub(super) fn on_register_silence(&mut self, now: Instant, why: Option<&str>) {
-        let (aor, registrar) = (self.config.aor.clone(), self.config.next_hop.remote);
+        let (aor, registrar) = (self.config.aor.clone(), self.main.flow.remote);
         self.hops.limit = None;
-        if self.fail_over(now, self.config.next_hop) {
-            return self.send_register(now);
+        let failure = if why.is_some() { Failure::Unreachable } else { Failure::Silence };
+        if self.register_elsewhere(now, failure) {
+            return;
         }
         match why {
             Some(why) => {
@@ -173,7 +202,7 @@ impl UserAgent {
 
     fn on_register_failure(&mut self, now: Instant, error: RegisterError, failure: Failure) {
         let failure = if error.is_final() { Failure::Final } else { failure };
-        let change = self.registration.on_failure(now, failure, random::fraction());
+        let change = self.main.registration.on_failure(now, failure, random::fraction());
         if change == Change::Removed {
             return;
         }

@@ -1,5 +1,7 @@
 //! What one user agent answers, message by message.
 
+mod ringing;
+
 use super::{Config, Notice, UserAgent, contact_uri};
 use crate::agent::{CallError, Direct, End, EndReason, PresenceError, SessionId, SubscriptionId, Update};
 use crate::label::{Label, Proto};
@@ -617,7 +619,9 @@ fn what_is_required_within_a_dialog_and_prack() {
     let mut strange = bench.within("UPDATE", 2, &invite, &ok);
     strange.set(name::REQUIRE, "magic");
     assert_eq!(bench.status(strange), 420);
-    let prack = bench.within("PRACK", 3, &invite, &ok);
+    let (_, other, other_ok) = established(&mut bench, &[]);
+    let mut prack = bench.within("PRACK", 2, &other, &other_ok);
+    prack.set(name::RACK, "1 1 INVITE");
     assert_eq!(bench.status(prack), 481, "nothing of ours asks for it");
     let update = bench.request("UPDATE", "", "");
     assert_eq!(bench.status(update), 481);

@@ -85,9 +85,9 @@ impl UserAgent {
     }
 
     fn write_subscribe(&self, resource: &Uri, expires: Duration) -> Message {
-        let identity = self.service.identity.as_ref().unwrap_or(&self.config.aor);
+        let identity = self.main.service.identity.as_ref().unwrap_or(&self.config.aor);
         let mut request = Message::request(Method::Subscribe, resource);
-        for proxy in &self.service.route {
+        for proxy in &self.main.service.route {
             request = request.header(name::ROUTE, proxy);
         }
         let request = request
