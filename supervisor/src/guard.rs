@@ -164,6 +164,7 @@ mod tests {
         drop(held);
         assert_eq!(guards.kept.lock().idle.len(), 1);
         drop(guards.hold(Proto::Tcp, port).unwrap());
-        assert_eq!((guards.kept.lock().idle.len(), guards.kept.lock().posts.len()), (1, 1));
+        let kept = guards.kept.lock();
+        assert_eq!((kept.idle.len(), kept.posts.len()), (1, 1));
     }
 }
