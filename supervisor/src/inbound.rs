@@ -52,6 +52,15 @@ pub fn find(
 
 const NOTHING: (u16, &str) = (486, "Nothing Listens There");
 
+/// Whether there is a socket that peers may mean.
+pub fn is_open(supervisor: &Supervisor) -> bool {
+    let open = match &supervisor.network {
+        Some(network) => network.open_endpoints(),
+        None => supervisor.table.lock().open_endpoints(),
+    };
+    open.iter().any(|(proto, local)| is_reachable(supervisor, *proto, local))
+}
+
 /// Whether there is a socket that the policy lets `from` reach.
 fn any(supervisor: &Supervisor, from: &str) -> Result<(), (u16, &'static str)> {
     let open = match &supervisor.network {
@@ -96,7 +105,7 @@ pub fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
     }
     let chosen = match chosen {
         Chosen::Encrypted(remote) if ping::is_ping(line.label) => {
-            tokio::spawn(flow::accept(supervisor.clone(), call, line.index, remote));
+            tokio::spawn(flow::accept(supervisor.clone(), call, line.index, remote, None));
             return;
         }
         other => other,
@@ -124,9 +133,16 @@ pub fn incoming(supervisor: &Arc<Supervisor>, call: IncomingCall) {
             }
         }
         Chosen::Encrypted(remote) => {
+            let coming = match &remote {
+                Remote::Quic(remote) => match supervisor.sessions.links.meets(&call.from, remote.fingerprint) {
+                    Ok(coming) => coming,
+                    Err(own) => return call.reject_for(own),
+                },
+                Remote::Channels(_) => None,
+            };
             supervisor.sessions.note(call.id);
             supervisor.sessions.note_party(call.id, &call.from.to_string());
-            tokio::spawn(flow::accept(supervisor.clone(), call, line.index, remote));
+            tokio::spawn(flow::accept(supervisor.clone(), call, line.index, remote, coming));
         }
         Chosen::Outer(offered) => {
             if let Some(endpoint) = endpoint {

@@ -128,6 +128,10 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
             }
         }
     }
+    if run.supervisor.sessions.may_be_called() {
+        let _inside = runtime.enter();
+        crate::flow::begin_to_gather(&run.supervisor);
+    }
     // Who has a name can be called from the first moment on, and hears of a wrong password before anything else.
     runtime.block_on(run.supervisor.sessions.ensure_registered());
     let door = {

@@ -320,6 +320,11 @@ impl Sessions {
         }
     }
 
+    /// Whether this run has a name, at a registrar that may be on another machine.
+    pub fn may_be_called(&self) -> bool {
+        self.identity.given && self.identity.registrar.is_some()
+    }
+
     /// Whether the SIP of this run stays on this machine.
     pub async fn is_near(&self) -> bool {
         let agent = self.agent.lock().await;

@@ -8,6 +8,8 @@ use crate::{Algorithm, Coturn, Kamailio, Launch, Process, World};
 pub enum Signalling {
     /// `sipbox hub`.
     Hub,
+    /// The same, spoken to over TCP.
+    HubOverTcp,
     /// Kamailio.
     Kamailio,
 }
@@ -16,6 +18,8 @@ pub enum Signalling {
 pub enum Registrar {
     /// It runs as long as it is held.
     Hub(Process),
+    /// The same.
+    HubOverTcp(Process),
     /// The same.
     Kamailio(Kamailio),
 }
@@ -27,7 +31,7 @@ impl Registrar {
             Signalling::Kamailio => {
                 Registrar::Kamailio(Kamailio::start_in(world, lab, Algorithm::Sha256, &["alice", "bob"]))
             }
-            Signalling::Hub => {
+            Signalling::Hub | Signalling::HubOverTcp => {
                 let users = world.path("users").display().to_string();
                 for name in ["alice", "bob"] {
                     let add = world.sipbox(&["hub", "user", "--users", &users, "add", name]);
@@ -37,7 +41,7 @@ impl Registrar {
                 let listen = ["hub", "--listen", &v4, "--listen", &v6, "--users", &users];
                 let mut hub = world.sipbox(&listen).inside(&lab.public).start();
                 hub.wait_for_err("sipbox hub: ready");
-                Registrar::Hub(hub)
+                if signalling == Signalling::Hub { Registrar::Hub(hub) } else { Registrar::HubOverTcp(hub) }
             }
         }
     }
@@ -45,7 +49,7 @@ impl Registrar {
     /// The address of record of a user.
     pub fn aor(&self, user: &str) -> String {
         match self {
-            Registrar::Hub(_) => format!("sip:{user}@sipbox.invalid"),
+            Registrar::Hub(_) | Registrar::HubOverTcp(_) => format!("sip:{user}@sipbox.invalid"),
             Registrar::Kamailio(kamailio) => kamailio.aor(user),
         }
     }
@@ -54,7 +58,8 @@ impl Registrar {
     pub fn flags(&self, lab: &Lab, side: usize, user: &str) -> Vec<String> {
         let side = &lab.sides[side];
         let ip = if side.v4.is_some() { PUBLIC.to_string() } else { format!("[{PUBLIC_V6}]") };
-        let transport = if side.kind == Kind::UdpBlocked { ";transport=tcp" } else { "" };
+        let over_tcp = side.kind == Kind::UdpBlocked || matches!(self, Registrar::HubOverTcp(_));
+        let transport = if over_tcp { ";transport=tcp" } else { "" };
         let (registrar, aor) = (format!("sip:{ip}:5060{transport}"), self.aor(user));
         // Where UDP is blocked the relay is spoken to over TCP.
         let over = if side.kind == Kind::UdpBlocked { "?transport=tcp" } else { "" };

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tests::lab::{self, Kind, Lab};
-use tests::{Accounts, Coturn, Process, Registrar, Signalling, World, until};
+use tests::{Accounts, Coturn, Process, Registrar, Signalling, World, until, within};
 
 /// Any address leads to the peer of `--to`: this one is nobody's.
 const ANYWHERE: &str = "198.18.0.9";
+
+/// A connection without a path lives for half a minute; what finds that out, and says it, takes a while on a busy machine.
+const LOST_WITHIN: Duration = Duration::from_secs(90);
 
 /// A transfer under way.
 struct Transfer {
@@ -60,6 +63,12 @@ impl Transfer {
 
 /// The host's address is gone, and it has another one.
 fn new_address(lab: &Lab, side: usize, last: u8) {
+    if lab.sides[side].kind == Kind::Ipv6Only {
+        let network = format!("2001:db8:{}::", side + 1);
+        return lab.sides[side].host.ip(&format!(
+            "addr flush dev eth0 scope global\naddr add {network}{last}/64 dev eth0 nodad\nroute replace default via {network}1"
+        ));
+    }
     let v4 = lab.sides[side].v4.unwrap().octets();
     let at = |last: u8| format!("{}.{}.{}.{last}", v4[0], v4[1], v4[2]);
     lab.sides[side].host.ip(&format!(
@@ -88,8 +97,11 @@ fn ends_move(test: &str, signalling: Signalling, kinds: [Kind; 2], flow: &str) {
     let mut transfer = Transfer::start(&world, &lab, &registrar, flow);
     transfer.survives("a new address of the caller", |_| new_address(&lab, 0, 77));
     transfer.survives("a new address of the called", |_| new_address(&lab, 1, 78));
-    transfer.survives("new mappings of the caller's router", |_| new_mapping(&lab, 0, 32));
-    transfer.survives("new mappings of the called's router", |_| new_mapping(&lab, 1, 33));
+    // Nothing is translated for IPv6.
+    if kinds[0].has_v4() {
+        transfer.survives("new mappings of the caller's router", |_| new_mapping(&lab, 0, 32));
+        transfer.survives("new mappings of the called's router", |_| new_mapping(&lab, 1, 33));
+    }
     transfer.survives("new addresses of both at once", |_| {
         new_address(&lab, 0, 87);
         new_address(&lab, 1, 88);
@@ -112,6 +124,37 @@ fn ends_move_by_the_hub() {
 #[test]
 fn ends_move_by_kamailio() {
     ends_move("moving-kamailio", Signalling::Kamailio, [Kind::Masquerade, Kind::Masquerade], "auto");
+}
+
+#[test]
+fn ends_with_ipv6_alone_move() {
+    ends_move("moving-v6", Signalling::Hub, [Kind::Ipv6Only, Kind::Ipv6Only], "auto");
+}
+
+/// The only relay is gone, with the only path: the connection takes the next relay that there is, and else ends, and says why.
+#[test]
+fn a_relay_dies() {
+    let test = "a_relay_dies";
+    if !lab::possible(test) {
+        return;
+    }
+    let world = World::new(test);
+    let lab = Lab::new([Kind::Symmetric, Kind::Symmetric]);
+    let registrar = Registrar::start(&world, &lab, Signalling::Hub);
+    let coturn = Coturn::start(&world, &lab, Accounts::LongTerm);
+    let mut transfer = Transfer::start(&world, &lab, &registrar, "auto");
+    let mut next = None;
+    transfer.survives("the end of the relay, and another one", |_| {
+        coturn.stop();
+        next = Some(Coturn::start(&world, &lab, Accounts::LongTerm));
+    });
+    next.unwrap().stop();
+    let Transfer { mut caller, called } = transfer;
+    within(LOST_WITHIN, || caller.ended().then_some(())).unwrap_or_else(|| panic!("it goes on\n{}", caller.stderr()));
+    for run in [&caller, &called] {
+        until("the reason to be said", || run.stderr().contains(" is lost: its path (relayed, ").then_some(()));
+        assert!(run.stderr().contains("the TURN server at 198.51.100.10:3478 does not answer"), "{}", run.stderr());
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What can go wrong with a registration or a call, in words for the user.
 
 use crate::message::Uri;
+use crate::sdp::Fingerprint;
 use crate::transport::StartError;
 use std::net::SocketAddr;
 
@@ -95,6 +96,14 @@ pub enum CallError {
         reason: String,
         /// Text of its Warning header.
         warning: Option<String>,
+    },
+    /// There is a session with the called end already, or it is being set up from there, and that one is to be used.
+    #[error("no further session with {target}: one stands")]
+    Stands {
+        /// Who was called.
+        target: Uri,
+        /// Of the certificate that he shows in it.
+        fingerprint: Fingerprint,
     },
     /// No final response in time.
     #[error("no session with {target}: no answer through {hop}")]

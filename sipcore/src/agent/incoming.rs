@@ -1,7 +1,7 @@
 //! What happens to an agent without its asking.
 
 use super::seat::Seat;
-use super::{End, EndReason, Line, PresenceError, Quic, SessionId, SubscriptionId, Update};
+use super::{End, EndReason, Fingerprint, Line, PresenceError, Quic, SessionId, SubscriptionId, Update};
 use crate::message::Uri;
 use crate::transport::Core;
 use std::fmt;
@@ -77,6 +77,15 @@ impl IncomingCall {
         let id = self.id;
         if let Some(core) = self.take() {
             core.with(|seat, now| seat.agent.reject(now, id, status, reason));
+        }
+    }
+
+    /// Refuses the call because there is a session with its caller already, or one is being set up; `fingerprint` is of the certificate that this
+    /// end shows in it.
+    pub fn reject_for(mut self, fingerprint: Fingerprint) {
+        let id = self.id;
+        if let Some(core) = self.take() {
+            core.with(|seat, now| seat.agent.reject_for(now, id, fingerprint));
         }
     }
 

@@ -3,7 +3,7 @@
 use super::Credentials;
 use super::digest::{Digest, Secret, hex, hmac};
 use super::header::{AuthHeader, Challenge, parameters, quoted};
-use crate::message::{Header, Message, name};
+use crate::message::{Header, Message, Method, name};
 
 /// The most realms remembered.
 const MAX_REALMS: usize = 8;
@@ -101,10 +101,26 @@ impl DigestClient {
         }
     }
 
-    /// Answers for every realm known so far, so that the request is not challenged again (RFC 3261 section 22.2).
+    /// Answers for every realm known so far, so that the request is not challenged again (RFC 3261 section 22.2). A registrar is most often a
+    /// proxy too, with the same realm and nonces: what it asked for as the one is answered for the other as well, which saves the round trip
+    /// of a 407 where that is so.
     pub fn authorize(&mut self, request: &mut Message) {
         for i in 0..self.realms.len() {
             self.answer(request, i);
+        }
+        if request.method().is_some_and(|method| *method == Method::Register) {
+            return;
+        }
+        for realm in self.realms.iter().filter(|realm| !realm.challenge.proxy) {
+            let asked = |other: &Realm| other.challenge.proxy && other.challenge.realm == realm.challenge.realm;
+            // The first use of a nonce shows whether the password is right: that is left to the one who asked.
+            if realm.used < 2 || self.realms.iter().any(asked) {
+                continue;
+            }
+            let answer = request.headers().iter().find(|header| answers(header, &realm.challenge));
+            if let Some(value) = answer.map(|header| header.text().into_owned()) {
+                request.push(name::PROXY_AUTHORIZATION, value);
+            }
         }
     }
 

@@ -97,6 +97,12 @@ impl DigestServer {
         DigestServer { algorithms, ..self }
     }
 
+    /// Asks as a proxy from now on, or as a server: a nonce is good for both.
+    pub fn asking(&mut self, proxy: bool) -> &mut DigestServer {
+        self.proxy = proxy;
+        self
+    }
+
     /// The status that goes with a challenge: 401 or 407.
     pub fn status(&self) -> u16 {
         if self.proxy { 407 } else { 401 }

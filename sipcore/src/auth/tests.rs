@@ -54,6 +54,34 @@ fn challenge_answer_and_reuse() {
     }
 }
 
+/// What a registrar has asked for is told to the proxy too, which most often is the same server: it need not ask.
+#[test]
+fn a_proxy_of_the_same_realm_need_not_ask() {
+    let now = Instant::now();
+    let mut server = DigestServer::new("r", false, [1; 32], now);
+    let mut client = client("s\"e,c:ret");
+    let mut register = request(Method::Register);
+    let response = challenged(&mut server, &register, false, now);
+    client.retry(&mut register, &response).unwrap();
+    assert_eq!(server.verify(&register, now, password), accepted());
+    assert!(register.header(name::PROXY_AUTHORIZATION).is_none());
+    for _ in 0..3 {
+        let mut invite = request(Method::Invite);
+        client.authorize(&mut invite);
+        assert_eq!(server.asking(true).verify(&invite, now, password), accepted());
+        assert_eq!(server.verify(&invite, now, password), Verdict::Stale, "a use is a use");
+    }
+    // Another server, which does not know the nonce, asks all the same, and is answered.
+    let mut other = DigestServer::new("r", true, [9; 32], now);
+    let mut invite = request(Method::Invite);
+    client.authorize(&mut invite);
+    assert_eq!(other.verify(&invite, now, password), Verdict::Stale);
+    let response = challenged(&mut other, &invite, true, now);
+    client.retry(&mut invite, &response).unwrap();
+    assert_eq!(invite.headers_named(name::PROXY_AUTHORIZATION).count(), 1);
+    assert_eq!(other.verify(&invite, now, password), accepted());
+}
+
 #[test]
 fn requests_that_overtake_each_other() {
     let now = Instant::now();

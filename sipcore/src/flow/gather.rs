@@ -38,6 +38,8 @@ pub(super) struct Search {
     _drive: Drive,
     fingerprint: Fingerprint,
     switch: Option<Arc<Switch>>,
+    /// What the sockets were bound to.
+    addresses: Vec<IpAddr>,
 }
 
 impl Search {
@@ -48,8 +50,8 @@ impl Search {
         let no_socket = |e: io::Error| LinkError::NoSocket(e.to_string());
         let mut sockets = Vec::new();
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for ip in addresses {
-            match bind(ip) {
+        for ip in &addresses {
+            match bind(*ip) {
                 Ok(socket) => sockets.push(socket),
                 // An address that is tentative, or gone since.
                 Err(e) => last = e,
@@ -70,7 +72,7 @@ impl Search {
             paths::Paths::new(std::time::Instant::now(), bases, servers, from, connected)
         })
         .map_err(no_socket)?;
-        Ok(Search { wire, _drive: drive, fingerprint: config.certificate.fingerprint, switch: None })
+        Ok(Search { wire, _drive: drive, fingerprint: config.certificate.fingerprint, switch: None, addresses })
     }
 
     /// Its sockets are read by this switch. That must be before anything is waited for.
@@ -85,6 +87,19 @@ impl Search {
         // The sender lives as long as the wire.
         let _ = state.wait_for(|state| state.gathered).await;
         self.wire.with(|paths, _| paths.description(self.fingerprint))
+    }
+
+    /// The TURN servers that have not answered.
+    pub fn silent_relays(&self) -> Vec<SocketAddr> {
+        self.wire.with(|paths, _| paths.silent_relays().collect())
+    }
+
+    /// What is to be told now, some time after [`Search::gathered`]. `None`: the sockets or relays are not what they were.
+    pub fn again(&self) -> Option<Quic> {
+        let now = interfaces::addresses();
+        let stands = now.iter().all(|ip| self.addresses.contains(ip));
+        let stands = stands && self.wire.with(|paths, _| !paths.has_lost_a_relay());
+        stands.then(|| self.wire.with(|paths, _| paths.description(self.fingerprint)))
     }
 
     /// Looks for a path to the other end. The one that made the first offer of the session controls (RFC 8445 section 6.1.1).

@@ -34,9 +34,9 @@ const LARGEST_DATAGRAM: usize = 65_507;
 /// Which end of the session this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It sent the offer: it opens streams.
+    /// It sent the offer: it opens the connection.
     Offerer,
-    /// It sent the answer: it accepts streams.
+    /// It sent the answer: it waits for the connection.
     Answerer,
 }
 
@@ -116,6 +116,13 @@ impl Gathered {
         &self.description
     }
 
+    /// Looks again at what was gathered a while ago. `false`: it is not good any more (this host's addresses have changed, a relay is gone).
+    pub fn renew(&mut self) -> bool {
+        let Some(description) = self.search.again() else { return false };
+        self.description = description;
+        true
+    }
+
     /// How far the search for a path is, while [`Gathered::connect`] runs.
     pub fn checks(&self) -> Checks {
         Checks { state: self.search.state() }
@@ -127,12 +134,13 @@ impl Gathered {
         let endpoint = &ground.endpoint;
         // Before anything can come in: it is known whom to expect.
         let client = match role {
-            Role::Offerer => {
+            Role::Answerer => {
                 endpoint
                     .set_server_config(Some(tls::server(&certificate, remote.fingerprint).map_err(LinkError::Crypto)?));
                 None
             }
-            Role::Answerer => Some(tls::client(&certificate, remote.fingerprint).map_err(LinkError::Crypto)?),
+            // Its program's socket waits: the first stream goes out with the end of the handshake.
+            Role::Offerer => Some(tls::client(&certificate, remote.fingerprint).map_err(LinkError::Crypto)?),
         };
         search.find(remote, role == Role::Offerer, PATH_WITHIN).await?;
         let connecting = async {

@@ -109,6 +109,8 @@ struct Allocation {
     server: SocketAddr,
     relayed: Option<SocketAddr>,
     failed: bool,
+    /// The server has said that it does not relay for us.
+    refused: bool,
     next: Option<Instant>,
     /// Peers that it has been told of.
     permitted: Vec<IpAddr>,
@@ -181,6 +183,7 @@ impl Paths {
                 server,
                 relayed: None,
                 failed: false,
+                refused: false,
                 next: Some(now),
                 permitted: Vec::new(),
             })
@@ -251,6 +254,16 @@ impl Paths {
     /// Nothing can be reached, or not any more.
     pub fn is_lost(&self) -> bool {
         self.started && self.ice.state().is_disconnected()
+    }
+
+    /// The TURN servers that have not answered, though they have had their time.
+    pub fn silent_relays(&self) -> impl Iterator<Item = SocketAddr> {
+        self.relays.iter().filter(|relay| relay.relayed.is_none() && !relay.refused).map(|relay| relay.server)
+    }
+
+    /// A relay that was told to others does not relay any more.
+    pub fn has_lost_a_relay(&self) -> bool {
+        self.relays.iter().any(|relay| relay.failed && relay.relayed.is_some())
     }
 
     /// The pair in use is not answered any more.
@@ -392,6 +405,12 @@ impl Paths {
             if let Some(data) = probe.poll_transmit(now) {
                 self.out.push_back(Transmit { base: probe.base, to: probe.server, data });
             }
+            // Checks and what follows them keep the mapping by themselves.
+            if !self.started
+                && let Some(data) = probe.poll_keep(now)
+            {
+                self.out.push_back(Transmit { base: probe.base, to: probe.server, data });
+            }
         }
         self.work_relays(now);
         if self.started {
@@ -407,7 +426,8 @@ impl Paths {
         }
         let ice = if self.started { self.ice.poll_timeout() } else { None };
         let gathering = (!self.is_gathered(now)).then_some(self.deadline);
-        let probes = self.probes.iter().filter_map(Probe::poll_timeout);
+        let keep = self.probes.iter().filter(|_| !self.started).filter_map(Probe::poll_keep_timeout);
+        let probes = self.probes.iter().filter_map(Probe::poll_timeout).chain(keep);
         let doubt = self.unanswered.map(|since| since + DOUBTED_AFTER).filter(|at| *at > now);
         probes.chain(self.relays.iter().filter_map(|relay| relay.next)).chain(ice).chain(gathering).chain(doubt).min()
     }
@@ -463,7 +483,7 @@ impl Paths {
                     }
                     TurnEvent::AllocationCreateFailed(_) => {
                         tracing::warn!(server = %relay.server, "the TURN server refuses: check its user and password");
-                        relay.failed = true;
+                        (relay.failed, relay.refused) = (true, true);
                     }
                     TurnEvent::PermissionCreateFailed(_, peer) => {
                         tracing::debug!(server = %relay.server, %peer, "the TURN server does not relay to this peer");

@@ -13,6 +13,9 @@ use crate::transport::stun;
 const RTO: Duration = Duration::from_millis(200);
 /// Requests sent in all.
 const TRIES: u32 = 4;
+/// An answered one is sent again after this long, as long as it is wanted: a mapping may live for no more than half a minute (RFC 4787 section
+/// 4.3 has two, and Linux 30 s).
+const KEEP: Duration = Duration::from_secs(20);
 
 /// One request under way.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub(super) struct Probe {
     request: Bytes,
     tries: u32,
     next: Option<Instant>,
+    /// When the mapping is to be kept up.
+    keep: Option<Instant>,
     held: bool,
     sent: Option<Instant>,
     /// What was learned.
@@ -44,6 +49,7 @@ impl Probe {
             request,
             tries: 0,
             next: (!held).then_some(now),
+            keep: None,
             held,
             sent: None,
             mapped: None,
@@ -90,7 +96,21 @@ impl Probe {
         let Some(mapped) = stun::mapped(datagram, self.id) else { return false };
         self.mapped = Some(mapped);
         self.rtt = self.sent.map(|sent| now.saturating_duration_since(sent));
-        self.next = None;
+        (self.next, self.keep) = (None, Some(now + KEEP));
         true
+    }
+
+    /// When [`Probe::poll_keep`] is wanted.
+    pub fn poll_keep_timeout(&self) -> Option<Instant> {
+        self.keep
+    }
+
+    /// The request once more, when the mapping is to be kept up. That it is not answered changes nothing.
+    pub fn poll_keep(&mut self, now: Instant) -> Option<Bytes> {
+        if self.keep.is_none_or(|keep| keep > now) {
+            return None;
+        }
+        (self.keep, self.sent) = (Some(now + KEEP), Some(now));
+        Some(self.request.clone())
     }
 }

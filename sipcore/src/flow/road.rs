@@ -146,6 +146,12 @@ impl Road {
         }
     }
 
+    /// Whether the path works, as far as is known.
+    pub fn works(&self) -> bool {
+        let state = self.state.borrow();
+        !state.doubtful && !state.lost
+    }
+
     /// Waits until the path works: it is answered, or another one has taken its place.
     pub async fn restored(&self) {
         let mut state = self.state.subscribe();
@@ -213,6 +219,11 @@ impl Prepared {
     /// For the offer or the answer.
     pub fn description(&self) -> &Quic {
         &self.description
+    }
+
+    /// The TURN servers that have not answered.
+    pub fn silent_relays(&self) -> Vec<SocketAddr> {
+        self.search.silent_relays()
     }
 }
 

@@ -185,8 +185,8 @@ impl ClientCertVerifier for Pinned {
     }
 }
 
-/// What both ends agree on. Only the caller opens streams.
-fn transport(streams_of_peer: u32) -> Arc<quinn::TransportConfig> {
+/// What both ends agree on. The called end opens streams too, where both have called each other.
+fn transport() -> Arc<quinn::TransportConfig> {
     let mut transport = quinn::TransportConfig::default();
     transport
         .keep_alive_interval(Some(KEEP_ALIVE))
@@ -194,7 +194,7 @@ fn transport(streams_of_peer: u32) -> Arc<quinn::TransportConfig> {
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(WINDOW.into())
         .send_window(window::LEAST)
-        .max_concurrent_bidi_streams(streams_of_peer.into())
+        .max_concurrent_bidi_streams(STREAMS.into())
         .max_concurrent_uni_streams(256u32.into())
         .datagram_receive_buffer_size(Some(DATAGRAMS))
         .datagram_send_buffer_size(DATAGRAMS);
@@ -231,21 +231,21 @@ pub(super) fn as_server(own: &Certificate, peer: Fingerprint) -> Result<rustls::
     Ok(tls)
 }
 
-/// The called end: it opens the QUIC connection, and the caller then opens streams in it.
+/// The caller: it opens the QUIC connection, and then streams in it.
 pub(super) fn client(own: &Certificate, peer: Fingerprint) -> Result<quinn::ClientConfig, String> {
     let mut tls = as_client(own, peer)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(|e| e.to_string())?));
-    config.transport_config(transport(STREAMS));
+    config.transport_config(transport());
     Ok(config)
 }
 
-/// The caller.
+/// The called end.
 pub(super) fn server(own: &Certificate, peer: Fingerprint) -> Result<quinn::ServerConfig, String> {
     let mut tls = as_server(own, peer)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config =
         quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(|e| e.to_string())?));
-    config.transport_config(transport(0));
+    config.transport_config(transport());
     Ok(config)
 }

@@ -16,8 +16,7 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 /// The doorkeeper of a hub with users.
 pub(super) struct Guard {
     users: Users,
-    registrar: DigestServer,
-    proxy: DigestServer,
+    digest: DigestServer,
     /// Wrong answers, by where they come from.
     failures: Rates,
 }
@@ -25,9 +24,8 @@ pub(super) struct Guard {
 impl Guard {
     pub fn new(users: Users, now: Instant) -> Self {
         let algorithms = users.algorithms();
-        let asking =
-            |proxy| DigestServer::new(&users.realm, proxy, random::secret(), now).with_algorithms(algorithms.clone());
-        Guard { registrar: asking(false), proxy: asking(true), failures: Rates::new(FAILURES, FAILURE_PAUSE), users }
+        let digest = DigestServer::new(&users.realm, false, random::secret(), now).with_algorithms(algorithms);
+        Guard { digest, failures: Rates::new(FAILURES, FAILURE_PAUSE), users }
     }
 
     /// The names that have an account.
@@ -49,7 +47,7 @@ impl Guard {
         identity: &str,
         registering: bool,
     ) -> Result<(), Box<ResponseBuilder>> {
-        let asked = if registering { &mut self.registrar } else { &mut self.proxy };
+        let asked = self.digest.asking(!registering);
         let users = &self.users;
         let stale = match asked.verify(request, now, |name| users.stored(name)) {
             Verdict::Accepted { username } if username == identity => return Ok(()),

@@ -46,6 +46,8 @@ pub const UNSUPPORTED: &str = "Unsupported";
 pub const USER_AGENT: &str = "User-Agent";
 pub const VIA: &str = "Via";
 pub const WARNING: &str = "Warning";
+/// Of a 491 between two sipboxes: the fingerprint of the certificate that the called end shows in the session that is to be used instead.
+pub const SIPBOX_SESSION: &str = "Sipbox-Session";
 pub const WWW_AUTHENTICATE: &str = "WWW-Authenticate";
 
 /// The full name behind a compact form: RFC 3261 section 7.3.3 and the IANA registry of header fields.

@@ -94,9 +94,9 @@ impl Quic {
         self.default_address().ip()
     }
 
-    /// The m= line; `sipbox` says the rest. Who answers opens the connection.
+    /// The m= line; `sipbox` says the rest. Who offers opens the connection: it is the one whose socket waits.
     pub(super) fn media(&self, place: Place, sipbox: Sipbox) -> Media {
-        let mut media = self.ice_media(if place == Place::Offer { Setup::Actpass } else { Setup::Active });
+        let mut media = self.ice_media(if place == Place::Offer { Setup::Actpass } else { Setup::Passive });
         media.attributes.push(named("sctp-port", "5000"));
         media.attributes.push(Sipbox { quic: true, fingerprint: Some(self.fingerprint), ..sipbox }.attribute());
         media
@@ -131,7 +131,7 @@ impl Quic {
         let setup = attribute(session, media, "setup").map(Setup::parse).transpose()?;
         match (place, setup) {
             (_, None) | (Place::Offer, Some(Setup::Actpass | Setup::Passive)) => {}
-            (Place::Answer, Some(Setup::Active | Setup::Actpass)) => {}
+            (Place::Answer, Some(Setup::Passive | Setup::Actpass)) => {}
             (_, Some(setup)) => return Err(SdpError::Setup(setup.as_str().to_owned())),
         }
         Quic::parse_ice(session, media, fingerprint).map(Some)

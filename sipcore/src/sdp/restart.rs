@@ -141,7 +141,7 @@ mod tests {
             assert!(matches!(Answer::parse(&answered, &offer), Ok(Answer { end: End::Quic(_), .. })));
             let mut caller = Agreed::of(&offered, &answered).unwrap();
             let mut called = Agreed::of(&answered, &offered).unwrap();
-            assert!(!caller.active && called.active);
+            assert!(caller.active && !called.active);
             assert_eq!(caller.read(&answered), Ok(None), "the same again is no restart");
 
             let fresh = quic("fresh", 40_010);
@@ -157,14 +157,14 @@ mod tests {
             assert_eq!(text.contains("m=application 0 TCP "), direct, "{text}");
             called.settle(read);
             let back = called.write(&answered, &quic("moved", 40_011), false).unwrap();
-            assert!(String::from_utf8_lossy(&back).contains("a=setup:active"));
+            assert!(String::from_utf8_lossy(&back).contains("a=setup:passive"));
             caller.settle(caller.read(&back).unwrap().unwrap());
 
             // And now the called end.
             let offered = called.write(&back, &quic("third", 40_013), true).unwrap();
             assert_eq!(caller.read(&offered).unwrap().unwrap().ufrag, "third");
             let answer = caller.write(&again, &quic("fourth", 40_014), false).unwrap();
-            assert!(String::from_utf8_lossy(&answer).contains("a=setup:passive"));
+            assert!(String::from_utf8_lossy(&answer).contains("a=setup:active"));
             assert_eq!(called.read(&answer).unwrap().unwrap().ufrag, "fourth");
         }
     }

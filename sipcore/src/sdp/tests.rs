@@ -203,7 +203,7 @@ fn every_flow_is_a_line_and_one_is_taken() {
     let answer = received.answer(1, &End::Quic(quic(50000)), ORIGIN).unwrap();
     let shown = text(&answer);
     assert!(shown.contains("m=application 0 TCP octet-stream\r\nm=application 50000 UDP/DTLS/SCTP"), "{shown}");
-    assert!(shown.contains("a=setup:active\r\n") && shown.contains("a=sipbox:1 quic fp=\"sha-256 4A:"), "{shown}");
+    assert!(shown.contains("a=setup:passive\r\n") && shown.contains("a=sipbox:1 quic fp=\"sha-256 4A:"), "{shown}");
     assert!(shown.contains("m=application 0 TCP/TLS octet-stream\r\n"), "{shown}");
     let Answer { line: 1, end: End::Quic(read) } = Answer::parse(&answer, &offer).unwrap() else { panic!("{shown}") };
     let addresses = |quic: &Quic| quic.candidates.iter().map(is::Candidate::addr).collect::<Vec<_>>();
@@ -237,8 +237,8 @@ fn an_encrypted_flow_alone() {
     assert!(matches!(Answer::parse(answer.as_bytes(), &offer), Ok(Answer { end: End::Quic(_), .. })));
     let standard = answer.replace("a=sipbox", "a=other");
     assert!(matches!(Answer::parse(standard.as_bytes(), &offer), Err(SdpError::Protocol(_))));
-    let passive = answer.replace("setup:active", "setup:passive");
-    assert_eq!(Answer::parse(passive.as_bytes(), &offer), Err(SdpError::Setup("passive".into())));
+    let active = answer.replace("setup:passive", "setup:active");
+    assert_eq!(Answer::parse(active.as_bytes(), &offer), Err(SdpError::Setup("active".into())));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::agent::{EndReason, SessionId};
 use crate::dialog::{Dialog, DialogKey};
 use crate::message::{Message, Uri, name};
 use crate::random;
-use crate::sdp::{self, End, Origin, ReceivedOffer, SdpError};
+use crate::sdp::{self, End, Fingerprint, Origin, ReceivedOffer, SdpError};
 use crate::session_timer::{Granted, grant};
 use crate::transaction::{Clock, ServerId};
 use bytes::Bytes;
@@ -147,6 +147,18 @@ impl UserAgent {
         let Some(offered) = self.take_offered(id) else { return };
         let status = if (300..700).contains(&status) { status } else { 500 };
         let response = Message::response_to(&offered.request, status, reason).to_tag(&offered.local_tag);
+        self.respond(now, offered.server, response);
+        self.remove_call(id);
+        self.work(now);
+    }
+
+    /// There is a session with the caller already, in which this end shows the certificate with this fingerprint: 491, as of a request that
+    /// crosses another one (RFC 3261 21.4.27), and which session it is.
+    pub fn reject_for(&mut self, now: Instant, id: SessionId, fingerprint: Fingerprint) {
+        let Some(offered) = self.take_offered(id) else { return };
+        let response = Message::response_to(&offered.request, 491, "Session Stands")
+            .to_tag(&offered.local_tag)
+            .header(name::SIPBOX_SESSION, fingerprint);
         self.respond(now, offered.server, response);
         self.remove_call(id);
         self.work(now);

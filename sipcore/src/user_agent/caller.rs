@@ -109,6 +109,11 @@ impl UserAgent {
 
     fn on_rejected(&mut self, id: SessionId, status: u16, response: &Message) {
         let Some(target) = self.give_up(id) else { return };
+        let stands = response.header(name::SIPBOX_SESSION).filter(|_| status == 491);
+        let stands = stands.and_then(|header| std::str::from_utf8(header.value()).ok()?.parse().ok());
+        if let Some(fingerprint) = stands {
+            return self.fail(id, CallError::Stands { target, fingerprint });
+        }
         let warning = response.warnings().next().map(|warning| warning.text.into_owned());
         let reason = response.reason().into_owned();
         self.fail(id, CallError::Rejected { target, status, reason, warning });

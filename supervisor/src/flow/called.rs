@@ -12,7 +12,7 @@ use sipcore::flow::{Asked, Incoming, Purpose, Role};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::trunk::Trunk;
-use super::{Remote, caller, datagrams, pump, v4};
+use super::{Remote, caller, datagrams, glare, pump, v4};
 use crate::inbound::{self, Endpoint};
 use crate::supervisor::Supervisor;
 use crate::table::Expected;
@@ -20,8 +20,14 @@ use crate::table::Expected;
 /// How long the program's listener has to take a connection into its queue.
 const LISTENER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Takes the encrypted flow at `line` of a call: gathers, answers, connects, and serves what comes.
-pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize, remote: Remote) {
+/// Takes the encrypted flow at `line` of a call: gathers, answers, connects, and serves what comes. `coming` lasts until the connection stands.
+pub async fn accept(
+    supervisor: Arc<Supervisor>,
+    call: IncomingCall,
+    line: usize,
+    remote: Remote,
+    coming: Option<glare::Incoming>,
+) {
     let links = supervisor.sessions.links.clone();
     let (id, from) = (call.id, call.from.to_string());
     let near = supervisor.sessions.is_near().await;
@@ -33,6 +39,7 @@ pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize
             return call.reject(480, "No Path Can Be Offered");
         }
     };
+    super::warm::again(&supervisor);
     let ice = gathered.description().clone();
     let connected = match &remote {
         Remote::Quic(remote) => {
@@ -53,7 +60,12 @@ pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize
             return supervisor.sessions.close(id);
         }
     };
-    let trunk = links.admit(&supervisor, link, id, &from, Role::Answerer);
+    let shown = match &remote {
+        Remote::Quic(remote) => Some(remote.fingerprint),
+        Remote::Channels(_) => None,
+    };
+    let trunk = links.admit(&supervisor, link, (id, Role::Answerer), &from, shown);
+    drop(coming);
     if supervisor.options.trace {
         tokio::spawn(caller::say_path(Arc::downgrade(&trunk), from.clone()));
     }
@@ -62,6 +74,16 @@ pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: usize
     }
     links.trunks.lock().remove(&id);
     supervisor.sessions.close(id);
+}
+
+/// Serves what the called end of a connection opens in it: that is for who has called, and was told to use it.
+pub(super) async fn serve_back(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>) {
+    while let Ok(incoming) = trunk.link.accept().await {
+        match trunk.caller.lock().clone() {
+            Some(from) => drop(tokio::spawn(serve(supervisor.clone(), trunk.clone(), incoming, from))),
+            None => drop(tokio::spawn(incoming.refuse(403))),
+        }
+    }
 }
 
 /// One stream: for which socket is it, may it be, and then its bytes or datagrams.

@@ -2,25 +2,32 @@
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use policy::Encrypted;
 use sipcore::agent::{Agent, CallError, Channels, End, Label, Offer, Proto, SessionId, Setup};
 use sipcore::flow::datachannel::Terms;
-use sipcore::flow::{Gathered, Link, LinkError, Listening, OpenError, Opening, Role};
+use sipcore::flow::{Fingerprint, Gathered, Link, LinkError, Listening, OpenError, Opening, Role};
 use sipcore::message::Uri;
 
 use super::outer::{self, Clear, Outcome, TLS};
 use super::trunk::{Held, Trunk};
-use super::{Links, Remote, datagrams, gate, moving, pump};
+use super::{Links, Remote, called, datagrams, gate, glare, moving, pump};
 use crate::progress;
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::Supervisor;
 
 /// After this long a peer that was not reached over TCP is asked for TLS again.
-const TLS_AGAIN: std::time::Duration = std::time::Duration::from_secs(300);
+const TLS_AGAIN: Duration = Duration::from_secs(300);
+
+/// How long a call waits for a session that the peer is setting up just now.
+const COMING_WITHIN: Duration = Duration::from_secs(10);
+/// And for one that he says is there, and of which nothing is known here; then he is called again.
+const KNOWN_WITHIN: Duration = Duration::from_secs(1);
+/// How long he may say so: a session that is gone at one end is given up at the other when nothing comes any more.
+const STANDS_WITHIN: Duration = Duration::from_secs(40);
 
 /// Peers that are remembered at once.
 const PEERS: usize = 4096;
@@ -62,6 +69,8 @@ enum Established {
     Flow(Flow),
     /// A connection over TCP was agreed on, and does not come about.
     Unreachable(LinkError),
+    /// There is a connection that the peer has set up: whoever shows this is at its other end.
+    Stands(Fingerprint),
 }
 
 /// What is offered.
@@ -141,7 +150,7 @@ impl Links {
                             self.not_by_tls(&peer, &wanted, why)?;
                             continue;
                         }
-                        Ok(Established::Encrypted(_)) => continue,
+                        Ok(Established::Encrypted(_) | Established::Stands(_)) => continue,
                         Err((_, failure)) => return Err(failure),
                     }
                 }
@@ -178,6 +187,19 @@ impl Links {
                                 *slot = Some(trunk);
                                 held
                             }
+                            Ok(Established::Stands(fingerprint)) => match self.lent(fingerprint).await {
+                                Some(trunk) => {
+                                    tokio::spawn(borrow(peer.clone(), trunk.clone()));
+                                    let held = trunk.hold();
+                                    *slot = Some(trunk);
+                                    held
+                                }
+                                None if asked.elapsed() < STANDS_WITHIN => continue,
+                                None => {
+                                    let why = "the peer says that there is a session with it, and there is none";
+                                    return Err(wanted.fail(Errno::ECONNREFUSED, why.to_owned()));
+                                }
+                            },
                             Ok(Established::Flow(flow)) => {
                                 if flow.kind == TLS {
                                     *peer.tls.lock() = Some((true, Instant::now()));
@@ -213,6 +235,20 @@ impl Links {
                 }
                 Err(why) => return Err(wanted.fail(Errno::ENETUNREACH, why.to_string())),
             }
+        }
+    }
+
+    /// The connection that whoever shows this has set up, or is setting up. `None`: nothing of the kind is known here.
+    async fn lent(&self, fingerprint: Fingerprint) -> Option<Arc<Trunk>> {
+        let now = tokio::time::Instant::now();
+        loop {
+            let mut changed = std::pin::pin!(self.glare.changed());
+            changed.as_mut().enable();
+            if let Some(trunk) = self.standing(fingerprint) {
+                return Some(trunk);
+            }
+            let patience = if self.glare.comes(fingerprint) { COMING_WITHIN } else { KNOWN_WITHIN };
+            tokio::time::timeout_at(now + patience, changed).await.ok()?;
         }
     }
 
@@ -284,9 +320,14 @@ impl Links {
             clear = Some(ready);
         }
         let another = flows.len() > 1;
+        let calling = match has(Encrypted::Quic) {
+            true => Some(self.glare.call(wanted.target, tokio::time::Instant::now() + COMING_WITHIN).await),
+            false => None,
+        };
         let offer = Offer { label: wanted.label, virtual_source: wanted.seen_as, flows };
         let session = match sessions.call(agent, wanted.target, offer).await {
             Ok(session) => session,
+            Err(CallError::Stands { fingerprint, .. }) => return Ok(Established::Stands(fingerprint)),
             Err(e) => {
                 let of_socket = matches!(&e, CallError::Rejected { status: 403 | 486, .. });
                 return Err((!of_socket, sessions.failure(&wanted, &e)));
@@ -297,12 +338,15 @@ impl Links {
         let by_ice = gathered.zip(channels);
         let outcome = match (session.end, by_ice, tls, clear) {
             (End::Quic(remote), Some((gathered, offered)), ..) => {
+                if let Some(calling) = &calling {
+                    calling.answered(remote.fingerprint);
+                }
                 let ends = (gathered, offered, Remote::Quic(remote));
-                return self.connect_ice(supervisor, &wanted, ends, (id, hang_up)).await;
+                return self.connect_ice(supervisor, &wanted, ends, (id, hang_up, calling)).await;
             }
             (End::Channels(remote), Some((gathered, offered)), ..) => {
                 let ends = (gathered, offered, Remote::Channels(remote));
-                return self.connect_ice(supervisor, &wanted, ends, (id, hang_up)).await;
+                return self.connect_ice(supervisor, &wanted, ends, (id, hang_up, None)).await;
             }
             (End::Tls(remote), _, Some(listening), _) => {
                 outer::call_tls(self, supervisor, &wanted, id, (listening, remote), another).await
@@ -337,7 +381,7 @@ impl Links {
         supervisor: &Arc<Supervisor>,
         wanted: &Wanted<'_>,
         (gathered, offered, remote): (Gathered, Channels, Remote),
-        (session, hang_up): (SessionId, HangUp<'_>),
+        (session, hang_up, calling): (SessionId, HangUp<'_>, Option<glare::Calling>),
     ) -> Result<Established, (bool, Failure)> {
         let subject = wanted.target.as_str();
         let mut checks = gathered.checks();
@@ -368,7 +412,16 @@ impl Links {
                 hang_up.keep();
                 supervisor.sessions.note(session);
                 supervisor.sessions.note_party(session, &wanted.callee.uri);
-                let trunk = self.admit(supervisor, link, session, &wanted.callee.uri, Role::Offerer);
+                let admit = |shown| self.admit(supervisor, link, (session, Role::Offerer), &wanted.callee.uri, shown);
+                let trunk = match (&remote, calling) {
+                    (Remote::Quic(remote), Some(calling)) => calling.stands(remote.fingerprint, |caller| {
+                        let trunk = admit(Some(remote.fingerprint));
+                        *trunk.caller.lock() = caller;
+                        tokio::spawn(called::serve_back(supervisor.clone(), trunk.clone()));
+                        trunk
+                    }),
+                    _ => admit(None),
+                };
                 if supervisor.options.trace {
                     tokio::spawn(say_path(Arc::downgrade(&trunk), wanted.callee.uri.clone()));
                 }
@@ -394,11 +447,11 @@ impl Links {
         &self,
         supervisor: &Arc<Supervisor>,
         link: Link,
-        session: SessionId,
+        (session, role): (SessionId, Role),
         peer: &str,
-        role: Role,
+        shown: Option<Fingerprint>,
     ) -> Arc<Trunk> {
-        let trunk = Trunk::new(link, session, peer);
+        let trunk = Trunk::new(link, (session, role), peer, shown);
         self.trunks.lock().insert(session, Arc::downgrade(&trunk));
         tokio::spawn(moving::follow(supervisor.clone(), trunk.clone(), role));
         trunk
@@ -490,6 +543,15 @@ pub(super) async fn say_path(trunk: Weak<Trunk>, peer: String) {
     while let Some(path) = paths.next().await {
         let (word, local, remote) = (path.word(), path.local, path.remote);
         crate::say::say!("{kind} with {peer}: {word}, {} {local} to {} {remote}", path.local_kind, path.remote_kind);
+    }
+}
+
+/// A connection that the peer has set up, and ends.
+async fn borrow(peer: Arc<Peer>, trunk: Arc<Trunk>) {
+    trunk.link.closed().await;
+    let mut slot = peer.trunk.lock().await;
+    if slot.as_ref().is_some_and(|held| Arc::ptr_eq(held, &trunk)) {
+        *slot = None;
     }
 }
 

@@ -5,18 +5,21 @@ mod called;
 mod caller;
 mod datagrams;
 mod gate;
+mod glare;
 mod moving;
 mod outer;
 mod pump;
 mod secure;
 mod settings;
 mod trunk;
+mod warm;
 
 pub use called::accept;
 pub use caller::Wanted;
 pub use moving::{restarted, watch};
 pub use outer::{Offered, accept as accept_outer};
 pub use settings::Settings;
+pub use warm::begin as begin_to_gather;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddrV4};
@@ -26,13 +29,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sipcore::agent::{Channels, Quic, SessionId};
-use sipcore::flow::{Addresses, Certificate, Gathered, LinkConfig};
+use sipcore::flow::{Addresses, Certificate, Fingerprint, Gathered, LinkConfig, Role};
+use sipcore::message::Uri;
 use tokio::sync::{oneshot, watch};
 
 use crate::status::Connection;
 use caller::Peer;
 use gate::Gate;
+use glare::Glare;
 use trunk::Trunk;
+use warm::Warm;
 
 use crate::sessions::Sessions;
 
@@ -59,6 +65,10 @@ pub struct Links {
     near: Mutex<HashSet<String>>,
     /// Connections, by the SIP session that each one belongs to.
     trunks: Mutex<HashMap<SessionId, Weak<Trunk>>>,
+    /// Calls under way, and whose.
+    glare: Arc<Glare>,
+    /// What the next session needs.
+    warm: Arc<Warm>,
     /// Sessions that are looking for a connection: dropping the sender ends the search.
     searches: Mutex<HashMap<SessionId, oneshot::Sender<()>>>,
     /// Flows of sockets: dropping the sender ends one.
@@ -85,6 +95,8 @@ impl Links {
             peers: Mutex::default(),
             near: Mutex::default(),
             trunks: Mutex::default(),
+            glare: Arc::default(),
+            warm: Arc::default(),
             searches: Mutex::default(),
             flows: Mutex::default(),
             outlasting: Mutex::default(),
@@ -112,6 +124,9 @@ impl Links {
 
     /// Sockets and candidates for one more connection.
     async fn gather(&self, sessions: &Sessions, near: bool) -> Result<Gathered, String> {
+        if !near && let Some(gathered) = self.warm.take().await {
+            return Ok(gathered);
+        }
         Gathered::start(self.config(sessions, near).await?).await.map_err(|e| e.to_string())
     }
 
@@ -173,6 +188,29 @@ impl Links {
             trunk.link.close();
         }
         false
+    }
+
+    /// Somebody calls, and shows the certificate with this fingerprint. The error is this end's: there is a session with him already, which he is
+    /// to use.
+    pub fn meets(&self, from: &Uri, theirs: Fingerprint) -> Result<Option<glare::Incoming>, Fingerprint> {
+        // That there is none is said where it is needed.
+        let Ok(own) = self.certificate().map(|certificate| certificate.fingerprint) else { return Ok(None) };
+        let stands = |aor: &Uri| {
+            let trunk = self.standing(theirs).filter(|trunk| trunk.role == Role::Offerer && trunk.link.road().works());
+            let trunk = trunk.filter(|trunk| trunk.peer.parse::<Uri>().is_ok_and(|peer| peer.aor() == *aor));
+            trunk.is_some_and(|trunk| {
+                trunk.caller.lock().get_or_insert_with(|| from.to_string());
+                true
+            })
+        };
+        self.glare.incoming(from, [theirs, own], stands).map(Some).ok_or(own)
+    }
+
+    /// The connection to whoever shows this.
+    fn standing(&self, fingerprint: Fingerprint) -> Option<Arc<Trunk>> {
+        let trunks = self.trunks.lock();
+        let mut live = trunks.values().filter_map(Weak::upgrade).filter(|trunk| !trunk.link.is_closed());
+        live.find(|trunk| trunk.fingerprint == Some(fingerprint))
     }
 
     /// The connections that stand.

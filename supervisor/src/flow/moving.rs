@@ -1,11 +1,12 @@
 //! Connections that go on when an end of them moves: this host's addresses change, its NAT forgets, it sleeps. The registrar is told first
 //! (RFC 5626), then a path is looked for anew by a re-INVITE (RFC 8445 section 2.4), and the connection takes it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sipcore::agent::{IncomingRestart, RestartError};
-use sipcore::flow::{LinkError, Role, watch_interfaces};
+use sipcore::flow::{LinkError, Path, Role, watch_interfaces};
 use tokio::time::{sleep, timeout};
 
 use super::trunk::Trunk;
@@ -83,11 +84,29 @@ pub(super) async fn follow(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, role:
         if lost && role == Role::Answerer && timeout(CALLER_FIRST, trunk.link.road().restored()).await.is_ok() {
             continue;
         }
+        let path = trunk.link.road().path();
         tokio::select! {
-            _ = trunk.link.closed() => return,
+            _ = trunk.link.closed() => {
+                if lost && trunk.users() > 0 && !trunk.link.road().works() {
+                    say_lost(&trunk, path);
+                }
+                return;
+            }
             () = restart(&supervisor, &trunk, lost) => {}
         }
     }
+}
+
+/// The programs' connections end with it.
+fn say_lost(trunk: &Trunk, path: Option<Path>) {
+    let by = path.map_or_else(String::new, |path| {
+        format!(" ({}, {} {} to {} {})", path.word(), path.local_kind, path.local, path.remote_kind, path.remote)
+    });
+    crate::say::say!(
+        "the connection with {} is lost: its path{by} is not answered any more, and no other one was found in time; the next \
+         connect() looks for one anew",
+        trunk.peer
+    );
 }
 
 /// Looks for a path until there is one. `lost`: there is none any more; else the one that there is may do.
@@ -122,6 +141,7 @@ async fn attempt(supervisor: &Arc<Supervisor>, trunk: &Arc<Trunk>) -> Result<(),
     let config = sessions.links.config(sessions, sessions.is_near().await).await?;
     let road = trunk.link.road();
     let prepared = road.prepare(&config).await.map_err(|e| e.to_string())?;
+    say_silent(supervisor, &prepared.silent_relays());
     let local = prepared.description().clone();
     *trunk.prepared.lock() = Some(prepared);
     let answered = agent.restart(trunk.session, local).await;
@@ -137,6 +157,15 @@ async fn attempt(supervisor: &Arc<Supervisor>, trunk: &Arc<Trunk>) -> Result<(),
             }
             Err(error.to_string())
         }
+    }
+}
+
+/// Names the TURN servers without which a path was looked for, once.
+fn say_silent(supervisor: &Supervisor, servers: &[SocketAddr]) {
+    for server in servers {
+        supervisor.sessions.say_once(&format!("turn:{server}"), || {
+            format!("the TURN server at {server} does not answer: paths are looked for without it")
+        });
     }
 }
 

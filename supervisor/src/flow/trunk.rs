@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{MsgFlags, send};
 use parking_lot::Mutex;
 use sipcore::agent::SessionId;
-use sipcore::flow::{Link, LinkError, Prepared};
+use sipcore::flow::{Fingerprint, Link, LinkError, Prepared, Role};
 use tokio::net::UdpSocket;
 
 /// A connection that carries nothing is ended after this long.
@@ -21,6 +21,12 @@ pub struct Trunk {
     pub session: SessionId,
     /// Who is at the other end.
     pub peer: String,
+    /// Which end of the session this is.
+    pub role: Role,
+    /// Of the certificate at the other end, if this end may open streams whoever set up the session: with a sipbox.
+    pub fingerprint: Option<Fingerprint>,
+    /// As whom the other end called, and was told to use this connection, which this end has set up.
+    pub caller: Mutex<Option<String>>,
     used: Mutex<(usize, Instant)>,
     /// The supervisor's ends of datagram flows, by the number on the wire.
     datagrams: Mutex<HashMap<u64, Arc<UdpSocket>>>,
@@ -37,11 +43,19 @@ const EARLY: usize = 64;
 const EARLY_BYTES: usize = 2048;
 
 impl Trunk {
-    pub fn new(link: Link, session: SessionId, peer: &str) -> Arc<Trunk> {
+    pub fn new(
+        link: Link,
+        (session, role): (SessionId, Role),
+        peer: &str,
+        fingerprint: Option<Fingerprint>,
+    ) -> Arc<Trunk> {
         let trunk = Arc::new(Trunk {
             link,
             session,
             peer: peer.to_owned(),
+            role,
+            fingerprint,
+            caller: Mutex::default(),
             used: Mutex::new((0, Instant::now())),
             datagrams: Mutex::default(),
             early: Mutex::default(),

@@ -72,7 +72,7 @@ fn one_stream(tunnel: &mut Tunnel) -> Result<(f64, f64), String> {
 }
 
 fn stream(table: &mut Table) {
-    let names = ["one TCP stream over QUIC / dumbpipe", "one TCP stream over QUIC / ssh, stunnel"];
+    let names = ["one TCP stream over QUIC / dumbpipe", "one TCP stream over TLS / best of ssh -L, stunnel"];
     if !names.iter().any(|name| table.wants(name)) {
         return;
     }
@@ -82,6 +82,7 @@ fn stream(table: &mut Table) {
     let _servers = street.servers();
     let mut native = Measured::new("no tunnel", Ok(Tunnel::native(&street, IPERF)));
     let mut quic = Measured::new("QUIC", Ok(Tunnel::sipbox(&street, IPERF, &["--flow", "quic"])));
+    let mut tls = Measured::new("TLS", Ok(Tunnel::sipbox(&street, IPERF, &["--flow", "tls"])));
     let theirs: [(&str, Make); 3] =
         [("dumbpipe", peers::dumbpipe), ("ssh -L", peers::ssh), ("stunnel", peers::stunnel)];
     let mut theirs = theirs.map(|(name, make)| Measured::new(name, make(&street, IPERF)));
@@ -91,6 +92,7 @@ fn stream(table: &mut Table) {
             theirs.measure(one_stream);
         }
         quic.measure(one_stream);
+        tls.measure(one_stream);
     }
     let [dumbpipe, ssh, stunnel] = &theirs;
     let (speed, cost) = (|v: (f64, f64)| v.0, |v: (f64, f64)| v.1);
@@ -100,7 +102,12 @@ fn stream(table: &mut Table) {
         table.row(&format!("  (against {})", way.name), "Gbit/s", &way.of(speed), &quic.of(speed), Goal::None);
         table.row("  (processor time)", "s/GB", &way.of(cost), &quic.of(cost), Goal::None);
     }
-    for way in theirs.iter().chain([&quic, &native]) {
+    let (of_best, costs_best) =
+        best(&[ssh, stunnel], speed).map_or_else(Default::default, |way| (way.of(speed), way.of(cost)));
+    table.row(names[1], "Gbit/s", &of_best, &tls.of(speed), Goal::AtLeast(1.2));
+    table.row("  (processor time of both ends)", "s/GB", &costs_best, &tls.of(cost), Goal::AtMost(1.0));
+    table.row("  (against no tunnel)", "Gbit/s", &native.of(speed), &tls.of(speed), Goal::None);
+    for way in theirs.iter().chain([&quic, &tls, &native]) {
         way.says_why_not(table);
     }
 }
