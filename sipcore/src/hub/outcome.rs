@@ -85,9 +85,9 @@ impl HomeProxy {
     pub(super) fn on_response(&mut self, now: Instant, client: ClientId, mut response: Message) {
         let (Some(id), Some(status)) = (self.clients.get(&client).copied(), response.status()) else { return };
         response.pop_first(name::VIA);
-        // A proxy before the agent says that the flow is lost (RFC 5626 11.5).
-        if status == 430 && self.fork_again(now, id, client) {
-            return;
+        // A proxy before the agent says that the flow is lost, which is nothing for the caller (RFC 5626 11.5).
+        if status == 430 {
+            return self.on_no_response(now, client, true);
         }
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let server = context.server;

@@ -217,6 +217,36 @@ fn of_the_flows_of_an_instance_the_latest_is_used() {
     assert_eq!(bench.status(hops), 200);
 }
 
+/// A flow that turns out to be lost, by the network or by a proxy before the agent that says so (430): the request takes another flow of the same agent.
+#[test]
+fn of_the_flows_of_an_instance_another_is_tried() {
+    let mut bench = bench();
+    for (host, reg_id) in [(6, 1), (7, 2), (8, 3)] {
+        bench.bind_at(host, &format!("{INSTANCE};reg-id={reg_id}"), "Supported: outbound, path\r\n");
+    }
+    let invite = bench.request("INVITE", "sip:bob@sipbox.invalid", "Contact: <sip:alice@10.0.0.9>\r\n");
+    let first = bench.put(9, invite);
+    assert_eq!(first.iter().map(|(host, _)| *host).collect::<Vec<_>>(), [8]);
+    bench.hub.handle_unreachable(bench.now, from(8), "Connection refused");
+    let second = bench.sent();
+    assert_eq!(second.iter().map(|(host, _)| *host).collect::<Vec<_>>(), [7]);
+    let copy = &second[0].1;
+    assert_eq!((copy.start_line().as_ref(), copy.vias().count()), ("INVITE sip:bob@10.0.0.7 SIP/2.0", 2));
+    assert_eq!(copy.max_forwards(), Ok(Some(69)));
+    let lost = |copy: &Message| Message::response_to(copy, 430, "Flow Failed").to_tag("x").build();
+    let third = bench.put(7, lost(copy));
+    let lines: Vec<_> = third.iter().map(|(host, message)| (*host, message.start_line().into_owned())).collect();
+    assert_eq!(lines, [(7, "ACK sip:bob@10.0.0.7 SIP/2.0".into()), (6, "INVITE sip:bob@10.0.0.6 SIP/2.0".into())]);
+    // There is no other: the caller is not told of flows.
+    let last = bench.put(6, lost(&third[1].1));
+    assert_eq!(
+        last.iter().map(|(host, message)| (*host, message.status())).collect::<Vec<_>>(),
+        [(6, None), (9, Some(480))]
+    );
+    bench.pass(100 * SECOND);
+    assert_eq!(bench.hub.leftovers(), [0; 6]);
+}
+
 #[test]
 fn requests_take_the_path_of_the_registration() {
     let mut bench = bench();
