@@ -108,13 +108,16 @@ static bool call(int type, int port) {
     bool called = connect(fd, &there.any, there.len) == 0 && send(fd, "hello", 5, MSG_NOSIGNAL) == 5;
     if (called)
         watch(fd, type == SOCK_STREAM ? STREAM : DATAGRAM);
-    else
+    else {
+        int why = errno;
         close(fd);
+        errno = why;
+    }
     return called;
 }
 
 /* A service that starts on the wildcard address, at the port that somebody asks for. */
-static bool serve_at(const char *how, int port) {
+static bool begin_at(const char *how, int port) {
     bool stream = !strcmp(how, "tcp");
     int one = 1, service = (int)MUST(socket(AF_INET, stream ? SOCK_STREAM : SOCK_DGRAM, 0));
     struct address here = any_v4(port);
@@ -122,9 +125,19 @@ static bool serve_at(const char *how, int port) {
     bool taken = bind(service, &here.any, here.len) == 0 && (!stream || listen(service, 8) == 0);
     if (taken)
         watch(service, stream ? LISTENER : DATAGRAM);
-    else
+    else {
+        int why = errno;
         close(service);
+        errno = why;
+    }
     return taken;
+}
+
+/* As one that is started again until it has its port, for a while; datagrams are awaited by nobody, so once is enough. */
+static bool serve_at(const char *how, int port) {
+    for (int tries = strcmp(how, "tcp") ? 1 : 300; !begin_at(how, port); usleep(10000))
+        if (--tries == 0) return false;
+    return true;
 }
 
 /* What somebody asks for, and what became of it. */
@@ -139,9 +152,10 @@ static void take(void) {
     unlink(path);
     bool calls = !strncmp(how, "call-", 5);
     bool done = calls ? call(strcmp(how, "call-tcp") ? SOCK_DGRAM : SOCK_STREAM, port) : serve_at(how, port);
+    int why = errno;
     snprintf(answer, sizeof answer, "%s/knock.new", directory);
     fd = (int)MUST(open(answer, O_WRONLY | O_CREAT | O_TRUNC, 0666));
-    dprintf(fd, "%s", done ? "has it" : "refused");
+    dprintf(fd, "%s", done ? "has it" : errname(why));
     close(fd);
     snprintf(path, sizeof path, "%s/knock.taken", directory);
     MUST(rename(answer, path));
