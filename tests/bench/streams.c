@@ -1,6 +1,6 @@
-/* bench-streams serve PORT | HOST PORT COUNT SECONDS: COUNT connections at once, on each of which the server writes without end
+/* bench-streams serve PORT | HOST PORT COUNT SECONDS [BYTES]: COUNT connections at once, on each of which the server writes without end
  * once it has been sent a byte.
- * The client reads them all for a time and prints the bytes that came on all of them, on the slowest and on the mean one. */
+ * The client reads them all for a time, or until so much has come, and prints the bytes that came on all of them, on the slowest and on the mean one. */
 #include "../programs/t.h"
 
 enum { MOST = 4096, PIECE = 64 * 1024 };
@@ -48,8 +48,8 @@ static int serve(int port) {
 
 int main(int argc, char **argv) {
     if (argc == 3 && !strcmp(argv[1], "serve")) return serve(port_arg(argv[2]));
-    if (argc != 5) {
-        fprintf(stderr, "usage: bench-streams serve PORT | HOST PORT COUNT SECONDS\n");
+    if (argc != 5 && argc != 6) {
+        fprintf(stderr, "usage: bench-streams serve PORT | HOST PORT COUNT SECONDS [BYTES]\n");
         return 2;
     }
     struct address to = resolve(argv[1], argv[2], SOCK_STREAM);
@@ -67,20 +67,20 @@ int main(int argc, char **argv) {
     }
     for (int i = 0; i < count; i++) write_all(fds[i], bytes, 1);
     double end = seconds_now() + atof(argv[4]);
-    while (seconds_now() < end) {
+    uint64_t all = 0, least = UINT64_MAX, most = argc == 6 ? strtoull(argv[5], NULL, 10) : UINT64_MAX;
+    while (seconds_now() < end && all < most) {
         static struct epoll_event ready[64];
         int n = (int)MUST(epoll_wait(events, ready, 64, 100));
         for (int i = 0; i < n; i++) {
             ssize_t got = read((int)(uint32_t)ready[i].data.u64, bytes, sizeof bytes);
             CHECK(got > 0 || errno == EAGAIN);
-            if (got > 0) came[ready[i].data.u64 >> 32] += (uint64_t)got;
+            if (got <= 0) continue;
+            came[ready[i].data.u64 >> 32] += (uint64_t)got;
+            all += (uint64_t)got;
         }
     }
-    uint64_t all = 0, least = UINT64_MAX;
-    for (int i = 0; i < count; i++) {
-        all += came[i];
+    for (int i = 0; i < count; i++)
         if (came[i] < least) least = came[i];
-    }
     say("all %.0f, slowest %.0f, mean %.1f", (double)all, (double)least, (double)all / count);
     return 0;
 }

@@ -206,7 +206,8 @@ async fn a_peer_that_stalls_holds_up_the_writer() {
     // Blocked: for a second nothing more is taken.
     while let Ok(sent) = timeout(Duration::from_secs(1), send.write(&piece)).await {
         written += sent.unwrap();
-        assert!(written <= 40 << 20, "{written} bytes are kept for a peer that does not read");
+        // The window of the connection, and what waits before it.
+        assert!(written <= 80 << 20, "{written} bytes are kept for a peer that does not read");
     }
     assert!(written >= 1 << 20);
     // Others go on.
@@ -215,6 +216,45 @@ async fn a_peer_that_stalls_holds_up_the_writer() {
     send.write_all(&piece).await.unwrap();
     send.finish().unwrap();
     assert_eq!(timeout(PATIENCE, reading).await.unwrap().unwrap(), written + piece.len());
+}
+
+/// A stream is held when its reader says so, goes on when he says so, and no other is concerned.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_stream_waits_alone() {
+    let (a, b) = pair(20).await;
+    let streams = async { tokio::join!(a.open(opening()), a.open(opening())) };
+    let taken = async {
+        let mut taken = Vec::new();
+        for _ in 0..2 {
+            let mut incoming = b.accept().await.unwrap();
+            assert!(incoming.purpose().await.is_some());
+            taken.push(incoming.take().await.unwrap());
+        }
+        taken
+    };
+    let ((held, other), _taken) = timeout(PATIENCE, async { tokio::join!(streams, taken) }).await.unwrap();
+    let (held, other) = (held.unwrap(), other.unwrap());
+    let (mut brake, mut beside) = (a.brake(held.id()), a.brake(other.id()));
+    // What the other end says comes beside the large datagrams.
+    let hearing = tokio::spawn({
+        let a = a.clone();
+        async move { a.large_datagram().await }
+    });
+    let mut backlog = b.backlog(held.id());
+    drop(timeout(PATIENCE, brake.turn(true)).await.unwrap());
+    backlog.push(&vec![1; 4 << 20]);
+    let waits = async {
+        // Until the word has come.
+        while let Ok(turn) = timeout(Duration::from_millis(50), brake.turn(true)).await {
+            drop(turn);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, waits).await.unwrap();
+    drop(timeout(PATIENCE, beside.turn(true)).await.unwrap());
+    backlog.taken(4 << 20);
+    drop(timeout(PATIENCE, brake.turn(true)).await.unwrap());
+    hearing.abort();
 }
 
 /// Streams that nobody takes, and datagrams that nobody reads.

@@ -13,6 +13,7 @@ use super::echo::Echo;
 use super::gather::{LinkConfig, Search};
 use super::incoming::{Incoming, channel, quic};
 use super::open::{self, Opening};
+use super::pressure::{self, Backlog, Brake, Pressure};
 use super::road::{Checks, Road};
 use super::stream::Stream;
 use super::switch::Switch;
@@ -204,6 +205,8 @@ pub struct Link {
     road: Road,
     /// How much may wait in it.
     window: Mutex<Window>,
+    /// Of QUIC.
+    pressure: Option<Arc<Pressure>>,
     ground: Ground,
 }
 
@@ -215,7 +218,25 @@ enum Carrier {
 
 impl Link {
     fn new(carrier: Carrier, road: Road, ground: Ground) -> Link {
-        Link { carrier, road, window: Mutex::new(Window::new(Instant::now())), ground }
+        let pressure = match &carrier {
+            Carrier::Quic(connection) => {
+                let pressure = Pressure::new();
+                tokio::spawn(pressure.clone().tell(connection.clone()));
+                Some(pressure)
+            }
+            Carrier::Channels(_) => None,
+        };
+        Link { carrier, road, window: Mutex::new(Window::new(Instant::now())), pressure, ground }
+    }
+
+    /// For who writes to the stream with this number. One at a time.
+    pub fn brake(&self, stream: u64) -> Brake {
+        Brake::new(self.pressure.as_ref(), stream)
+    }
+
+    /// For who reads from the stream with this number. One at a time.
+    pub fn backlog(&self, stream: u64) -> Backlog {
+        Backlog::new(self.pressure.as_ref(), stream)
     }
 
     /// Something was written to a stream: sees to it that as much is on its way as the path holds, and not more.
@@ -321,8 +342,16 @@ impl Link {
         };
         loop {
             let mut stream = connection.accept_uni().await.map_err(|e| lost(&e))?;
-            let Ok(Ok(data)) = timeout(OPEN_WITHIN, stream.read_to_end(LARGEST_DATAGRAM + 8)).await else { continue };
-            let mut data = Bytes::from(data);
+            let mut first = [0];
+            if !matches!(timeout(OPEN_WITHIN, stream.read_exact(&mut first)).await, Ok(Ok(()))) {
+                continue;
+            }
+            if let Some(pressure) = self.pressure.as_ref().filter(|_| first == [pressure::HOLDS]) {
+                tokio::spawn(pressure.clone().listen(stream));
+                continue;
+            }
+            let Ok(Ok(rest)) = timeout(OPEN_WITHIN, stream.read_to_end(LARGEST_DATAGRAM + 8)).await else { continue };
+            let mut data = Bytes::from([&first, &*rest].concat());
             if let Some(flow) = open::get_varint(&mut data) {
                 return Ok((flow, data));
             }

@@ -20,6 +20,7 @@ mod interfaces;
 mod link;
 mod open;
 mod paths;
+mod pressure;
 mod probe;
 mod record;
 mod road;
@@ -40,14 +41,15 @@ pub use interfaces::{Addresses, watch as watch_interfaces};
 pub use link::{Gathered, Link, LinkError, OpenError, Role};
 pub use open::Opening;
 pub use paths::{Relay, Servers};
+pub use pressure::{Backlog, Brake, Turn};
 pub use record::{Received, Secure};
 pub use road::{Candidate, Checks, Path, Paths, Prepared, Road, Tried};
 pub use stream::{Broken, RecvStream, SendStream, Stopped, Stream};
 pub use tcp::{Joined, Listening, Part, Trust};
 pub use tls::{Certificate, CertificateError};
 
-/// The protocol on top of QUIC (ALPN, RFC 7301).
-pub const ALPN: &[u8] = b"sipbox/1";
+/// The protocol on top of QUIC (ALPN, RFC 7301). The second one has holds.
+pub const ALPN: &[u8] = b"sipbox/2";
 /// Error code of RESET_STREAM and STOP_SENDING that stands for a TCP reset.
 pub const RESET: u32 = 1;
 

@@ -20,10 +20,9 @@ use crate::sdp::Fingerprint;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// And is lost after this long without an answer.
 const LOST_AFTER: Duration = Duration::from_secs(30);
-/// Bytes that may be on their way in one stream: 100 ms at 640 Mbit/s. What the program does not read stays here.
-const STREAM_WINDOW: u32 = 8 << 20;
-/// The same of all streams of a connection: so many may be left unread by the program before the others wait, too.
-const WINDOW: u32 = 16 * STREAM_WINDOW;
+/// Bytes that may be on their way in a connection: 200 ms at 2.5 Gbit/s. One stream may have them all: who writes waits for the connection alone,
+/// and so for its turn. What a program does not read is not among them for long.
+const WINDOW: u32 = 64 << 20;
 /// Streams at once that the other end may open.
 const STREAMS: u32 = 4096;
 /// Datagrams that wait for the program, or for room on the path.
@@ -191,7 +190,7 @@ fn transport() -> Arc<quinn::TransportConfig> {
     transport
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(LOST_AFTER.try_into().ok())
-        .stream_receive_window(STREAM_WINDOW.into())
+        .stream_receive_window(WINDOW.into())
         .receive_window(WINDOW.into())
         .send_window(window::LEAST)
         .max_concurrent_bidi_streams(STREAMS.into())

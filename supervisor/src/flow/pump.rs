@@ -5,12 +5,13 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::pin::pin;
 
-use bytes::{Bytes, BytesMut};
-use sipcore::flow::{Link, RecvStream, SendStream, Stopped, Stream};
+use bytes::{BufMut, Bytes, BytesMut};
+use sipcore::flow::{Backlog, Brake, Link, RecvStream, SendStream, Stopped, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,6 +27,8 @@ impl fmt::Display for Broken {
 const PIECE: [usize; 2] = [4 * 1024, 64 * 1024];
 /// With less room than this a new piece is taken.
 const ROOM: usize = 2 * 1024;
+/// Who has so much to write waits for all others who have.
+const MUCH: usize = 4 * 1024;
 /// Packets' payloads that are handed to the program at once.
 const CHUNKS: usize = 64;
 
@@ -41,11 +44,12 @@ enum Broken {
 /// Carries bytes until both directions have ended. `link`: the stream's; `ending`: the program is gone, and what comes for it need not be awaited.
 pub async fn pump(mut socket: TcpStream, stream: Stream, link: &Link, ending: watch::Receiver<bool>) {
     let _ = socket.set_nodelay(true);
+    let (mut brake, mut backlog) = (link.brake(stream.id()), link.backlog(stream.id()));
     let Stream { mut send, mut receive } = stream;
     let outcome = {
         let (reader, writer) = socket.split();
-        let mut up = pin!(upwards(reader, &mut send, link));
-        let mut down = pin!(downwards(writer, &mut receive, ending));
+        let mut up = pin!(upwards(reader, &mut send, &mut brake, link));
+        let mut down = pin!(downwards(writer, &mut receive, &mut backlog, ending));
         let (mut up_ended, mut down_ended) = (false, false);
         loop {
             let ended = tokio::select! {
@@ -77,19 +81,32 @@ pub async fn pump(mut socket: TcpStream, stream: Stream, link: &Link, ending: wa
     }
 }
 
-async fn upwards(mut from: ReadHalf<'_>, to: &mut SendStream, link: &Link) -> Result<(), Broken> {
+async fn upwards(mut from: ReadHalf<'_>, to: &mut SendStream, brake: &mut Brake, link: &Link) -> Result<(), Broken> {
     let mut stopped = pin!(to.stopped());
-    let (mut buffer, mut piece) = (BytesMut::new(), PIECE[0]);
+    let (mut buffer, mut piece, mut much) = (BytesMut::new(), PIECE[0], false);
     loop {
+        // Nobody reads there any more, and the program need not write to find out.
+        let ready = tokio::select! {
+            ready = from.readable() => ready,
+            why = &mut stopped => return Err(Broken::Peer(format!("{why:?}"))),
+        };
+        ready.map_err(Broken::Program)?;
+        // Nothing is read before there is a place for it.
+        let turn = tokio::select! {
+            turn = brake.turn(much) => turn,
+            why = &mut stopped => return Err(Broken::Peer(format!("{why:?}"))),
+        };
         // What is small shares a piece with what comes next: it is kept as long as the last of it is not acknowledged.
         if buffer.capacity() < ROOM {
             buffer.reserve(piece);
         }
-        let room = buffer.capacity();
+        let room = buffer.capacity().min(turn.most);
+        let mut within = (&mut buffer).limit(room);
         let count = tokio::select! {
-            count = from.read_buf(&mut buffer) => count.map_err(Broken::Program)?,
-            // Nobody reads there any more, and the program need not write to find out.
-            why = &mut stopped => return Err(Broken::Peer(format!("{why:?}"))),
+            biased;
+            count = from.read_buf(&mut within) => count.map_err(Broken::Program)?,
+            // It was read already: others have their turn.
+            () = std::future::ready(()) => continue,
         };
         if count == 0 {
             // It is reset only by what it has been told since.
@@ -99,7 +116,9 @@ async fn upwards(mut from: ReadHalf<'_>, to: &mut SendStream, link: &Link) -> Re
         if count == room {
             piece = (2 * piece).min(PIECE[1]);
         }
+        much = count >= MUCH;
         to.write(buffer.split().freeze()).await.map_err(|e| Broken::Peer(e.to_string()))?;
+        drop(turn);
         link.written();
     }
     // The end was told; a reset of the program's may still come, until the other direction has ended too.
@@ -118,6 +137,7 @@ async fn upwards(mut from: ReadHalf<'_>, to: &mut SendStream, link: &Link) -> Re
 async fn downwards(
     mut to: WriteHalf<'_>,
     from: &mut RecvStream,
+    backlog: &mut Backlog,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Broken> {
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
@@ -128,23 +148,63 @@ async fn downwards(
             count = from.read_many(&mut chunks) => count,
             _ = &mut ended => return Err(Broken::NoReader),
         };
-        match count.map_err(|e| Broken::Peer(e.to_string()))? {
-            Some(count) => write_all(&mut to, &mut chunks[..count]).await.map_err(Broken::Program)?,
-            None => return to.shutdown().await.map_err(Broken::Program),
+        let mut open = match count.map_err(|e| Broken::Peer(e.to_string()))? {
+            Some(count) => {
+                write(&to, &mut chunks[..count], backlog).await.map_err(Broken::Program)?;
+                true
+            }
+            None => false,
+        };
+        // The program does not read for the moment.
+        while !backlog.is_empty() {
+            tokio::select! {
+                ready = to.writable() => {
+                    ready.map_err(Broken::Program)?;
+                    match to.try_write_vectored(&backlog.slices()) {
+                        Ok(count) => backlog.taken(count),
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(e) => return Err(Broken::Program(e)),
+                    }
+                }
+                count = from.read_many(&mut chunks), if open && backlog.has_room() => {
+                    match count.map_err(|e| Broken::Peer(e.to_string()))? {
+                        Some(count) => chunks[..count].iter_mut().for_each(|chunk| backlog.push(&std::mem::take(chunk))),
+                        None => open = false,
+                    }
+                }
+                _ = &mut ended => return Err(Broken::NoReader),
+            }
+        }
+        if !open {
+            return to.shutdown().await.map_err(Broken::Program);
         }
     }
 }
 
-/// Writes all of them, in as few calls as it takes. They are given back empty.
-async fn write_all(to: &mut WriteHalf<'_>, chunks: &mut [Bytes]) -> io::Result<()> {
+/// Writes them, in as few calls as it takes; what the program does not read in time is kept. They are given back empty.
+async fn write(to: &WriteHalf<'_>, chunks: &mut [Bytes], backlog: &mut Backlog) -> io::Result<()> {
     {
         let mut slices: [IoSlice; CHUNKS] = std::array::from_fn(|n| IoSlice::new(chunks.get(n).map_or(&[], |c| c)));
         let mut left = &mut slices[..chunks.len()];
         // Empty ones are passed over.
         IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
-            let count = to.write_vectored(left).await?;
-            IoSlice::advance_slices(&mut left, count);
+            match to.try_write_vectored(left) {
+                Ok(count) => IoSlice::advance_slices(&mut left, count),
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
+                Err(_) => {
+                    let ready = match backlog.patience() {
+                        Some(patience) => timeout(patience, to.writable()).await,
+                        None => Ok(to.writable().await),
+                    };
+                    if let Ok(ready) = ready {
+                        ready?;
+                    } else {
+                        left.iter().for_each(|slice| backlog.push(slice));
+                        break;
+                    }
+                }
+            }
         }
     }
     chunks.fill(Bytes::new());

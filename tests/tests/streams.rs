@@ -1,0 +1,62 @@
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // helpers of tests, which may fail as tests do
+//! Many TCP connections in one session: none of them stands in the way of the others.
+
+use std::time::Duration;
+
+use tests::{Process, World, free_port};
+
+/// Any address leads to the peer of `--to`: this one is nobody's.
+const ANYWHERE: &str = "198.18.0.9";
+/// What waits for programs that do not read, the windows of a connection, and what a supervisor takes anyway, in KiB.
+const MEMORY: u64 = 200 << 10;
+
+fn serve(world: &World, program: &str, args: &[&str]) -> Process {
+    let mut server = world.run(&["--flow", "quic", "--as", "streams"], program).args(args).start();
+    server.wait_for("listening on");
+    server
+}
+
+/// The most memory that a process has had, in KiB.
+fn most_memory(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// 64 connections that nobody reads do not stop the one that is read, nor fill the memory, and lose nothing.
+#[test]
+fn unread_streams_hold_nobody_up() {
+    let world = World::new("streams-unread");
+    let port = free_port().to_string();
+    let pair = world.program("streams_pair.py");
+    let pair = pair.to_str().unwrap();
+    let server = serve(&world, "python3", &[pair, "serve", &port]);
+    let client = world.run(&["--flow", "quic", "--to", "streams"], "python3");
+    let mut client = client.args([pair, "client", ANYWHERE, &port, "64"]).start();
+    client.wait_for("one was read");
+    let memory = [&client, &server].map(most_memory);
+    println!("most memory: {memory:?} KiB");
+    assert!(memory.iter().all(|memory| *memory < MEMORY), "{memory:?} KiB");
+    client.wait_within(Duration::from_secs(120)).success().says("all were read");
+    drop(server);
+}
+
+/// Who writes without pause has the same as the others who do.
+#[test]
+fn streams_take_turns() {
+    let world = World::new("streams-turns");
+    let port = free_port().to_string();
+    let server = serve(&world, "bench-streams", &["serve", &port]);
+    let client = world.run(&["--flow", "quic", "--to", "streams"], "bench-streams");
+    // Not for a time: some megabytes for each of them, however busy the machine is.
+    let client = client.args([ANYWHERE, &port, "100", "100", "600000000"]);
+    let done = client.finish_within(Duration::from_secs(120)).success();
+    let number = |word: &str| -> f64 {
+        let rest = done.stdout.split_once(word).unwrap().1.trim_start();
+        rest.split([',', '\n']).next().unwrap().parse().unwrap()
+    };
+    println!("{}", done.stdout.trim());
+    assert!(number("slowest ") >= 0.5 * number("mean "), "{}", done.stdout);
+    drop(server);
+}
