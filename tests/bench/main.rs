@@ -5,6 +5,7 @@
 //! `sipbox-bench [WORD]...` measures only the rows whose name contains one of the words.
 
 mod calls;
+mod channels;
 mod datagrams;
 mod hub;
 mod tunnels;
@@ -126,6 +127,7 @@ fn main() {
     memory(&mut table);
     waiting(&mut table);
     tunnels::rows(&mut table);
+    channels::rows(&mut table);
     hub::rows(&mut table);
 }
 
