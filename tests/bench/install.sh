@@ -8,43 +8,10 @@ DUMBPIPE=0.40.1
 BORINGTUN=0.7.1
 DIR=/opt/sipbox-tests/peers
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
-}
+. "$(dirname "$0")/../packages.sh"
 
-say() {
-    echo "install: $*"
-}
-
-# --- Debian packages: no service may start while they are unpacked ------------------------------
-missing=""
-for package in $PACKAGES; do
-    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-    [ "$status" = installed ] || missing="$missing $package"
-done
-POLICY=/usr/sbin/policy-rc.d
-restore_services() {
-    trap - EXIT
-    as_root rm -f $POLICY
-    if [ -e $POLICY.sipbox-saved ]; then as_root mv $POLICY.sipbox-saved $POLICY; fi
-}
-apt_get() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 "$@"
-}
-if [ -n "$missing" ]; then
-    say "Debian packages:$missing"
-    if [ -e $POLICY ]; then as_root mv $POLICY $POLICY.sipbox-saved; fi
-    printf '#!/bin/sh\nexit 101\n' | as_root tee $POLICY >/dev/null
-    as_root chmod 755 $POLICY
-    trap restore_services EXIT
-    trap 'exit 130' INT TERM
-    apt_get update >/dev/null || say "apt-get update failed; going on with the lists that are there"
-    log=$(mktemp)
-    # shellcheck disable=SC2086
-    apt_get install -y --no-install-recommends $missing >"$log" 2>&1 || { cat "$log" >&2; say "not all packages could be installed" >&2; }
-    rm -f "$log"
-    restore_services
-fi
+# shellcheck disable=SC2086
+install_packages $PACKAGES || say "not all packages could be installed" >&2
 
 # --- Crates, built once, by one compiler at a time and behind everything else --------------------
 # A build needs the crate's own versions of what it stands on (--locked) and its own directory.
