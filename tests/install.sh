@@ -6,7 +6,7 @@ set -eu
 PACKAGES="
 libseccomp-dev pkg-config gcc libc6-dev make
 musl-tools busybox-static
-redis-server redis-tools nginx-light curl iperf3
+redis-server redis-tools nginx-light apache2-utils curl iperf3
 openssh-client openssh-server postgresql
 python3 python3-pip libpython3.11-testsuite
 kamailio kamailio-outbound-modules kamailio-tls-modules kamailio-presence-modules sip-tester sipsak baresip-core

@@ -99,6 +99,7 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
         }
     };
     match attempt {
+        Some(_) if nonblocking && is_connected(&target) => {}
         Some(_) if nonblocking => return call.finish(Err(Errno::EALREADY)),
         Some(attempt) => {
             supervisor.runtime.spawn(wait_for(call, target, attempt));
@@ -143,7 +144,7 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
         Way::Refused(_) if sock::canonical(local) == sock::canonical(peer) => {
             connect_near(call, target, ends, (bound.physical, None), nonblocking);
         }
-        Way::Refused(_) => {
+        Way::Refused(_) | Way::Former => {
             let nobody = supervisor.nobody.address(Proto::Tcp);
             connect_near(call, target, ends, (nobody, None), nonblocking);
         }
@@ -184,6 +185,11 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
             }
         }
     }
+}
+
+/// A parked socket is connected before its attempt is said to be over: whom poll(2) has told already gets the kernel's word.
+pub fn is_connected(target: &Target) -> bool {
+    sock::peer_addr(target.as_fd()).is_ok()
 }
 
 /// What the kernel says to a connect() of this socket, whatever became of it since the last one; None: it is as a fresh one.

@@ -1,6 +1,6 @@
 //! UDP sockets: every destination is a session of its own behind the one socket.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use parking_lot::Mutex;
 use sandbox::memory::Address;
 use sandbox::message::{self, Destination, Received};
 use sandbox::sock;
 use sipcore::agent::{Label, Proto, SessionId};
-use tokio::net::UdpSocket;
 
 use crate::ancillary;
 use crate::call::{Call, Target, errno};
 use crate::connect::{destination, loopback_for_any};
 use crate::guard::Guard;
 use crate::sessions::{Callee, Failure};
-use crate::supervisor::{Supervisor, Way};
+use crate::stub::deliver;
+use crate::supervisor::{Supervisor, Unsent, Way};
 use crate::table::{Anchor, Bound, Cookie, Datagram, Peer, Socket};
 
 /// Datagrams that wait for a session, at most this many for one destination. More are dropped, as a network would.
@@ -29,13 +28,6 @@ const QUEUE: usize = 256;
 const QUEUE_BYTES: usize = 256 * 1024;
 /// After a session failed, datagrams to its destination are dropped for this long before it is tried again.
 pub const RETRY_AFTER: Duration = Duration::from_secs(3);
-
-/// The socket to which connected datagram sockets point until their session stands: their sends are not trapped, so
-/// this is where the first datagrams come out, and the first of them is what asks for the session.
-pub struct Stub {
-    address: SocketAddrV4,
-    waiting: Mutex<HashMap<SocketAddrV4, Waiting>>,
-}
 
 /// Where a socket of the program is found again, which is not held meanwhile.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +45,10 @@ impl Holder {
         Holder { cookie: target.cookie, thread: call.n.thread, number: call.int(0), inode }
     }
 
+    pub fn cookie(&self) -> Cookie {
+        self.cookie
+    }
+
     /// The descriptor of a socket whose call ended long ago: where it was, or wherever the program's processes have it.
     pub fn find(&self) -> Option<OwnedFd> {
         let is_it = |fd: &OwnedFd| sock::socket_cookie(fd.as_fd()).is_ok_and(|c| c == self.cookie);
@@ -67,105 +63,14 @@ impl Holder {
     }
 }
 
-/// A connected socket whose session does not stand yet.
-struct Waiting {
-    holder: Holder,
-    callee: Arc<Callee>,
-    peer: SocketAddr,
-    queue: VecDeque<Vec<u8>>,
-    asked: bool,
-}
-
-impl Stub {
-    pub fn new(address: SocketAddrV4) -> Stub {
-        Stub { address, waiting: Mutex::default() }
-    }
-
-    /// The program closed the socket.
-    pub fn forget(&self, source: &SocketAddrV4) {
-        self.waiting.lock().remove(source);
-    }
-}
-
-/// Serves the stub until the run ends.
-pub async fn serve_stub(supervisor: Arc<Supervisor>, socket: UdpSocket) {
-    let mut buffer = vec![0; 65536];
-    loop {
-        let Ok((length, SocketAddr::V4(source))) = socket.recv_from(&mut buffer).await else { continue };
-        let first = {
-            let mut waiting = supervisor.stub.waiting.lock();
-            let Some(w) = waiting.get_mut(&source) else { continue };
-            if has_room(&w.queue) {
-                w.queue.push_back(buffer[..length].to_vec());
-            }
-            !std::mem::replace(&mut w.asked, true)
-        };
-        if first {
-            tokio::spawn(open_connected(supervisor.clone(), source));
-        }
-    }
-}
-
-/// Sets up the session of a connected socket and turns the socket to it.
-async fn open_connected(supervisor: Arc<Supervisor>, source: SocketAddrV4) {
-    let (callee, peer, cookie) = {
-        let waiting = supervisor.stub.waiting.lock();
-        let Some(w) = waiting.get(&source) else { return };
-        (w.callee.clone(), w.peer, w.holder.cookie)
-    };
-    let label = Label { proto: Proto::Udp, port: peer.port() };
-    let opened = supervisor.sessions.open(&callee, label, source, supervisor.local_for(&peer, source.port())).await;
-    let holder = supervisor.stub.waiting.lock().get(&source).map(|w| w.holder);
-    // None: the program closed or reconnected the socket meanwhile.
-    let Some(socket) = holder.and_then(|h| h.find()) else {
-        supervisor.stub.forget(&source);
-        if let Ok(flow) = opened {
-            supervisor.sessions.close(flow.session);
-        }
-        return;
-    };
-    let v6 = supervisor.table.lock().get(cookie).is_some_and(|s| s.v6);
-    let guarded = opened.and_then(|flow| match [(); 2].map(|()| supervisor.guard(Proto::Udp, flow.media)) {
-        [Ok(one), Ok(other)] => Ok((flow, one, other)),
-        _ => {
-            supervisor.sessions.close(flow.session);
-            Err(Failure { errno: Errno::ECONNREFUSED })
-        }
-    });
-    match guarded {
-        Ok((flow, guard, anchor)) => {
-            // Turned to the peer before anything is sent: the answer must find the socket connected.
-            let media = physical(v6, flow.media);
-            let anchor = Anchor { physical: flow.media, _guard: anchor };
-            supervisor.table.lock().set_anchor(cookie, Some(anchor));
-            if let Err(error) = sock::connect_nowait(socket.as_fd(), &media) {
-                tracing::warn!(%error, %peer, "connect to the media address failed");
-            }
-            note_peer(&supervisor, cookie, peer, flow.media, Some(flow.session), guard);
-            trace_flow(&supervisor, &peer, &callee.uri, flow.kind);
-            let queue = supervisor.stub.waiting.lock().remove(&source).map(|w| w.queue).unwrap_or_default();
-            for data in queue {
-                let _ = message::send(socket.as_fd(), &data, Destination::Connected, &[], libc::MSG_DONTWAIT);
-            }
-        }
-        Err(_) => {
-            supervisor.stub.forget(&source);
-            // The next send or receive says ECONNREFUSED, as it does when an ICMP message comes back.
-            let nobody = physical(v6, supervisor.nobody.address(Proto::Udp));
-            let _ = sock::connect_nowait(socket.as_fd(), &nobody);
-            let _ = message::send(socket.as_fd(), &[], Destination::Connected, &[], libc::MSG_DONTWAIT);
-        }
-    }
-}
-
 /// The trace of a session that no single call waited for.
-fn trace_flow(supervisor: &Supervisor, peer: &SocketAddr, uri: &str, kind: &str) {
+pub fn trace_flow(supervisor: &Supervisor, peer: &SocketAddr, uri: &str, kind: &str) {
     if supervisor.options.trace {
         crate::say::say!("datagrams to {peer} go to {uri}, {kind}");
     }
 }
 
-fn physical(v6: bool, address: SocketAddrV4) -> SocketAddr {
+pub fn physical(v6: bool, address: SocketAddrV4) -> SocketAddr {
     if v6 { SocketAddr::V6(sock::mapped(address)) } else { SocketAddr::V4(address) }
 }
 
@@ -174,7 +79,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// Notes that `peer` is at `media`, both ways.
-fn note_peer(
+pub fn note_peer(
     supervisor: &Supervisor,
     cookie: Cookie,
     peer: SocketAddr,
@@ -229,8 +134,8 @@ pub fn connect(mut call: Call, target: Target, address: &Address) {
 fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i64, Errno> {
     let supervisor = call.supervisor.clone();
     if matches!(address, Address::Unspecified(_)) {
-        sock::disconnect(target.as_fd()).map_err(errno)?;
         dissolve(&supervisor, target.cookie);
+        sock::disconnect(target.as_fd()).map_err(errno)?;
         supervisor.table.lock().set_anchor(target.cookie, None);
         supervisor.note_lost_port(target)?;
         return Ok(0);
@@ -266,7 +171,11 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         }
         _ => (nobody, None),
     };
-    dissolve(&supervisor, target.cookie);
+    // To where it is connected already, and its session stands: that goes on.
+    let as_before = known.is_some() && connected_peer(&supervisor, target.cookie) == Some(peer);
+    if !as_before {
+        dissolve(&supervisor, target.cookie);
+    }
     let to = match (known, way) {
         (Some(_), _) => to,
         (None, Some(Way::Own(other, b))) => {
@@ -278,12 +187,9 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         }
         (None, Some(Way::Resolver)) => supervisor.resolver,
         (None, Some(Way::Peer(callee))) => {
-            let waiting =
-                Waiting { holder: Holder::of(call, target), callee, peer, queue: VecDeque::new(), asked: false };
-            supervisor.stub.waiting.lock().insert(bound.physical, waiting);
-            supervisor.stub.address
+            supervisor.stub.expect(bound.physical, Holder::of(call, target), callee, peer)
         }
-        (None, Some(Way::Refused(_)) | None) => nobody,
+        (None, Some(Way::Refused(_) | Way::Former) | None) => nobody,
     };
     if v6 {
         ancillary::lend_errors(&supervisor, target, Some(&peer))?;
@@ -306,10 +212,18 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
 /// Ends the association of a connected socket, if it has one.
 fn dissolve(supervisor: &Supervisor, cookie: Cookie) {
     supervisor.published.note();
+    let source = {
+        let table = supervisor.table.lock();
+        let connected = table.get(cookie).filter(|s| s.datagram.as_ref().is_some_and(|d| d.connected.is_some()));
+        let Some(s) = connected else { return };
+        s.bound.map(|b| b.physical)
+    };
+    // First: a session that stands just now does not turn the socket to its peer any more.
+    if let Some(source) = source {
+        supervisor.stub.forget(&source);
+    }
     let mut table = supervisor.table.lock();
-    let Some(s) = table.get_mut(cookie) else { return };
-    let source = s.bound.map(|b| b.physical);
-    let Some(d) = &mut s.datagram else { return };
+    let Some(d) = table.get_mut(cookie).and_then(|s| s.datagram.as_mut()) else { return };
     let Some(peer) = d.connected.take() else { return };
     let ended = match d.by_virtual.remove(&canonical(peer)) {
         Some(Peer::Ready { physical, session, .. }) => {
@@ -319,12 +233,13 @@ fn dissolve(supervisor: &Supervisor, cookie: Cookie) {
         _ => None,
     };
     drop(table);
-    if let Some(source) = source {
-        supervisor.stub.forget(&source);
-    }
     if let Some(session) = ended {
         supervisor.sessions.close(session);
     }
+}
+
+fn connected_peer(supervisor: &Supervisor, cookie: Cookie) -> Option<SocketAddr> {
+    supervisor.table.lock().get(cookie)?.datagram.as_ref()?.connected
 }
 
 fn ready_peer(supervisor: &Supervisor, cookie: Cookie, peer: &SocketAddr) -> Option<SocketAddrV4> {
@@ -431,6 +346,7 @@ pub fn send(
     }
     match supervisor.way(call, Proto::Udp, to) {
         Way::Refused(Errno::ECONNREFUSED) if supervisor.is_own(to.ip()) => lost(),
+        Way::Former => lost(),
         Way::Refused(e) => Err(e),
         Way::Resolver => {
             note_peer(&supervisor, target.cookie, to, supervisor.resolver, None, None);
@@ -456,7 +372,9 @@ pub fn send(
                 return Err(Errno::ENOBUFS);
             }
             let fd = target.fd.try_clone().map_err(errno)?;
-            let opening = Opening { cookie: target.cookie, fd, v6, to, callee, source: bound.physical };
+            let unsent = supervisor.unsent.clone();
+            let opening =
+                Opening { cookie: target.cookie, fd, v6, to, callee, source: bound.physical, _unsent: unsent };
             supervisor.runtime.clone().spawn(opening.run(supervisor));
             Ok(data.len())
         }
@@ -479,7 +397,7 @@ fn inet<'a>(v6: bool, address: SocketAddrV4) -> Destination<'a> {
     Destination::Inet(physical(v6, address))
 }
 
-fn has_room(queue: &VecDeque<Vec<u8>>) -> bool {
+pub fn has_room(queue: &VecDeque<Vec<u8>>) -> bool {
     queue.len() < QUEUE && queue.iter().map(Vec::len).sum::<usize>() < QUEUE_BYTES
 }
 
@@ -521,6 +439,7 @@ struct Opening {
     to: SocketAddr,
     callee: Arc<Callee>,
     source: SocketAddrV4,
+    _unsent: Unsent,
 }
 
 impl Opening {
@@ -540,10 +459,7 @@ impl Opening {
                 trace_flow(&supervisor, &self.to, &self.callee.uri, flow.kind);
                 let waiting = note_peer(&supervisor, self.cookie, self.to, flow.media, Some(flow.session), guard);
                 if let Some(Peer::Pending(queue)) = waiting {
-                    for data in queue {
-                        let to = inet(self.v6, flow.media);
-                        let _ = message::send(self.fd.as_fd(), &data, to, &[], libc::MSG_DONTWAIT);
-                    }
+                    deliver(Some(&self.fd), self.v6, self.source, flow.media, &queue).await;
                 }
             }
             Err(_) => {
@@ -623,6 +539,7 @@ pub fn admit(supervisor: &Supervisor, cookie: Cookie, source: SocketAddrV4, want
             }
         }
     }
+    supervisor.former.lock().note(seen);
     match supervisor.guard(Proto::Udp, source) {
         Ok(guard) => drop(note_peer(supervisor, cookie, seen, source, Some(session), guard)),
         Err(error) => tracing::warn!(%error, %source, "a service of this machine has the port of an inbound session"),

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -41,9 +41,6 @@ const LOTS: usize = 256;
 const RESOLVERS: usize = 64;
 /// Deaths of sockets are taken in batches this far apart.
 const BATCH: Duration = Duration::from_millis(5);
-/// How long what the program sent may take to leave after the program's end.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-const LAST_LOOK: Duration = Duration::from_millis(1);
 
 /// What is known of the program's sockets: only of those that something is under way for.
 #[derive(Default)]
@@ -271,7 +268,8 @@ impl Network {
                 Err(e) => Where::Refused(e),
             },
             Way::Peer(callee) => Where::Peer(callee, net),
-            // Nothing listens there, and the kernel says so.
+            // Nobody is there any more, or nothing listens there, and the kernel says so.
+            Way::Former => Where::There,
             Way::Refused(Errno::ECONNREFUSED) if own || proto == Proto::Tcp => Where::There,
             Way::Refused(e) => Where::Refused(e),
         }
@@ -299,7 +297,7 @@ impl Network {
     }
 
     /// Forgets what is kept of sockets that have died unreported.
-    fn sweep(&self) {
+    pub fn sweep(&self) {
         let Ok(live) = self.inspector().endpoints(true).and_then(|mut tcp| {
             tcp.extend(self.inspector().endpoints(false)?);
             Ok(tcp)
@@ -314,17 +312,10 @@ impl Network {
         known.into_iter().filter(|c| !live.contains(c)).for_each(|c| self.destroyed(c));
     }
 
-    /// The program has ended: what it sent is delivered before the run does.
-    pub async fn last_words(&self) {
-        let end = Instant::now() + LAST_WORDS;
-        self.sweep();
-        let busy = || {
-            let kept = self.kept.lock();
-            sandbox::relay::flowing() > 0 || !kept.datagrams.is_empty() || !kept.by_session.is_empty()
-        };
-        while busy() && Instant::now() < end {
-            tokio::time::sleep(LAST_LOOK).await;
-        }
+    /// Whether something that the program sent is still carried.
+    pub fn is_busy(&self) -> bool {
+        let kept = self.kept.lock();
+        sandbox::relay::flowing() > 0 || !kept.datagrams.is_empty() || !kept.by_session.is_empty()
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
@@ -18,7 +18,6 @@ use sandbox::netns::Networks;
 use sandbox::notify::Listener;
 use sandbox::watch::Watcher;
 
-use crate::datagram::Stub;
 use crate::deaths::Deaths;
 use crate::flow::Settings;
 use crate::guard::Guards;
@@ -29,9 +28,10 @@ use crate::nobody::Nobody;
 use crate::own::Network;
 use crate::published::{self, Published};
 use crate::sessions::Sessions;
-use crate::supervisor::{Options, Supervisor};
+use crate::stub::Stub;
+use crate::supervisor::{Options, Supervisor, Unsent};
 use crate::unix::Unix;
-use crate::{cli, datagram, dns, hub, inherited, ladder, status};
+use crate::{cli, dns, hub, inherited, ladder, status, stub};
 
 /// Exit statuses, as shells and env(1) have them.
 const NOT_FOUND: i32 = 127;
@@ -143,12 +143,27 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     let main = prepared.start().map_err(|e| start_failed(&program, e))?;
     let broker = network.as_ref().map(|n| n.broker());
     let status = wait(main, broker, &signals);
-    if let Some(network) = &network {
-        runtime.block_on(network.last_words());
-    }
+    runtime.block_on(last_words(&run.supervisor));
     runtime.block_on(run.supervisor.sessions.shutdown(FAREWELL));
     runtime.shutdown_background();
     Ok(status)
+}
+
+/// How long what the program sent last may wait for the sessions that are to carry it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+const LAST_LOOK: Duration = Duration::from_millis(1);
+
+/// The program has ended: what it sent is delivered before the run does.
+async fn last_words(supervisor: &Supervisor) {
+    let end = Instant::now() + LAST_WORDS;
+    if let Some(network) = &supervisor.network {
+        network.sweep();
+    }
+    supervisor.stub.drain();
+    let busy = || supervisor.unsent.is_held() || supervisor.network.as_ref().is_some_and(|n| n.is_busy());
+    while busy() && Instant::now() < end {
+        tokio::time::sleep(LAST_LOOK).await;
+    }
 }
 
 /// What the program is called.
@@ -259,7 +274,9 @@ impl Run {
             nobody: Nobody::new(physical).map_err(|e| format!("no port on {physical}: {e}"))?,
             guards: Guards::of(physical),
             lot: sandbox::park::Lot::new(physical).map_err(|e| e.to_string())?,
-            stub: Stub::new(stub_address),
+            stub: Stub::new(stub, stub_address),
+            former: Mutex::default(),
+            unsent: Unsent::default(),
             unix: Unix::default(),
             netlink: Netlink::new(Interfaces::new(own_v4, own_v6)),
             accepting: Mutex::default(),
@@ -270,7 +287,7 @@ impl Run {
         });
         supervisor.sessions.serve(&supervisor);
         published::serve(&supervisor);
-        runtime.spawn(datagram::serve_stub(supervisor.clone(), stub));
+        runtime.spawn(stub::serve(supervisor.clone()));
         dns.serve(&supervisor);
         supervisor
             .deaths

@@ -16,12 +16,14 @@ use sipcore::agent::Proto;
 
 use crate::call::{Call, Target, errno};
 use crate::deaths::Deaths;
+use crate::former::Former;
 use crate::guard::{Guard, Guards};
 use crate::netlink::Netlink;
 use crate::nobody::Nobody;
 use crate::own::{self, Network};
 use crate::published::Published;
 use crate::sessions::{Callee, Sessions};
+use crate::stub::Stub;
 use crate::table::{Bound, Cookie, Removed, Socket, State, Table};
 use crate::{accept, connect, datagram, names, netlink, options, receive, send, unix};
 
@@ -55,7 +57,11 @@ pub struct Supervisor {
     /// Parked connects.
     pub lot: sandbox::park::Lot,
     /// Catches the first datagrams of connected sockets whose session does not stand yet.
-    pub stub: datagram::Stub,
+    pub stub: Stub,
+    /// Peers that have sent datagrams.
+    pub former: Mutex<Former>,
+    /// Held as long as something that the program sent waits for its session.
+    pub unsent: Unsent,
     /// AF_UNIX sockets that this run bound.
     pub unix: unix::Unix,
     pub netlink: Netlink,
@@ -69,6 +75,17 @@ pub struct Supervisor {
     pub accepting: Mutex<()>,
 }
 
+/// Counts itself.
+#[derive(Clone, Default)]
+pub struct Unsent(Arc<()>);
+
+impl Unsent {
+    /// Whether somebody has a clone of this one.
+    pub fn is_held(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
 /// Where a connect or a datagram leads.
 pub enum Way {
     /// To a socket of this run.
@@ -77,6 +94,8 @@ pub enum Way {
     Resolver,
     /// To a peer.
     Peer(Arc<Callee>),
+    /// To a peer that has sent datagrams, and whose session has ended.
+    Former,
     /// Nowhere.
     Refused(Errno),
 }
@@ -235,6 +254,9 @@ impl Supervisor {
                 if own {
                     // Nothing of the program listens there: that is a native refusal, not a policy's.
                     return Way::Refused(Errno::ECONNREFUSED);
+                }
+                if proto == Proto::Udp && self.former.lock().knows(&canonical) {
+                    return Way::Former;
                 }
                 self.sessions.say_once(&format!("refused:{proto:?}:{canonical}"), || {
                     format!("the program tried {proto}/{canonical}, and {rule} refuses it; {advice}")

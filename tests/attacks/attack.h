@@ -144,7 +144,7 @@ static inline int apart(void (*what)(void *), void *argument) {
 static inline int attack_main(int argc, char **argv, const struct attack *attacks, size_t count) {
     for (size_t i = 0; argc >= 2 && i < count; i++) {
         if (strcmp(attacks[i].name, argv[1])) continue;
-        alarm(120);
+        alarm(240);
         attacks[i].run();
         say("%s", happened_[0] ? happened_ : "nothing");
         return through_ ? 9 : 0;

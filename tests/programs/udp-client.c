@@ -2,6 +2,8 @@
  *   udp-client connected HOST PORT COUNT      connect(), send, recv
  *   udp-client unconnected HOST PORT COUNT    sendto, recvfrom; the reply must come from the address that was asked
  *   udp-client calls HOST PORT                sendmsg, sendmmsg, recvmsg, recvmmsg, MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, reconnecting
+ *   udp-client once HOST PORT                 datagrams from sockets that are done with at once: connected, unconnected,
+ *                                             connected and shut down, and some that are turned away and back between two
  *   udp-client many COUNT HOST:PORT...        several servers from one unconnected socket */
 #include "t.h"
 
@@ -164,13 +166,46 @@ static void calls(struct address to) {
     say("calls: all as Linux does them");
 }
 
+/* Natively what was sent arrives, whatever becomes of the socket. */
+static void once(struct address to) {
+    int connected = new_socket(to.any.sa_family), unconnected = new_socket(to.any.sa_family);
+    int shut = new_socket(to.any.sa_family), turned = new_socket(to.any.sa_family);
+    MUST(connect(connected, &to.any, to.len));
+    MUST(send(connected, "bye", 3, 0));
+    MUST(close(connected));
+    MUST(sendto(unconnected, "bye", 3, 0, &to.any, to.len));
+    MUST(close(unconnected));
+    MUST(connect(shut, &to.any, to.len));
+    MUST(send(shut, "bye", 3, 0));
+    MUST(shutdown(shut, SHUT_WR));
+    char in[512];
+    check_reply(in, MUST(recv(shut, in, sizeof in, 0)), &to, "bye");
+    struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+    for (int i = 0; i < 2; i++) {
+        MUST(connect(turned, &to.any, to.len));
+        MUST(send(turned, "bye", 3, 0));
+        MUST(connect(turned, &nowhere, sizeof nowhere));
+    }
+    /* The same with a port that it keeps. */
+    MUST(close(turned));
+    turned = new_socket(to.any.sa_family);
+    struct address any = any_v4(0);
+    MUST(bind(turned, &any.any, any.len));
+    for (int i = 0; i < 2; i++) {
+        MUST(connect(turned, &to.any, to.len));
+        MUST(send(turned, "bye", 3, 0));
+    }
+    say("once: all sent");
+}
+
 int main(int argc, char **argv) {
     if (argc == 5 && !strcmp(argv[1], "connected")) connected(resolve(argv[2], argv[3], SOCK_DGRAM), atoi(argv[4]));
     else if (argc == 5 && !strcmp(argv[1], "unconnected")) unconnected(resolve(argv[2], argv[3], SOCK_DGRAM), atoi(argv[4]));
     else if (argc == 4 && !strcmp(argv[1], "calls")) calls(resolve(argv[2], argv[3], SOCK_DGRAM));
+    else if (argc == 4 && !strcmp(argv[1], "once")) once(resolve(argv[2], argv[3], SOCK_DGRAM));
     else if (argc >= 4 && !strcmp(argv[1], "many")) many(atoi(argv[2]), argc - 3, argv + 3);
     else {
-        fprintf(stderr, "usage: udp-client connected|unconnected HOST PORT COUNT | calls HOST PORT | many COUNT HOST:PORT...\n");
+        fprintf(stderr, "usage: udp-client connected|unconnected HOST PORT COUNT | calls|once HOST PORT | many COUNT HOST:PORT...\n");
         return 2;
     }
     return 0;

@@ -522,7 +522,7 @@ fn try_once(attack: &Attack, world: &World, targets: &mut Targets, sipbox: bool)
     if sipbox {
         launch = launch.env("T_UNDER", "1");
     }
-    let done = launch.finish_within(Duration::from_secs(150));
+    let done = launch.finish_within(Duration::from_secs(270));
     let mut seen = targets.reached();
     if attack.by_words {
         // The connections are made by others; what the attack says over them is the proof.

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use sipcore::agent::SessionId;
 use sipcore::flow::{KEEP_ALIVE, Stream, is_keep_alive};
@@ -39,7 +40,23 @@ pub fn stand_in(supervisor: &Supervisor, program: SocketAddrV4) -> std::io::Resu
 const LATE: Duration = Duration::from_millis(500);
 
 /// Carries datagrams until the program closes its socket (`ended`), or the peer the flow.
-pub async fn carry(
+pub fn carry(
+    supervisor: Arc<Supervisor>,
+    id: SessionId,
+    held: Held,
+    stream: Stream,
+    socket: Arc<UdpSocket>,
+    ended: oneshot::Receiver<()>,
+) -> impl Future<Output = ()> + Send {
+    // From here on: the program may end before this is polled.
+    let busy = supervisor.sessions.links.busy();
+    async move {
+        carry_all(supervisor, id, held, stream, socket, ended).await;
+        drop(busy);
+    }
+}
+
+async fn carry_all(
     supervisor: Arc<Supervisor>,
     id: SessionId,
     held: Held,
@@ -48,7 +65,6 @@ pub async fn carry(
     mut ended: oneshot::Receiver<()>,
 ) {
     let links = supervisor.sessions.links.clone();
-    let busy = links.busy();
     let number = stream.id();
     let mut ending = links.ending.subscribe();
     let mut buffer = vec![0; LARGEST];
@@ -85,8 +101,7 @@ pub async fn carry(
             _ = ending.wait_for(|ending| *ending) => {}
         }
     }
-    // What the program sent before it closed is here already. The runtime may not know it yet: the kernel is asked.
-    while let Ok(length) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+    while let Some(length) = waiting(&socket, &mut buffer) {
         if held.trunk().link.send_datagram(number, &buffer[..length]).await.is_err() {
             break;
         }
@@ -98,7 +113,19 @@ pub async fn carry(
     // QUIC sends datagrams before the end of a stream: once that has arrived, they have been on their way.
     stream.send.finish();
     let _ = tokio::time::timeout(Duration::from_secs(5), stream.send.stopped()).await;
-    drop((busy, held));
+    drop(held);
+}
+
+/// What the program sent before it closed is here already. The runtime may not know it yet: the kernel is asked.
+fn waiting(socket: &UdpSocket, buffer: &mut [u8]) -> Option<usize> {
+    loop {
+        match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(length) => return Some(length),
+            // An ICMP message, which stands before what waits.
+            Err(Errno::ECONNREFUSED) => {}
+            Err(_) => return None,
+        }
+    }
 }
 
 /// A socket towards a peer, in the clear.
@@ -121,17 +148,30 @@ const REPEATED_FIRST: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100
 const REPEATED: Duration = Duration::from_secs(15);
 
 /// Carries datagrams in the clear, until the program closes its socket or the session ends (`ended`).
-pub async fn carry_clear(
+pub fn carry_clear(
     supervisor: Arc<Supervisor>,
     id: SessionId,
     near: Arc<UdpSocket>,
     outer: Outer,
-    mut ended: oneshot::Receiver<()>,
+    ended: oneshot::Receiver<()>,
+) -> impl Future<Output = ()> + Send {
+    // From here on: program and session may end before this is polled.
+    let (busy, hung_up) = (supervisor.sessions.links.busy(), supervisor.sessions.links.outlast(id));
+    async move {
+        carry_all_clear(supervisor, id, near, outer, (ended, hung_up)).await;
+        drop(busy);
+    }
+}
+
+async fn carry_all_clear(
+    supervisor: Arc<Supervisor>,
+    id: SessionId,
+    near: Arc<UdpSocket>,
+    outer: Outer,
+    (mut ended, mut hung_up): (oneshot::Receiver<()>, oneshot::Receiver<()>),
 ) {
     let links = supervisor.sessions.links.clone();
-    let busy = links.busy();
     let mut ending = links.ending.subscribe();
-    let mut hung_up = links.outlast(id);
     // Set when the peer has hung up: BYE goes another way than datagrams, and may overtake them.
     let mut last: Option<Instant> = None;
     let (mut out, mut back) = (vec![0; LARGEST], vec![0; LARGEST]);
@@ -165,12 +205,10 @@ pub async fn carry_clear(
             _ = ending.wait_for(|ending| *ending) => break,
         }
     }
-    // What the program sent before it closed is here already. The runtime may not know it yet: the kernel is asked.
-    while let Ok(length) = recv(near.as_raw_fd(), &mut out, MsgFlags::MSG_DONTWAIT) {
+    while let Some(length) = waiting(&near, &mut out) {
         outer.send(&out[..length]);
     }
     links.close(id);
     supervisor.forget_session(id);
     supervisor.sessions.close(id);
-    drop(busy);
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::PollFlags;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use sandbox::memory::Address;
 use sandbox::message::{self, Destination};
@@ -25,7 +26,7 @@ use crate::connect::{destination, loopback_for_any};
 use crate::datagram::{Holder, RETRY_AFTER};
 use crate::inbound::Endpoint;
 use crate::sessions::Callee;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, Unsent};
 use crate::table::Cookie;
 
 /// Peers of all sockets at once.
@@ -132,7 +133,9 @@ impl Network {
         let flow = Flow::new(target.cookie, peer, program);
         self.kept.lock().datagrams.entry(target.cookie).or_default().0.insert(peer, Peer::Flow(flow.clone()));
         let holder = Holder::of(call, target);
-        let leading = Leading { network: self.clone(), supervisor: supervisor.clone(), flow, callee, holder };
+        let unsent = supervisor.unsent.clone();
+        let leading =
+            Leading { network: self.clone(), supervisor: supervisor.clone(), flow, callee, holder, _unsent: unsent };
         supervisor.runtime.spawn(leading.run(near));
         Ok(())
     }
@@ -196,6 +199,7 @@ impl Network {
                 peer.set_port(peer.port().checked_add(1).unwrap_or(1024));
             }
         }
+        supervisor.former.lock().note(sock::canonical(peer));
         let near = place(self, Net::Peers, peer, program)?;
         far.connect(source).map_err(errno)?;
         let _inside = supervisor.runtime.enter();
@@ -219,6 +223,7 @@ struct Leading {
     flow: Arc<Flow>,
     callee: Arc<Callee>,
     holder: Holder,
+    _unsent: Unsent,
 }
 
 impl Leading {
@@ -229,7 +234,12 @@ impl Leading {
         tokio::select! {
             biased;
             _ = near.readable() => {}
-            _ = ending.wait_for(|e| *e) => return self.network.forget(&self.flow, false),
+            _ = ending.wait_for(|e| *e) => {
+                // The runtime may not know yet what the program sent before it closed: the kernel is asked.
+                if !sock::is_ready(near.get_ref().as_fd(), PollFlags::POLLIN) {
+                    return self.network.forget(&self.flow, false);
+                }
+            }
         }
         let opened = match far_socket(&self.supervisor) {
             Ok((far, source)) => {

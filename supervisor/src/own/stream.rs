@@ -16,7 +16,7 @@ use sipcore::agent::{Label, Proto};
 use super::{Network, Where, media_socket, own_address, v6only};
 use crate::attempt::{Attempt, Progress};
 use crate::call::{Call, Held, Target, errno};
-use crate::connect::{PARK_AFTER, destination, handshake, within};
+use crate::connect::{PARK_AFTER, destination, handshake, is_connected, within};
 use crate::send::send_timeout;
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::Supervisor;
@@ -38,6 +38,7 @@ pub fn connect(network: &Arc<Network>, mut call: Call, target: Target, address: 
     }
     let attempt = network.kept.lock().attempts.get(&target.cookie).cloned();
     match attempt {
+        Some(_) if nonblocking && is_connected(&target) => {}
         Some(_) if nonblocking => return call.finish(Err(Errno::EALREADY)),
         Some(attempt) => return drop(supervisor.runtime.spawn(wait_for(call, target, attempt))),
         None => {}

@@ -1,0 +1,265 @@
+//! The first datagrams of connected UDP sockets: the program's sends are not trapped, so each such socket points to the stub until the session
+//! that the first of them asks for stands.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use parking_lot::Mutex;
+use sandbox::message::{self, Destination};
+use sandbox::sock;
+use sipcore::agent::{Label, Proto};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use crate::datagram::{Holder, has_room, note_peer, physical, trace_flow};
+use crate::sessions::{Callee, Failure};
+use crate::supervisor::{Supervisor, Unsent};
+use crate::table::Anchor;
+
+/// Where the datagrams of connected sockets come out that have no session yet.
+pub struct Stub {
+    address: SocketAddrV4,
+    socket: UdpSocket,
+    waiting: Mutex<HashMap<SocketAddrV4, Arc<Waiting>>>,
+    supervisor: OnceLock<Weak<Supervisor>>,
+    /// One socket at a time is looked for and had here: a duplicate of it keeps its address from what is to stand in for it.
+    turning: tokio::sync::Mutex<()>,
+}
+
+/// A connected socket whose session does not stand yet.
+struct Waiting {
+    holder: Holder,
+    callee: Arc<Callee>,
+    peer: SocketAddr,
+    /// Nothing was sent yet: None. A session is being set up: what it is to carry.
+    queue: Mutex<Option<VecDeque<Vec<u8>>>>,
+}
+
+impl Stub {
+    /// `socket` is bound to `address`, and not connected.
+    pub fn new(socket: UdpSocket, address: SocketAddrV4) -> Stub {
+        Stub {
+            address,
+            socket,
+            waiting: Mutex::default(),
+            supervisor: OnceLock::new(),
+            turning: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Where the socket at `source` is to be connected to, which will lead to `peer`.
+    pub fn expect(&self, source: SocketAddrV4, holder: Holder, callee: Arc<Callee>, peer: SocketAddr) -> SocketAddrV4 {
+        let waiting = Waiting { holder, callee, peer, queue: Mutex::default() };
+        self.waiting.lock().insert(source, Arc::new(waiting));
+        self.address
+    }
+
+    /// The program closed the socket at `source`, or connects it elsewhere. What it has sent before goes on its way all the same.
+    pub fn forget(&self, source: &SocketAddrV4) {
+        if !self.waiting.lock().contains_key(source) {
+            return;
+        }
+        self.drain();
+        self.waiting.lock().remove(source);
+    }
+
+    /// Does this unless the program has closed the socket or connected it elsewhere, and while it cannot. Whether it was done.
+    fn if_still(&self, source: &SocketAddrV4, waiting: &Arc<Waiting>, act: impl FnOnce()) -> bool {
+        let known = self.waiting.lock();
+        let still = known.get(source).is_some_and(|now| Arc::ptr_eq(now, waiting));
+        if still {
+            act();
+        }
+        still
+    }
+
+    fn remove(&self, source: &SocketAddrV4, waiting: &Arc<Waiting>) {
+        let mut known = self.waiting.lock();
+        if known.get(source).is_some_and(|now| Arc::ptr_eq(now, waiting)) {
+            known.remove(source);
+        }
+    }
+
+    /// Takes what was sent until now: it came out here as it was sent, only the task that takes it may not have been woken.
+    pub fn drain(&self) {
+        if let Some(supervisor) = self.supervisor.get().and_then(Weak::upgrade) {
+            self.take(&supervisor, &mut vec![0; LARGEST]);
+        }
+    }
+
+    /// Takes what has come out, by the kernel's word on it. The first datagram of a socket asks for its session.
+    fn take(&self, supervisor: &Arc<Supervisor>, buffer: &mut [u8]) {
+        loop {
+            // Held before the datagram is taken: at no time is it nowhere.
+            let unsent = supervisor.unsent.clone();
+            let (length, source) = match message::receive_from(self.socket.as_fd(), buffer, libc::MSG_DONTWAIT) {
+                Ok((length, Some(SocketAddr::V4(source)))) => (length, source),
+                Err(Errno::EAGAIN) => return,
+                _ => continue,
+            };
+            let Some(waiting) = self.waiting.lock().get(&source).cloned() else { continue };
+            let mut queue = waiting.queue.lock();
+            match &mut *queue {
+                Some(queue) => {
+                    if has_room(queue) {
+                        queue.push_back(buffer[..length].to_vec());
+                    }
+                }
+                None => {
+                    *queue = Some(VecDeque::from([buffer[..length].to_vec()]));
+                    drop(queue);
+                    supervisor.runtime.spawn(open(supervisor.clone(), source, waiting, unsent));
+                }
+            }
+        }
+    }
+}
+
+/// The largest datagram.
+const LARGEST: usize = 65536;
+
+/// Serves the stub until the run ends.
+pub async fn serve(supervisor: Arc<Supervisor>) {
+    let stub = &supervisor.stub;
+    stub.supervisor.get_or_init(|| Arc::downgrade(&supervisor));
+    let mut buffer = vec![0; LARGEST];
+    while stub.socket.readable().await.is_ok() {
+        let _: std::io::Result<()> = stub.socket.try_io(Interest::READABLE, || {
+            stub.take(&supervisor, &mut buffer);
+            Err(std::io::ErrorKind::WouldBlock.into())
+        });
+    }
+}
+
+/// Sets up the session of a connected socket and turns the socket to it.
+async fn open(supervisor: Arc<Supervisor>, source: SocketAddrV4, waiting: Arc<Waiting>, _unsent: Unsent) {
+    let peer = waiting.peer;
+    let label = Label { proto: Proto::Udp, port: peer.port() };
+    let local = supervisor.local_for(&peer, source.port());
+    let opened = supervisor.sessions.open(&waiting.callee, label, source, local).await;
+    let _one = supervisor.stub.turning.lock().await;
+    let socket = waiting.holder.find();
+    let v6 = supervisor.table.lock().get(waiting.holder.cookie()).is_some_and(|s| s.v6);
+    let guarded = opened.and_then(|flow| match [(); 2].map(|()| supervisor.guard(Proto::Udp, flow.media)) {
+        [Ok(one), Ok(other)] => Ok((flow, one, other)),
+        _ => {
+            supervisor.sessions.close(flow.session);
+            Err(Failure { errno: Errno::ECONNREFUSED })
+        }
+    });
+    let (flow, guard, anchor) = match guarded {
+        Ok(guarded) => guarded,
+        Err(_) => return waiting.refuse(&supervisor, source, v6, socket),
+    };
+    trace_flow(&supervisor, &peer, &waiting.callee.uri, flow.kind);
+    let stub = &supervisor.stub;
+    let turned = socket.as_ref().is_some_and(|socket| {
+        // Turned to the peer before anything is sent: the answer must find the socket connected.
+        let turn = || {
+            let anchor = Anchor { physical: flow.media, _guard: anchor };
+            supervisor.table.lock().set_anchor(waiting.holder.cookie(), Some(anchor));
+            if let Err(error) = sock::connect_nowait(socket.as_fd(), &physical(v6, flow.media)) {
+                tracing::warn!(%error, %peer, "connect to the media address failed");
+            }
+            note_peer(&supervisor, waiting.holder.cookie(), peer, flow.media, Some(flow.session), guard);
+        };
+        stub.if_still(&source, &waiting, turn)
+    });
+    if turned {
+        // What was on its way here while the socket was being turned.
+        stub.drain();
+        stub.remove(&source, &waiting);
+        return deliver(socket.as_ref(), v6, source, flow.media, &waiting.take_queue()).await;
+    }
+    // The program has closed the socket, or connected it elsewhere; then it may still have its port.
+    let has_port = |fd: &OwnedFd| sock::local_addr(fd.as_fd()).is_ok_and(|a| sock::canonical(a) == source.into());
+    deliver(socket.filter(has_port).as_ref(), v6, source, flow.media, &waiting.take_queue()).await;
+    supervisor.sessions.close(flow.session);
+}
+
+impl Waiting {
+    /// No session comes about: the next send or receive says ECONNREFUSED, as it does when an ICMP message comes back.
+    fn refuse(self: &Arc<Self>, supervisor: &Supervisor, source: SocketAddrV4, v6: bool, socket: Option<OwnedFd>) {
+        if let Some(socket) = socket {
+            let nobody = physical(v6, supervisor.nobody.address(Proto::Udp));
+            supervisor.stub.if_still(&source, self, || {
+                let _ = sock::connect_nowait(socket.as_fd(), &nobody);
+                let _ = message::send(socket.as_fd(), &[], Destination::Connected, &[], libc::MSG_DONTWAIT);
+            });
+        }
+        supervisor.stub.remove(&source, self);
+    }
+
+    fn take_queue(&self) -> VecDeque<Vec<u8>> {
+        self.queue.lock().take().unwrap_or_default()
+    }
+}
+
+/// Sends what waited for a session to its flow at `media`: from the program's socket, which is at `source`, or from a socket that stands in for
+/// it, if it is closed or shut down by now.
+pub async fn deliver(
+    socket: Option<&OwnedFd>,
+    v6: bool,
+    source: SocketAddrV4,
+    media: SocketAddrV4,
+    queue: &VecDeque<Vec<u8>>,
+) {
+    let mut stand_in = None;
+    for data in queue {
+        if let Some(socket) = socket.filter(|_| stand_in.is_none()) {
+            let to = Destination::Inet(physical(v6, media));
+            match message::send(socket.as_fd(), data, to, &[], libc::MSG_DONTWAIT) {
+                Err(Errno::EPIPE) => {}
+                _ => continue,
+            }
+        }
+        if stand_in.is_none() {
+            match beside_soon(socket, source).await {
+                Ok(made) => stand_in = Some(made),
+                Err(error) => return tracing::debug!(%error, "datagrams of a socket that is gone are lost"),
+            }
+        }
+        if let Some(stand_in) = &stand_in {
+            let _ = stand_in.send_to(data, media);
+        }
+    }
+}
+
+/// As [`beside`]. A process that ends has no descriptors any more, and its sockets are closed only then: that takes a moment.
+async fn beside_soon(socket: Option<&OwnedFd>, source: SocketAddrV4) -> std::io::Result<std::net::UdpSocket> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const STEP: Duration = Duration::from_millis(1);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match beside(socket, source) {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < end => {
+                tokio::time::sleep(STEP).await
+            }
+            made => return made,
+        }
+    }
+}
+
+/// A socket at the address of the program's, which lends its address if it is still there.
+fn beside(socket: Option<&OwnedFd>, source: SocketAddrV4) -> std::io::Result<std::net::UdpSocket> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket as new_socket};
+    let made =
+        new_socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    setsockopt(&made, sockopt::ReuseAddr, &true)?;
+    let own = socket.map(|fd| getsockopt(fd, sockopt::ReuseAddr).map(|own| (fd, own))).transpose()?;
+    if let Some((fd, false)) = own {
+        setsockopt(fd, sockopt::ReuseAddr, &true)?;
+    }
+    let bound = bind(std::os::fd::AsRawFd::as_raw_fd(&made), &SockaddrIn::from(source));
+    if let Some((fd, false)) = own {
+        setsockopt(fd, sockopt::ReuseAddr, &false)?;
+    }
+    bound?;
+    Ok(made.into())
+}
