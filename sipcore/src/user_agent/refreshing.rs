@@ -83,6 +83,10 @@ impl UserAgent {
             return;
         }
         let is_invite = request.method() == Some(&Method::Invite);
+        if is_invite && let Ok(cseq) = request.cseq() {
+            // Whoever sends another one is done with the last (RFC 3261 14.1): the answer got lost, or its ACK, as when a flow ends with a move.
+            upkeep.answered.take_if(|(answered, _)| cseq.number > *answered);
+        }
         if upkeep.answered.is_some() || upkeep.reoffer.is_some() || !matches!(call.phase, Phase::Established) {
             let after = random::number() % 10;
             let answer = refusal(request, 500, "Another INVITE Is Pending").header(name::RETRY_AFTER, after);
