@@ -144,8 +144,8 @@ enum Purpose {
     Invite(SessionId),
     Bye(SessionId),
     Options(SessionId),
-    /// UPDATE or INVITE that keeps a session up.
-    Refresh(SessionId),
+    /// UPDATE or INVITE that keeps a session up, with this CSeq.
+    Refresh(SessionId, u32),
     Publish,
     Subscribe(SubscriptionId),
     /// The answer changes nothing.
@@ -420,7 +420,7 @@ impl UserAgent {
             Purpose::Register(id) if status >= 200 => self.on_spare_response(now, id, status, response),
             Purpose::Invite(id) => self.on_invite_response(now, client, id, status, response),
             Purpose::Options(id) if status >= 200 => self.on_options_response(now, id, status, response),
-            Purpose::Refresh(id) => self.on_refresh_response(now, client, id, status, response),
+            Purpose::Refresh(id, cseq) => self.on_refresh_response(now, client, (id, cseq), status, response),
             Purpose::Bye(id) if status >= 200 => self.on_bye_response(now, id, status, response),
             Purpose::Publish if status >= 200 => self.on_publish_response(now, status, response),
             Purpose::Subscribe(id) if status >= 200 => self.on_subscribe_response(now, id, status, response),
@@ -436,8 +436,7 @@ impl UserAgent {
             Some(Purpose::Invite(id)) => self.on_invite_silence(now, id, why),
             Some(Purpose::Bye(id)) => self.remove_call(id),
             Some(Purpose::Options(id)) => self.on_options_silence(id, why),
-            Some(Purpose::Refresh(id)) if self.on_restart_silence(id, why) => {}
-            Some(Purpose::Refresh(id)) => self.on_vanished(now, id),
+            Some(Purpose::Refresh(id, cseq)) => self.on_refresh_silence(now, id, cseq, why),
             Some(Purpose::Publish) => self.on_publish_silence(now, why),
             Some(Purpose::Subscribe(id)) => self.on_subscribe_silence(now, id, why),
             Some(Purpose::Courtesy) | None => {}

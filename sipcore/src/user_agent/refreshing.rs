@@ -199,15 +199,22 @@ impl UserAgent {
         }
         let mut request = request.build();
         self.wallet.authorize(&mut request);
+        self.send_refresh(now, id, request);
+    }
+
+    /// Sends UPDATE or INVITE within the dialog: its outcome is waited for.
+    pub(super) fn send_refresh(&mut self, now: Instant, id: SessionId, request: Message) {
+        let Some(Call { upkeep, .. }) = self.calls.get_mut(&id) else { return };
+        let cseq = request.cseq().map_or(0, |cseq| cseq.number);
         upkeep.refresh = Some(Box::new(request.clone()));
-        self.send(now, request, Purpose::Refresh(id));
+        self.send(now, request, Purpose::Refresh(id, cseq));
     }
 
     pub(super) fn on_refresh_response(
         &mut self,
         now: Instant,
         client: ClientId,
-        id: SessionId,
+        (id, cseq): (SessionId, u32),
         status: u16,
         response: &Message,
     ) {
@@ -215,6 +222,9 @@ impl UserAgent {
             return;
         }
         if status < 300 && !self.acknowledge(client, id, response) {
+            return;
+        }
+        if !self.is_awaited(id, cseq) {
             return;
         }
         let Some(Call { dialog: Some(dialog), upkeep, phase, .. }) = self.calls.get_mut(&id) else { return };
@@ -229,9 +239,7 @@ impl UserAgent {
         if matches!(status, 401 | 407) && self.wallet.retry(&mut request, response).is_ok() {
             let method = request.method().cloned().unwrap_or(Method::Update);
             request.set(name::CSEQ, format_args!("{} {method}", dialog.next_cseq()));
-            let again = Message::clone(&request);
-            upkeep.refresh = Some(request);
-            self.send(now, again, Purpose::Refresh(id));
+            self.send_refresh(now, id, *request);
             return self.arm(id);
         }
         if self.on_restart_response(now, id, status, response) {
@@ -262,6 +270,30 @@ impl UserAgent {
             }
             // The session stands; the next refresh may do better.
             _ => {}
+        }
+        self.arm(id);
+    }
+
+    /// Whether the outcome of this request of ours is still of interest: one that was given up may end long after, and says nothing.
+    fn is_awaited(&self, id: SessionId, cseq: u32) -> bool {
+        let request = self.calls.get(&id).and_then(|call| call.upkeep.refresh.as_ref());
+        request.is_some_and(|request| request.cseq().is_ok_and(|of| of.number == cseq))
+    }
+
+    /// Nothing came back: `why` is set when it was the transport.
+    pub(super) fn on_refresh_silence(&mut self, now: Instant, id: SessionId, cseq: u32, why: Option<&str>) {
+        if !self.is_awaited(id, cseq) || self.on_restart_silence(id, why) {
+            return;
+        }
+        if why.is_none() {
+            return self.on_vanished(now, id);
+        }
+        // This end has lost its connection, as when it moves: that says nothing of the other one, and the session's time has not passed.
+        if let Some(Call { upkeep, .. }) = self.calls.get_mut(&id) {
+            upkeep.refresh = None;
+            if let Some(timer) = &mut upkeep.timer {
+                timer.put_off(now, AGAIN);
+            }
         }
         self.arm(id);
     }

@@ -211,6 +211,33 @@ fn a_restart_into_the_void_does_not_block_that_of_the_other_end() {
     assert!(!ended, "{:?}\n{:?}", two.notices, two.seen);
 }
 
+/// What becomes of a request that was given up says nothing: neither the loss of the connection that it went out on, nor silence.
+#[test]
+fn the_late_end_of_a_given_up_restart_ends_nothing() {
+    let mut two = Two::new();
+    two.mute = Some(0);
+    for round in ["lost", "unanswered"] {
+        two.restart(0, round);
+        two.pass(4 * SECOND);
+        assert!(matches!(two.failed(0), Some(RestartError::NoAnswer(_))));
+        if round == "lost" {
+            let flow = Flow { transport: Transport::Udp, local: 0, remote: address(1) };
+            two.agents[0].handle_unreachable(two.now, flow, "connection reset");
+            two.exchange();
+        } else {
+            two.pass(40 * SECOND);
+        }
+        two.notices.retain(|(_, notice)| !matches!(notice, Notice::NotRestarted { .. }));
+        let ended = two.notices.iter().any(|(n, notice)| *n == 0 && matches!(notice, Notice::Ended { .. }));
+        assert!(!ended, "{round}: {:?}", two.notices);
+    }
+    two.mute = None;
+    two.restart(1, "heard");
+    two.exchange();
+    assert_eq!(two.answer(0, "answer").as_deref(), Some("heard"));
+    assert_eq!(two.restarted(1).as_deref(), Some("answer"));
+}
+
 /// A user who does not decide costs the other end nothing but the restart.
 #[test]
 fn an_undecided_restart_is_refused() {

@@ -1,7 +1,7 @@
 //! ICE restarts of sessions that stand (RFC 8839 section 4.4.1.1.1): INVITE within the dialog, both ways. When both ends restart at once, both
 //! give way, and one tries again before the other (RFC 3261 14.1).
 
-use super::{ALLOW, Call, Notice, Phase, Purpose, SUPPORTED, USER_AGENT, Upkeep, UserAgent, refusal};
+use super::{ALLOW, Call, Notice, Phase, SUPPORTED, USER_AGENT, Upkeep, UserAgent, refusal};
 use crate::agent::{RestartError, SessionId};
 use crate::message::{Message, Method, name};
 use crate::random;
@@ -116,8 +116,7 @@ impl UserAgent {
         (restart.at, restart.is_sent) = (now + ANSWERED_WITHIN, true);
         restart.sent = sdp;
         self.wallet.authorize(&mut request);
-        upkeep.refresh = Some(Box::new(request.clone()));
-        self.send(now, request, Purpose::Refresh(id));
+        self.send_refresh(now, id, request);
     }
 
     /// The final answer to a request that offered a restart of ours. `false`: it offered none.
