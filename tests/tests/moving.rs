@@ -127,6 +127,11 @@ fn ends_move_by_kamailio() {
 }
 
 #[test]
+fn ends_move_with_sip_over_tcp() {
+    ends_move("moving-tcp", Signalling::HubOverTcp, [Kind::Masquerade, Kind::Masquerade], "auto");
+}
+
+#[test]
 fn ends_with_ipv6_alone_move() {
     ends_move("moving-v6", Signalling::Hub, [Kind::Ipv6Only, Kind::Ipv6Only], "auto");
 }
