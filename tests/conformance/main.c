@@ -69,6 +69,8 @@ static struct address unix_address(void) {
     struct sockaddr_un *u = (struct sockaddr_un *)&a.room;
     u->sun_family = AF_UNIX;
     snprintf(u->sun_path, sizeof u->sun_path, "c.%d.%d", getpid(), counter++);
+    /* Numbers of processes come again, and who had this one may have been killed. */
+    unlink(u->sun_path);
     return a;
 }
 

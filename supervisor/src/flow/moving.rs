@@ -84,10 +84,11 @@ pub(super) async fn follow(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, role:
         if lost && role == Role::Answerer && timeout(CALLER_FIRST, trunk.link.road().restored()).await.is_ok() {
             continue;
         }
-        let path = trunk.link.road().path();
+        // Now: with the connection all who use it are gone.
+        let (path, used) = (trunk.link.road().path(), trunk.users() > 0);
         tokio::select! {
             _ = trunk.link.closed() => {
-                if lost && trunk.users() > 0 && !trunk.link.road().works() {
+                if lost && used && !trunk.link.road().works() {
                     say_lost(&trunk, path);
                 }
                 return;
