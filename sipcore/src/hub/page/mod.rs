@@ -17,6 +17,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -76,7 +77,32 @@ async fn run(listener: TcpListener, shown: Arc<Shown>) {
     }
 }
 
-async fn exchange(stream: TcpStream, shown: Arc<Shown>) -> hyper::Result<()> {
+/// After an answer the rest of what a client sends is read for this long and so far, for the answer to arrive: the kernel resets a
+/// connection that is closed with bytes unread, and what was under way is lost (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 4 << 20;
+
+async fn exchange(stream: TcpStream, shown: Arc<Shown>) -> io::Result<()> {
+    let stream = stream.into_std()?;
+    let rest = stream.try_clone()?;
+    // What went wrong has been answered.
+    let _ = answer_one(TcpStream::from_std(stream)?, shown).await;
+    rest.shutdown(std::net::Shutdown::Write)?;
+    let mut rest = TcpStream::from_std(rest)?;
+    let drained = async {
+        let (mut buffer, mut left) = (vec![0; MAX_HEAD], LINGER_BYTES);
+        while left > 0 {
+            match rest.read(&mut buffer).await {
+                Ok(n @ 1..) => left = left.saturating_sub(n),
+                _ => break,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, drained).await;
+    Ok(())
+}
+
+async fn answer_one(stream: TcpStream, shown: Arc<Shown>) -> hyper::Result<()> {
     let service = service_fn(move |request| {
         let answer = answer(&shown, &request);
         async move { Ok::<_, Infallible>(answer) }
