@@ -100,8 +100,8 @@ impl Stub {
             let unsent = supervisor.unsent.clone();
             let (length, source) = match message::receive_from(self.socket.as_fd(), buffer, libc::MSG_DONTWAIT) {
                 Ok((length, Some(SocketAddr::V4(source)))) => (length, source),
-                Err(Errno::EAGAIN) => return,
-                _ => continue,
+                Err(_) => return,
+                Ok(_) => continue,
             };
             let Some(waiting) = self.waiting.lock().get(&source).cloned() else { continue };
             let mut queue = waiting.queue.lock();
