@@ -12,7 +12,7 @@ round() { # round NAME ARGUMENT...: the tests that the arguments choose
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --release --no-fail-fast --test-threads 4 "$@" || failed="$failed, $name"
     else
-        cargo test --release --no-fail-fast "$@" || failed="$failed, $name"
+        cargo test --release --no-fail-fast "$@" -- --test-threads 4 || failed="$failed, $name"
     fi
 }
 

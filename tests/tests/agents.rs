@@ -110,9 +110,10 @@ fn sip_bindings(scene: &Scene, aor: &str) -> u16 {
     sip::status(&sip::ask(scene.at(), &request, &socket).unwrap())
 }
 
-/// `sipsak`, which takes the port of a server from a flag only (of a URI it loses the last digit).
+/// `sipsak`, which takes the port of a server from a flag only (of a URI it loses the last digit), and by itself wants
+/// the name of this machine to have an address.
 fn sipsak(scene: &Scene, args: &[&str]) -> Launch {
-    scene.world.native("sipsak").args(["-vv", "-i", "-r", &scene.port.to_string()]).args(args)
+    scene.world.native("sipsak").args(["-vv", "-i", "-H", "localhost", "-r", &scene.port.to_string()]).args(args)
 }
 
 /// OPTIONS to a hub and, through it, to a program's agent; REGISTER, and what becomes of calls to who is gone.
