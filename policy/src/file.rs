@@ -197,6 +197,7 @@ fn defaults(mut section: Section<'_, '_>, file: &mut File) {
         ("deny", ConnectDefault::Deny),
         ("refuse", ConnectDefault::Refuse),
         ("allow-local", ConnectDefault::AllowLocal),
+        ("callers", ConnectDefault::Callers),
     ];
     let connect = section.parsed("connect", "\"deny\"", |text| match text {
         "prompt" => Err(Wrong::new("connect = \"prompt\" is not built yet: this sipbox cannot ask")

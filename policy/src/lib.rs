@@ -37,4 +37,4 @@ pub use local::{LocalDecision, UnixName};
 pub use names::{NameAnswer, virtual_v4, virtual_v6};
 pub use policy::{App, BindDecision, ConnectDecision, Credentials, Identity, Limits, Policy, Tls};
 pub use rule::Errno;
-pub use uri::{HUB_DOMAIN, aor_form, expand_uri};
+pub use uri::{HUB_DOMAIN, aor_form, expand_uri, owner};

@@ -212,7 +212,7 @@ impl Policy {
             app: file.app,
             identity,
             domain,
-            connect_default: file.connect_default.unwrap_or((ConnectDefault::AllowLocal, "default".to_owned())),
+            connect_default: file.connect_default.unwrap_or((ConnectDefault::Callers, "default".to_owned())),
             bind_default: match &publish {
                 Some(_) => (BindDefault::Publish, "--publish".to_owned()),
                 None => file.bind_default.unwrap_or(bind_default),
@@ -279,6 +279,11 @@ impl Policy {
     /// loopback (ip(7)), and an IPv4-mapped address is the IPv4 address. Ask only for what is no listener of the run
     /// itself: `--to` takes loopback addresses too.
     pub fn connect(&self, proto: Proto, dest: SocketAddr) -> ConnectDecision {
+        self.connect_to(proto, dest, None)
+    }
+
+    /// As [`Policy::connect`], when `caller`, a SIP URI, has called the application from the address of `dest`.
+    pub fn connect_to(&self, proto: Proto, dest: SocketAddr, caller: Option<&str>) -> ConnectDecision {
         let address = plain(dest.ip());
         let name = self.names.name_of(address);
         // The loopback is the program's own, whatever "any address" leads to; a rule that names it means it.
@@ -294,8 +299,15 @@ impl Policy {
             Some(ConnectRule { lead: Lead::Refuse(errno), words, .. }) => {
                 self.refuse(*errno, words, Some(words), proto, dest)
             }
-            None if address.is_loopback() && *default == ConnectDefault::AllowLocal => {
+            None if address.is_loopback()
+                && matches!(default, ConnectDefault::AllowLocal | ConnectDefault::Callers) =>
+            {
                 ConnectDecision::Local { rule: words.clone() }
+            }
+            None if let Some(uri) = caller.and_then(crate::aor_form)
+                && *default == ConnectDefault::Callers =>
+            {
+                ConnectDecision::Uri { uri, flows: self.flows.clone(), rule: format!("{words}: has called") }
             }
             None if *default == ConnectDefault::Refuse => self.refuse(Errno::Econnrefused, words, None, proto, dest),
             None => self.refuse(Errno::Eacces, words, None, proto, dest),

@@ -84,6 +84,8 @@ pub(crate) enum ConnectDefault {
     Deny,
     Refuse,
     AllowLocal,
+    /// As `AllowLocal`; and whoever has called may be called back.
+    Callers,
 }
 
 /// What `[default]` says of a bind() that no rule is about.

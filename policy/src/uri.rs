@@ -94,7 +94,7 @@ pub fn aor_form(uri: &str) -> Option<String> {
 }
 
 /// Whose address it is, whatever the scheme: `sip:` and `sips:` name the same user (RFC 5630 section 3.2).
-pub(crate) fn owner(uri: &str) -> String {
+pub fn owner(uri: &str) -> String {
     let form = aor_form(uri).unwrap_or_else(|| uri.to_owned());
     form.split_once(':').map_or(form.clone(), |(_, rest)| rest.to_owned())
 }

@@ -1,33 +1,72 @@
-//! Peers that have sent datagrams to the program, by the address that it knows them by: what it sends to one whose session has ended is an
-//! answer that comes too late, and lost, as it is natively. It is not an attempt of the program's to reach somebody.
+//! Peers that have begun sessions with the program, by the addresses that it knows them by.
+//!
+//! What it sends to a datagram's sender whose session has ended is an answer that comes too late, and lost, as it is natively: it is
+//! not an attempt of the program's to reach somebody. And it may want to reach who called, at another port (FTP's active
+//! mode, RFC 959 section 3.2): who that is, its address tells.
 
-use std::collections::{HashSet, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
 
 /// As many as are remembered.
 const REMEMBERED: usize = 4096;
 
-#[derive(Default)]
-pub struct Former {
-    known: HashSet<SocketAddr>,
-    order: VecDeque<SocketAddr>,
+/// The senders of datagrams.
+pub type Former = Remembered<SocketAddr, ()>;
+
+/// Who called, by address. None where two of them have the same one: neither is meant.
+pub type Callers = Remembered<IpAddr, Option<String>>;
+
+/// The latest that were noted.
+pub struct Remembered<K, V> {
+    known: HashMap<K, V>,
+    order: VecDeque<K>,
+}
+
+impl<K, V> Default for Remembered<K, V> {
+    fn default() -> Self {
+        Remembered { known: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl<K: Copy + Eq + Hash, V> Remembered<K, V> {
+    /// What is known of this one, which is `new` when nothing was. The one that was noted longest ago may be forgotten for it.
+    fn entry(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
+        if !self.known.contains_key(&key) {
+            self.order.push_back(key);
+            if self.order.len() > REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+        }
+        self.known.entry(key).or_insert_with(new)
+    }
 }
 
 impl Former {
-    /// A peer at this address begins to send. The one that was noted longest ago may be forgotten for it.
+    /// A peer at this address begins to send.
     pub fn note(&mut self, peer: SocketAddr) {
-        if self.known.insert(peer) {
-            self.order.push_back(peer);
-        }
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
+        self.entry(peer, || ());
     }
 
     pub fn knows(&self, peer: &SocketAddr) -> bool {
-        self.known.contains(peer)
+        self.known.contains_key(peer)
+    }
+}
+
+impl Callers {
+    /// `uri` calls, and is at this address for the program.
+    pub fn note(&mut self, ip: IpAddr, uri: &str) {
+        let caller = self.entry(ip, || Some(uri.to_owned()));
+        if caller.as_deref().is_some_and(|known| policy::owner(known) != policy::owner(uri)) {
+            *caller = None;
+        }
+    }
+
+    /// Who has called from this address.
+    pub fn at(&self, ip: IpAddr) -> Option<&str> {
+        self.known.get(&ip)?.as_deref()
     }
 }
 
@@ -35,13 +74,28 @@ impl Former {
 mod tests {
     use super::*;
 
+    fn peer(n: usize) -> SocketAddr {
+        SocketAddr::from(([198, 18, (n / 256) as u8, (n % 256) as u8], 7))
+    }
+
     #[test]
     fn the_oldest_are_forgotten() {
         let mut former = Former::default();
-        let peer = |n: usize| SocketAddr::from(([198, 18, (n / 256) as u8, (n % 256) as u8], 7));
         (0..=REMEMBERED).for_each(|n| former.note(peer(n)));
         former.note(peer(1));
         assert!(!former.knows(&peer(0)) && former.knows(&peer(1)) && former.knows(&peer(REMEMBERED)));
         assert_eq!((former.known.len(), former.order.len()), (REMEMBERED, REMEMBERED));
+    }
+
+    #[test]
+    fn an_address_of_two_callers_is_nobodys() {
+        let mut callers = Callers::default();
+        callers.note(peer(1).ip(), "sip:bob@example.org");
+        callers.note(peer(1).ip(), "sips:bob@example.org;transport=tls");
+        callers.note(peer(2).ip(), "sip:carol@example.org");
+        assert_eq!(callers.at(peer(1).ip()), Some("sip:bob@example.org"));
+        callers.note(peer(1).ip(), "sip:mallory@example.net");
+        callers.note(peer(1).ip(), "sip:bob@example.org");
+        assert_eq!((callers.at(peer(1).ip()), callers.at(peer(2).ip())), (None, Some("sip:carol@example.org")));
     }
 }

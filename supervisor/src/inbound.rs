@@ -31,15 +31,24 @@ pub fn find(
     port: Option<u16>,
     seen_port: u16,
 ) -> Result<Endpoint, (u16, &'static str)> {
-    if let Some(network) = &supervisor.network {
-        let endpoint = own::find(network, supervisor, from, proto, port, seen_port).ok_or(NOTHING)?;
-        return allowed(supervisor, from, proto, endpoint.bound.virtual_.port()).map(|()| endpoint);
-    }
-    let found = supervisor.table.lock().labelled(proto, port, |a| is_reachable(supervisor, proto, a));
-    let Some((cookie, bound)) = found else {
-        return Err(NOTHING);
+    let endpoint = match &supervisor.network {
+        Some(network) => own::find(network, supervisor, from, proto, port, seen_port).ok_or(NOTHING)?,
+        None => find_known(supervisor, from, proto, port, seen_port).ok_or(NOTHING)?,
     };
-    allowed(supervisor, from, proto, bound.virtual_.port())?;
+    allowed(supervisor, from, proto, endpoint.bound.virtual_.port())?;
+    supervisor.callers.lock().note(endpoint.peer.ip().to_canonical(), from);
+    Ok(endpoint)
+}
+
+fn find_known(
+    supervisor: &Supervisor,
+    from: &str,
+    proto: Proto,
+    port: Option<u16>,
+    seen_port: u16,
+) -> Option<Endpoint> {
+    let found = supervisor.table.lock().labelled(proto, port, |a| is_reachable(supervisor, proto, a));
+    let (cookie, bound) = found?;
     // The address is derived here from who calls: what the peer says of itself could be anybody's, 127.0.0.1 among them.
     let (v4, v6) = supervisor.policy.virtual_addresses(from);
     let (is_v6, v6only) = {
@@ -47,7 +56,7 @@ pub fn find(
         table.get(cookie).map_or((false, false), |s| (s.v6, s.v6only))
     };
     let ip: IpAddr = if is_v6 && v6only { v6.into() } else { v4.into() };
-    Ok(Endpoint { cookie, bound, peer: SocketAddr::new(ip, seen_port) })
+    Some(Endpoint { cookie, bound, peer: SocketAddr::new(ip, seen_port) })
 }
 
 const NOTHING: (u16, &str) = (486, "Nothing Listens There");

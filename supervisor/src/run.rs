@@ -276,6 +276,7 @@ impl Run {
             lot: sandbox::park::Lot::new(physical).map_err(|e| e.to_string())?,
             stub: Stub::new(stub, stub_address),
             former: Mutex::default(),
+            callers: Mutex::default(),
             unsent: Unsent::default(),
             unix: Unix::default(),
             netlink: Netlink::new(Interfaces::new(own_v4, own_v6)),

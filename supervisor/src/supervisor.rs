@@ -16,7 +16,7 @@ use sipcore::agent::Proto;
 
 use crate::call::{Call, Target, errno};
 use crate::deaths::Deaths;
-use crate::former::Former;
+use crate::former::{Callers, Former};
 use crate::guard::{Guard, Guards};
 use crate::netlink::Netlink;
 use crate::nobody::Nobody;
@@ -60,6 +60,7 @@ pub struct Supervisor {
     pub stub: Stub,
     /// Peers that have sent datagrams.
     pub former: Mutex<Former>,
+    pub callers: Mutex<Callers>,
     /// Held as long as something that the program sent waits for its session.
     pub unsent: Unsent,
     /// AF_UNIX sockets that this run bound.
@@ -240,7 +241,10 @@ impl Supervisor {
             call.rule(|| "resolver".to_owned());
             return Way::Resolver;
         }
-        match self.policy.connect(policy_proto(proto), canonical) {
+        // Answers that come too late are no calls.
+        let late = proto == Proto::Udp && self.former.lock().knows(&canonical);
+        let caller = if late || own { None } else { self.callers.lock().at(canonical.ip()).map(str::to_owned) };
+        match self.policy.connect_to(policy_proto(proto), canonical, caller.as_deref()) {
             ConnectDecision::Uri { uri, flows, rule } => {
                 call.rule(|| format!("{rule} -> {uri}"));
                 Way::Peer(Arc::new(Callee { uri, flows }))
@@ -255,7 +259,7 @@ impl Supervisor {
                     // Nothing of the program listens there: that is a native refusal, not a policy's.
                     return Way::Refused(Errno::ECONNREFUSED);
                 }
-                if proto == Proto::Udp && self.former.lock().knows(&canonical) {
+                if late {
                     return Way::Former;
                 }
                 self.sessions.say_once(&format!("refused:{proto:?}:{canonical}"), || {

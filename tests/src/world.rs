@@ -37,13 +37,15 @@ pub struct World {
 }
 
 /// Who has an account when the programs run over Kamailio: every name that they use.
-const ACCOUNTS: [&str; 25] = [
+const ACCOUNTS: [&str; 27] = [
     "alice",
     "blocking",
     "chat",
     "db",
     "dual",
     "echo",
+    "ftp-user",
+    "ftpd",
     "games",
     "handed",
     "held",

@@ -453,6 +453,42 @@ fn postgresql() {
     server.wait().success();
 }
 
+/// FTP tells addresses in its commands: that of the server's own end (passive), and that of the client's, to which the server
+/// connects (active).
+#[test]
+fn ftp() {
+    let world = World::new("ftp");
+    let port = free_port().to_string();
+    let root = world.make_dir("pub", 0o555);
+    let big: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    world.write("pub/big", &big);
+    let config = format!(
+        "listen=YES\nlisten_port={port}\nbackground=NO\nrun_as_launching_user=YES\nanonymous_enable=YES\n\
+         no_anon_password=YES\nanon_root={}\nxferlog_enable=NO\nconnect_from_port_20=NO\n",
+        root.display()
+    );
+    let config = world.write("vsftpd.conf", config);
+    let mut server = world.run(&["--as", "ftpd", "--trace"], "/usr/sbin/vsftpd").arg(&config).start();
+    server.wait_for_err("listen(");
+    for mode in ["passive", "active"] {
+        let got = world.path(&format!("got-{mode}"));
+        let flags = ["--as", "ftp-user", "--map", "ftp.test:*=ftpd"];
+        let said = format!(
+            "user anonymous\n{mode_is}\nget big {}\nquit\n",
+            got.display(),
+            mode_is = match mode {
+                "passive" => "passive on",
+                _ => "passive off",
+            }
+        );
+        let client = world.run(&flags, "tnftp").args(["-n", "-v", "ftp.test", &port]).input(&said).finish().success();
+        client.says("226 Transfer complete");
+        assert!(fs::read(&got).unwrap() == big, "{mode}: 3 MB came as other bytes");
+    }
+    let back = server.stop();
+    assert!(back.stderr.contains("has called -> sip:ftp-user@"), "{}", back.stderr);
+}
+
 #[test]
 fn mptcp_falls_back_to_tcp() {
     let world = World::new("mptcp");

@@ -115,12 +115,34 @@ fn defaults_decide_what_no_rule_does() {
         ("allow-local", "[::]:1", "local"),
         ("allow-local", "[::ffff:127.0.0.1]:1", "local"),
         ("allow-local", "[::ffff:0.0.0.0]:1", "local"),
+        ("callers", "192.0.2.1:1", "EACCES"),
+        ("callers", "127.9.9.9:1", "local"),
     ];
     for (default, dest, outcome) in cases {
         let policy = parse(&format!("[default]\nconnect = \"{default}\"\n"));
         let rule = format!("policy.toml:2 [default] connect = \"{default}\"");
         assert_eq!(connect(&policy, Proto::Tcp, dest.parse().unwrap()), (outcome.into(), rule), "{default} {dest}");
     }
+}
+
+/// Who has called may be called back, where nothing else is said.
+#[test]
+fn callers() {
+    let dest = "198.18.7.7:2000".parse().unwrap();
+    let back = |text: &str| match parse(text).connect_to(Proto::Tcp, dest, Some("sip:bob@Example.org;transport=tcp")) {
+        ConnectDecision::Uri { uri, rule, .. } => (uri, rule),
+        ConnectDecision::Refuse { errno, rule, .. } => (errno.to_string(), rule),
+        ConnectDecision::Local { rule } => ("local".into(), rule),
+    };
+    assert_eq!(back(""), ("sip:bob@example.org".into(), "default: has called".into()));
+    let said = "[default]\nconnect = \"callers\"\n";
+    assert_eq!(back(said).1, "policy.toml:2 [default] connect = \"callers\": has called");
+    for word in ["deny", "allow-local"] {
+        assert_eq!(back(&format!("[default]\nconnect = \"{word}\"\n")).0, "EACCES", "{word}");
+    }
+    let rule = "[[connect]]\nto = \"198.18.7.7:2000\"\n";
+    assert_eq!(back(&format!("{rule}refuse = \"ECONNREFUSED\"\n")).0, "ECONNREFUSED");
+    assert_eq!(back(&format!("{rule}uri = \"sip:carol@example.org\"\n")).0, "sip:carol@example.org");
 }
 
 #[test]
