@@ -365,6 +365,9 @@ const FORWARDED: [Signal; 10] = [
     Signal::SIGCONT,
 ];
 
+/// Of those, the ones that end what the program left behind.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
 /// Waits for the program and all that it left behind; returns the program's status.
 fn wait(main: Pid, broker: Option<u32>, signals: &SignalFd) -> i32 {
     let mut status = None;
@@ -374,12 +377,28 @@ fn wait(main: Pid, broker: Option<u32>, signals: &SignalFd) -> i32 {
         }
         let Ok(Some(info)) = signals.read_signal() else { continue };
         let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
+        // It may have come after the program's end, of which the kernel tells later.
+        if let Some(s) = reap(main, broker, &mut status) {
+            return s;
+        }
         // What the terminal sends goes to the whole process group: the program has it already.
         let from_kernel = info.ssi_code > 0;
-        if signal != Signal::SIGCHLD && !from_kernel && status.is_none() {
-            let _ = kill(main, signal);
+        if status.is_none() {
+            if signal != Signal::SIGCHLD && !from_kernel {
+                let _ = kill(main, signal);
+            }
+        } else if ENDING.contains(&signal) {
+            // Daemons, most of them, which have left the terminal: nothing but this run ends with them.
+            for left in sandbox::processes::descendants().into_iter().filter(|p| !is_own(*p, broker)) {
+                let _ = kill(Pid::from_raw(left.cast_signed()), signal);
+            }
         }
     }
+}
+
+/// Whether a child is not the program's: the user's hub that it started, and the broker.
+fn is_own(process: u32, broker: Option<u32>) -> bool {
+    [hub::started(), broker].contains(&Some(process))
 }
 
 /// Reaps what has ended; Some when nothing of the program is left.
@@ -396,8 +415,6 @@ fn reap(main: Pid, broker: Option<u32>, status: &mut Option<i32>) -> Option<i32>
             Ok(_) => {}
         }
     }
-    let hub = hub::started();
-    let own = [hub, broker];
-    let left = status.is_some() && sandbox::processes::children().into_iter().any(|p| !own.contains(&Some(p)));
+    let left = status.is_some() && sandbox::processes::children().into_iter().any(|p| !is_own(p, broker));
     if left { None } else { *status }
 }

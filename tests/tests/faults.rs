@@ -189,6 +189,19 @@ fn supervisor_killed_nothing_gets_out() {
 }
 
 #[test]
+fn what_the_program_left_behind_ends_by_a_signal_to_the_run() {
+    let world = World::new("left-behind");
+    // In a session of its own, which no terminal reaches, and up when its parent is not any more.
+    let daemon = "trap 'echo told; exit' TERM; while kill -0 $PPID 2>/dev/null; do sleep 0.05; done; echo up; \
+                  while :; do sleep 0.05; done";
+    let mut run = world.run(&[], "sh").args(["-c", "setsid sh -c \"$0\" & exit 3", daemon]).start();
+    run.wait_for("up");
+    assert!(!run.ended(), "the run ended before what its program left behind");
+    run.signal(Signal::SIGTERM);
+    run.wait().ended_with(3).says("told");
+}
+
+#[test]
 fn supervisor_killed_the_registration_expires() {
     let world = World::new("expiry");
     let (_hub, at, registrar) = hub(&world);

@@ -75,6 +75,20 @@ fn tries(world: &World, policy: &str, arguments: &[&str]) -> tests::Done {
 }
 
 #[test]
+fn a_file_that_a_daemon_left_behind_refuses_as_the_kernel_does() {
+    let world = World::new("unix-stale");
+    let path = world.path("stale");
+    let stale = path.display().to_string();
+    let alive = listener(&path, 0o777);
+    let refused = tries(&world, "", &["connect", &stale, "send", &stale]);
+    refused.says(&format!("connect {stale} EACCES")).says(&format!("send {stale} EACCES"));
+    drop(alive);
+    let nobody = tries(&world, "", &["connect", &stale, "send", &stale]);
+    let nobody = nobody.says(&format!("connect {stale} ECONNREFUSED")).says(&format!("send {stale} ECONNREFUSED"));
+    nobody.complains("nobody listens there");
+}
+
+#[test]
 fn what_the_policy_allows_is_reached() {
     let world = World::new("unix-allowed");
     let services = world.make_dir("services", 0o755);

@@ -117,8 +117,20 @@ fn of_others(supervisor: &Supervisor, file: &OwnedFd, stat: &FileStat) -> Result
     let path = where_it_is(file).map_err(crate::call::errno)?;
     not_of_sipbox(supervisor, &path)?;
     let decision = supervisor.policy.unix(UnixName::Path(path.as_os_str().as_bytes()));
+    let bound = sandbox::unix_diag::name_of_file(stat.st_dev, stat.st_ino);
+    if let (LocalDecision::Refuse { advice, .. }, Ok(None)) = (&decision, &bound) {
+        // A file that a daemon left behind, which programs take for the sign that they are to start one.
+        supervisor.sessions.say_once(&format!("unix:{}", path.display()), || {
+            format!(
+                "the program tried the AF_UNIX socket {}, and nobody listens there (ECONNREFUSED), unless it is somebody in another network \
+                 namespace; {advice}",
+                path.display()
+            )
+        });
+        return Err(Errno::ECONNREFUSED);
+    }
     allowed(supervisor, decision, || format!("{}, which no program of this run made", path.display()))?;
-    let Ok(Some(bound)) = sandbox::unix_diag::name_of_file(stat.st_dev, stat.st_ino) else { return Ok(()) };
+    let Ok(Some(bound)) = bound else { return Ok(()) };
     let bound = &bound[..bound.iter().position(|b| *b == 0).unwrap_or(bound.len())];
     if bound.first() != Some(&b'/') || bound == path.as_os_str().as_bytes() {
         return Ok(());
