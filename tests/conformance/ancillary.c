@@ -203,3 +203,39 @@ CASE(timestamp_by_ioctl, UDP) {
     R(recv(two[1], in, 4, 0));
     R(ioctl(two[1], 0x8906, &t) <= 0);
 }
+
+/* linux/udp.h, udp(7). */
+enum { UDP_CUT = 103, UDP_JOIN = 104 };
+#ifndef SOL_UDP
+#define SOL_UDP 17
+#endif
+
+static void send_cut(int fd, const struct address *to, unsigned short piece) {
+    char control[24] = {0};
+    size_t length = 18;
+    int level = SOL_UDP, type = UDP_CUT;
+    memcpy(control, &length, sizeof length);
+    memcpy(control + 8, &level, sizeof level);
+    memcpy(control + 12, &type, sizeof type);
+    memcpy(control + 16, &piece, sizeof piece);
+    struct iovec v = {"aaaabbbbcc", 10};
+    struct kmsg m = {.name = (void *)to, .namelen = (int)to->len, .iov = &v, .iovlen = 1, .control = control, .controllen = sizeof control};
+    R(sendmsg(fd, &m, 0));
+}
+
+/* UDP_GRO: what UDP_SEGMENT cut comes together, with the length of its pieces. */
+CASE(coalesced, UDP) {
+    int two[2];
+    struct address at[2];
+    two_with(two, at, SOL_UDP, UDP_JOIN);
+    send_cut(two[0], &at[1], 4);
+    receive_with(two[1], sizeof room);
+    send_cut(two[0], &at[1], 4);
+    receive_with(two[1], 0);
+    R(sendto(two[0], "whole", 5, 0, &at[1], at[1].len));
+    receive_with(two[1], sizeof room);
+    R(set_int(two[1], SOL_UDP, UDP_JOIN, 0));
+    send_cut(two[0], &at[1], 4);
+    for (int i = 0; i < 3; i++) receive_with(two[1], sizeof room);
+    show_poll_now(two[1]);
+}

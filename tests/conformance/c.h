@@ -149,6 +149,8 @@ void show_int_option(const char *name, int fd, int level, int option);
 void show_message(const struct kmsg *m);
 void show_flags(const char *what, unsigned flags);
 int set_int(int fd, int level, int option, int value);
+/* Sends until there is no room left, and none comes any more. */
+void fill_up(int fd);
 /* Waits for readability, at most for seconds. */
 void await(int fd, int events);
 /* The number that stands for a port in the output. */

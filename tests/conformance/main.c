@@ -372,6 +372,16 @@ void show_message(const struct kmsg *m) {
     }
 }
 
+void fill_up(int fd) {
+    /* TCP finds more room for a while: an acknowledgement is held back for up to 200 ms (TCP_DELACK_MAX). */
+    char block[4096] = "";
+    for (int quiet = 0; quiet < 3; quiet++) {
+        while (send(fd, block, sizeof block, MSG_DONTWAIT) > 0) quiet = 0;
+        while (send(fd, block, 1, MSG_DONTWAIT) > 0) quiet = 0;
+        for (double end = now_ms() + 100; now_ms() < end;) usleep(1000);
+    }
+}
+
 void *edge(size_t room) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     char *two = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

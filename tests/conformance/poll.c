@@ -174,3 +174,36 @@ CASE(woken_by_a_connection, TCP) {
     MUST(accept(l, NULL, NULL));
     expect_success(child);
 }
+
+static volatile sig_atomic_t told;
+static void on_told(int number) { told = number; }
+
+/* pselect(2), ppoll(2): a signal that only they let through ends them, what is ready comes first. */
+CASE(waits_with_a_mask, INET) {
+    int two[2];
+    make_pair(two);
+    sigset_t blocked, none;
+    sigemptyset(&none);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    MUST(sigprocmask(SIG_BLOCK, &blocked, NULL));
+    signal(SIGUSR1, on_told);
+    struct timespec moment = {5, 0}, now = {0, 0};
+    fd_set in;
+    struct pollfd p = {two[1], POLLIN, 0};
+    for (int round = 0; round < 2; round++) {
+        raise(SIGUSR1);
+        FD_ZERO(&in);
+        FD_SET(two[1], &in);
+        told = 0;
+        R(pselect(two[1] + 1, &in, NULL, NULL, &moment, &none));
+        say("handled %d, readable %d", told == SIGUSR1, !!FD_ISSET(two[1], &in));
+        told = 0;
+        raise(SIGUSR1);
+        R(ppoll(&p, 1, &moment, &none));
+        say("handled %d, readable %d", told == SIGUSR1, !!(p.revents & POLLIN));
+        R(ppoll(&p, 1, &now, &blocked));
+        MUST(send(two[0], "x", 1, 0));
+        await(two[1], POLLIN);
+    }
+}

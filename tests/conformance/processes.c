@@ -295,6 +295,29 @@ CASE(daemon_that_closes_everything, TCP | UDP) {
     show_data("data", in, R(recv(c, in, 4, 0)));
 }
 
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+
+/* close_range(2), with CLOSE_RANGE_CLOEXEC and CLOSE_RANGE_UNSHARE. */
+CASE(closed_by_range, INET) {
+    int two[2];
+    make_pair(two);
+    R(syscall(SYS_close_range, two[1], two[1], 4));
+    R(fcntl(two[1], F_GETFD));
+    int other = (int)MUST(fcntl(two[0], F_DUPFD, 100));
+    R(syscall(SYS_close_range, 100, ~0U, 2));
+    R(fcntl(other, F_GETFD));
+    show_names(two[0]);
+    R(syscall(SYS_close_range, two[0], two[0], 0));
+    struct address name = {.len = sizeof name.room};
+    R(getsockname(two[0], &name, &name.len));
+    char in[4];
+    if (kind->type == SOCK_STREAM) show_poll(two[1], POLLIN), R(recv(two[1], in, 4, 0));
+    show_names(two[1]);
+    R(syscall(SYS_close_range, 2, 1, 0));
+}
+
 CASE(undumpable, TCP | UDP) {
     int two[2];
     R(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));

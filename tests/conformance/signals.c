@@ -218,20 +218,10 @@ CASE(recvmmsg_interrupted, UDP | UNIXD) {
     say("lengths %u %u", m[0].len, m[1].len);
 }
 
-static void fill(int fd) {
-    /* TCP finds more room for a while: an acknowledgement is held back for up to 200 ms (TCP_DELACK_MAX). */
-    char block[4096] = "";
-    for (int quiet = 0; quiet < 3; quiet++) {
-        while (send(fd, block, sizeof block, MSG_DONTWAIT) > 0) quiet = 0;
-        while (send(fd, block, 1, MSG_DONTWAIT) > 0) quiet = 0;
-        rest(100);
-    }
-}
-
 CASE(sendmsg_interrupted, TCP | UNIXS | UNIXQ | UNIXD) {
     int two[2];
     make_pair(two);
-    fill(two[0]);
+    fill_up(two[0]);
     struct iovec iov = {"data", 4};
     struct kmsg m = {.iov = &iov, .iovlen = 1};
     alarms(0);
@@ -243,7 +233,7 @@ CASE(sendmsg_interrupted, TCP | UNIXS | UNIXQ | UNIXD) {
 CASE(sendmsg_limited, TCP | UNIXS) {
     int two[2];
     make_pair(two);
-    fill(two[0]);
+    fill_up(two[0]);
     limit(two[0], SO_SNDTIMEO, 3000);
     struct iovec iov = {"data", 4};
     struct kmsg m = {.iov = &iov, .iovlen = 1};
@@ -257,7 +247,7 @@ CASE(sendmsg_limited, TCP | UNIXS) {
 CASE(sendmsg_restarted, TCP | UNIXS) {
     int two[2];
     make_pair(two);
-    fill(two[0]);
+    fill_up(two[0]);
     pid_t child = later();
     if (!child) {
         close(two[0]);
