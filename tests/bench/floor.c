@@ -1,7 +1,8 @@
-/* bench-floor COUNT [named]: the median cost of one trapped system call, in nanoseconds, with the least that a supervisor can do:
- * a thread of its own in NOTIF_RECV, an answer that is a value, synchronous wake-up, WAIT_KILLABLE_RECV.
- * named: and with what no right answer to getsockname can do without: the socket's cookie (an fd number means nothing),
- * the length from the program's memory, the check that the caller is still there, the address into its memory. */
+/* bench-floor COUNT: the median cost of one trapped system call, in nanoseconds, with the least that a supervisor can do: a thread of
+ * its own in NOTIF_RECV, an answer that is a value, synchronous wake-up, WAIT_KILLABLE_RECV.
+ * bench-floor COUNT CALL [SOCKETS]: what `bench-micro CALL COUNT [SOCKETS]` measures under a supervisor in C that decides nothing, and does for the call only what
+ * no right answer can do without: it reads the program's memory, finds the socket (an fd number means nothing: the cookie does), makes the
+ * kernel's call with it, and writes the program's memory. No name is another than the kernel's, and nothing is looked up. */
 #include "../programs/t.h"
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -10,7 +11,6 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 
 #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
@@ -18,6 +18,9 @@
 #ifndef SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
 #define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1UL << 0)
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
+#endif
+#ifndef SO_COOKIE
+#define SO_COOKIE 57
 #endif
 
 static int compare(const void *a, const void *b) {
@@ -31,10 +34,13 @@ static int64_t now(void) {
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-static int install(void) {
+/* Traps one call; with `addressed`, only where its fifth argument is not null. */
+static int install(int number, bool addressed) {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_getsockname, 0, 1),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[4])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, (unsigned char)addressed, 0),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
@@ -50,7 +56,7 @@ static void measured(int over, int count) {
     int64_t *samples = calloc((size_t)count, sizeof *samples);
     CHECK(samples);
     int fd = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
-    send_fd(over, install());
+    send_fd(over, install(__NR_getsockname, false));
     struct address out;
     for (int i = 0; i < count; i++) {
         out.len = sizeof out.room;
@@ -64,48 +70,219 @@ static void measured(int over, int count) {
     exit(0);
 }
 
-#ifndef SO_COOKIE
-#define SO_COOKIE 57
-#endif
+/* The listener, the caller, and its call. */
+static int listener, pidfd;
+static struct seccomp_notif request;
 
-static void answer_by_name(int listener, int pidfd, const struct seccomp_notif *request) {
-    int fd = (int)MUST(syscall(SYS_pidfd_getfd, pidfd, (int)request->data.args[0], 0));
+static uint64_t argument(int i) {
+    return request.data.args[i];
+}
+
+static struct iovec at(uint64_t place, size_t length) {
+    return (struct iovec){(void *)place, length};
+}
+
+static void take(const struct iovec *here, const struct iovec *there, unsigned long count) {
+    MUST(process_vm_readv((pid_t)request.pid, here, count, there, count, 0));
+}
+
+static void put(const struct iovec *here, const struct iovec *there, unsigned long count) {
+    MUST(process_vm_writev((pid_t)request.pid, here, count, there, count, 0));
+}
+
+/* The socket, after the memory was read: that it is still there is the proof that the memory was the caller's. */
+static int fetched(void) {
+    int fd = (int)MUST(syscall(SYS_pidfd_getfd, pidfd, (int)argument(0), 0));
     uint64_t cookie;
-    socklen_t cookie_len = sizeof cookie, given;
-    MUST(getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &cookie_len));
-    struct iovec here = {&given, sizeof given}, there = {(void *)request->data.args[2], sizeof given};
-    CHECK(MUST(process_vm_readv((pid_t)request->pid, &here, 1, &there, 1, 0)) == sizeof given);
-    MUST(ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &request->id));
-    struct sockaddr_in name = {.sin_family = AF_INET};
-    here = (struct iovec){&name, sizeof name};
-    there = (struct iovec){(void *)request->data.args[1], sizeof name};
-    CHECK(MUST(process_vm_writev((pid_t)request->pid, &here, 1, &there, 1, 0)) == sizeof name);
+    socklen_t length = sizeof cookie;
+    MUST(getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length));
+    return fd;
+}
+
+/* A name, and its length where the program wants that. */
+static void put_name(struct address *name, uint64_t to, uint64_t length_to) {
+    struct iovec here[] = {{&name->any, name->len}, {&name->len, sizeof name->len}};
+    struct iovec there[] = {at(to, name->len), at(length_to, sizeof name->len)};
+    put(here, there, 2);
+}
+
+static socklen_t take_length(uint64_t from) {
+    socklen_t given;
+    struct iovec here = {&given, sizeof given}, there = at(from, sizeof given);
+    take(&here, &there, 1);
+    return given;
+}
+
+static long on_bind(void) {
+    struct address name = {.len = (socklen_t)argument(2)};
+    struct iovec here = {&name.room, name.len}, there = at(argument(1), name.len);
+    take(&here, &there, 1);
+    int fd = fetched();
+    MUST(bind(fd, &name.any, name.len));
+    /* The port that the kernel chose. */
+    name.len = sizeof name.room;
+    MUST(getsockname(fd, &name.any, &name.len));
     close(fd);
+    return 0;
+}
+
+static long on_getsockname(void) {
+    struct address name = {.len = take_length(argument(2))};
+    int fd = fetched();
+    MUST(getsockname(fd, &name.any, &name.len));
+    put_name(&name, argument(1), argument(2));
+    close(fd);
+    return 0;
+}
+
+static char data[65536];
+
+static long on_sendto(void) {
+    struct address name = {.len = (socklen_t)argument(5)};
+    struct iovec here[] = {{&name.room, name.len}, {data, argument(2)}};
+    struct iovec there[] = {at(argument(4), name.len), at(argument(1), argument(2))};
+    take(here, there, 2);
+    int fd = fetched();
+    long n = MUST(sendto(fd, data, argument(2), (int)argument(3), &name.any, name.len));
+    close(fd);
+    return n;
+}
+
+static long on_recvfrom(void) {
+    struct address name = {.len = take_length(argument(5))};
+    int fd = fetched();
+    long n = MUST(recvfrom(fd, data, argument(2), MSG_DONTWAIT, &name.any, &name.len));
+    struct iovec here[] = {{data, (size_t)n}, {&name.any, name.len}, {&name.len, sizeof name.len}};
+    struct iovec there[] = {at(argument(1), (size_t)n), at(argument(4), name.len), at(argument(5), sizeof name.len)};
+    put(here, there, 3);
+    close(fd);
+    return n;
+}
+
+static long on_recvmsg(void) {
+    struct msghdr header;
+    struct iovec slice;
+    static uint64_t last; /* where its iovec was: looked at there at once */
+    struct iovec here[] = {{&header, sizeof header}, {&slice, sizeof slice}, {0}};
+    struct iovec there[] = {at(argument(1), sizeof header), at(last, sizeof slice), {0}};
+    take(here, there, last ? 2 : 1);
+    if ((uint64_t)header.msg_iov != last) {
+        last = (uint64_t)header.msg_iov;
+        there[1] = at(last, sizeof slice);
+        take(here + 1, there + 1, 1);
+    }
+    int fd = fetched();
+    struct address name = {.len = sizeof name.room};
+    long n = MUST(recvfrom(fd, data, slice.iov_len, MSG_DONTWAIT, &name.any, &name.len));
+    uint64_t end[2] = {0, 0}; /* msg_controllen, msg_flags */
+    struct iovec from[] = {{data, (size_t)n}, {&name.any, name.len}, {&name.len, sizeof name.len}, {end, 12}};
+    struct iovec to[] = {at((uint64_t)slice.iov_base, (size_t)n), at((uint64_t)header.msg_name, name.len),
+                         at(argument(1) + offsetof(struct msghdr, msg_namelen), sizeof name.len),
+                         at(argument(1) + offsetof(struct msghdr, msg_controllen), 12)};
+    put(from, to, 4);
+    close(fd);
+    return n;
+}
+
+/* Answers by itself. */
+static long on_accept(void) {
+    struct address name = {.len = sizeof name.room};
+    socklen_t given = take_length(argument(2));
+    int fd = fetched();
+    /* The program's listener may be one that waits. */
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+    CHECK(MUST(poll(&one, 1, 0)) == 1);
+    int new = (int)MUST(accept4(fd, &name.any, &name.len, SOCK_CLOEXEC));
+    close(fd);
+    uint64_t cookie;
+    socklen_t length = sizeof cookie;
+    MUST(getsockopt(new, SOL_SOCKET, SO_COOKIE, &cookie, &length));
+    CHECK(given >= name.len);
+    put_name(&name, argument(1), argument(2));
+    struct seccomp_notif_addfd add = {.id = request.id, .flags = SECCOMP_ADDFD_FLAG_SEND, .srcfd = (unsigned)new};
+    MUST(ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add));
+    close(new);
+    return -1;
+}
+
+static long on_connect(void) {
+    struct address name = {.len = (socklen_t)argument(2)}, own = loopback_v4(0);
+    struct iovec here = {&name.room, name.len}, there = at(argument(1), name.len);
+    take(&here, &there, 1);
+    int fd = fetched(), family;
+    socklen_t length = sizeof family;
+    MUST(getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length));
+    MUST(fcntl(fd, F_GETFL));
+    /* Its name is known before its peer sees it. */
+    MUST(bind(fd, &own.any, own.len));
+    MUST(getsockname(fd, &own.any, &own.len));
+    /* The socket is one that waits, and the supervisor must not: a time limit does it, and no flag that others could see. */
+    struct timeval before, tick = {0, 1};
+    length = sizeof before;
+    MUST(getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &before, &length));
+    MUST(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tick, sizeof tick));
+    MUST(connect(fd, &name.any, name.len));
+    MUST(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &before, sizeof before));
+    close(fd);
+    return 0;
+}
+
+static const struct {
+    const char *name;
+    int number;
+    bool addressed;
+    long (*answer)(void);
+} calls[] = {
+    {"bind", __NR_bind, false, on_bind},
+    {"getsockname", __NR_getsockname, false, on_getsockname},
+    {"sendto", __NR_sendto, true, on_sendto},
+    {"recvfrom", __NR_recvfrom, true, on_recvfrom},
+    {"recvmsg", __NR_recvmsg, false, on_recvmsg},
+    {"accept", __NR_accept, false, on_accept},
+    {"connect", __NR_connect, false, on_connect},
+};
+
+/* Becomes bench-micro, which is beside this program. */
+static void become_micro(const char *self, const char *call, const char *count, const char *sockets) {
+    char path[4096];
+    const char *slash = strrchr(self, '/');
+    snprintf(path, sizeof path, "%.*sbench-micro", slash ? (int)(slash + 1 - self) : 0, self);
+    execlp(path, path, call, count, sockets, (char *)NULL); /* without SOCKETS that ends the list */
+    perror(path);
+    _exit(127);
 }
 
 int main(int argc, char **argv) {
-    bool named = argc == 3 && !strcmp(argv[2], "named");
-    if ((argc != 2 && !named) || atoi(argv[1]) <= 0) {
-        fprintf(stderr, "usage: bench-floor COUNT [named]\n");
+    size_t which = 0, known = sizeof calls / sizeof *calls;
+    while (argc >= 3 && which < known && strcmp(argv[2], calls[which].name)) which++;
+    if (argc < 2 || argc > 4 || atoi(argv[1]) <= 0 || which == known) {
+        fprintf(stderr, "usage: bench-floor COUNT [CALL [SOCKETS]]\n");
         return 2;
     }
+    bool bare = argc == 2;
     int ends[2];
-    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
+    MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
     pid_t child = (pid_t)MUST(fork());
-    if (child == 0) measured(ends[1], atoi(argv[1]));
-    int listener = receive_fd(ends[0]);
+    if (child == 0) {
+        if (bare) measured(ends[1], atoi(argv[1]));
+        int made = install(calls[which].number, calls[which].addressed);
+        send_fd(ends[1], made);
+        close(made);
+        become_micro(argv[0], argv[2], argv[1], argv[3]);
+    }
+    listener = receive_fd(ends[0]);
     /* Linux before 6.6 lacks it; then the floor is that of such a kernel. */
     ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
-    int pidfd = (int)MUST(syscall(SYS_pidfd_open, child, 0));
+    pidfd = (int)MUST(syscall(SYS_pidfd_open, child, 0));
     for (;;) {
-        struct seccomp_notif request = {0};
-        struct seccomp_notif_resp answer = {0};
+        memset(&request, 0, sizeof request);
         if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request) < 0) {
             if (errno == EINTR) continue;
             break; /* ENOENT: nobody is left under the filter */
         }
-        answer.id = request.id;
-        if (named) answer_by_name(listener, pidfd, &request);
+        struct seccomp_notif_resp answer = {.id = request.id};
+        if (!bare) answer.val = calls[which].answer();
+        if (answer.val < 0) continue;
         if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0) CHECK(errno == ENOENT);
     }
     expect_success(child);
