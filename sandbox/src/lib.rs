@@ -5,6 +5,7 @@ pub mod bell;
 pub mod child;
 pub mod diag;
 pub mod doctor;
+pub mod facts;
 pub mod filter;
 pub mod inherited;
 pub mod memory;

@@ -1,5 +1,6 @@
 //! Memory of the program: read once into owned values, written only while the caller waits.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -184,6 +185,25 @@ const OFFSET_FLAGS: u64 = 48;
 /// sizeof(struct mmsghdr); its msg_len comes after the msghdr.
 pub const MMSGHDR: u64 = 64;
 
+/// sizeof(struct iovec).
+const IOVEC: usize = 16;
+/// As many iovecs have most messages at most.
+const FEW: usize = 8;
+
+/// Where the vector of a thread's last message was: a guess where that of its next one is.
+#[derive(Debug, Clone, Copy)]
+struct Vector {
+    thread: i32,
+    header: u64,
+    base: u64,
+    /// In bytes.
+    length: usize,
+}
+
+thread_local! {
+    static LAST_VECTOR: Cell<Vector> = const { Cell::new(Vector { thread: 0, header: 0, base: 0, length: 0 }) };
+}
+
 /// The memory of a thread that may have died meanwhile: what is read here counts only when its caller is known to wait still.
 pub struct Memory(Pid);
 
@@ -233,10 +253,19 @@ impl Memory {
         Ok(Address::parse(bytes))
     }
 
-    /// Reads a struct msghdr and its iovecs.
+    /// Reads a struct msghdr and its iovecs: in one system call where the thread asks with the same msghdr as before, most often with the
+    /// same vector, which is looked at where it was.
     pub fn message_header(&self, at: u64) -> Result<MessageHeader, Errno> {
-        let mut raw = [0u8; MSGHDR];
-        self.read_into(at, &mut raw)?;
+        let (mut raw, mut few) = ([0u8; MSGHDR], [0u8; IOVEC * FEW]);
+        let guess = LAST_VECTOR.get();
+        let mut guessed = 0;
+        if (guess.thread, guess.header) == (self.0.as_raw(), at)
+            && self.read_both((at, &mut raw), (guess.base, &mut few[..guess.length])).is_ok()
+        {
+            guessed = guess.length;
+        } else {
+            self.read_into(at, &mut raw)?;
+        }
         let word = |o: usize| {
             let mut w = [0u8; 8];
             w.copy_from_slice(&raw[o..o + 8]);
@@ -250,11 +279,25 @@ impl Memory {
         if count > IOV_MAX {
             return Err(Errno::EMSGSIZE);
         }
-        let mut table = vec![0; count * 16];
-        self.read_into(word(16), &mut table)?;
+        let (base, length) = (word(16), count * IOVEC);
+        let mut many;
+        let table = match few.get_mut(..length) {
+            Some(few) => few,
+            None => {
+                many = vec![0; length];
+                &mut many[..]
+            }
+        };
+        // Either all of it has come with the header, from this place, or it is read now.
+        if (guessed, guess.base) != (length, base) {
+            self.read_into(base, table)?;
+        }
+        if length <= IOVEC * FEW {
+            LAST_VECTOR.set(Vector { thread: self.0.as_raw(), header: at, base, length });
+        }
         let mut slices = Vec::with_capacity(count);
         let mut total = 0i64;
-        for entry in table.chunks_exact(16) {
+        for entry in table.chunks_exact(IOVEC) {
             let (mut base, mut length) = ([0u8; 8], [0u8; 8]);
             base.copy_from_slice(&entry[..8]);
             length.copy_from_slice(&entry[8..]);
@@ -474,6 +517,26 @@ impl Notification {
         control: &[u8],
         flags: i32,
     ) -> Result<(), Errno> {
+        let name_length = (name.len() as u32).to_ne_bytes();
+        let named: [(u64, &[u8]); 2] = match header.name {
+            0 => [(0, &[]); 2],
+            at => {
+                let name = &name[..name.len().min(header.name_length as usize)];
+                [(at, name), (header.at + OFFSET_NAMELEN, &name_length)]
+            }
+        };
+        // msg_flags comes right after msg_controllen.
+        let mut end = [0; (OFFSET_FLAGS - OFFSET_CONTROLLEN) as usize + 4];
+        let (length, after) = end.split_at_mut((OFFSET_FLAGS - OFFSET_CONTROLLEN) as usize);
+        length.copy_from_slice(&(control.len() as u64).to_ne_bytes());
+        after.copy_from_slice(&flags.to_ne_bytes());
+        let [name, name_length] = named;
+        let [control, end] = [(header.control, control), (header.at + OFFSET_CONTROLLEN, &end[..])];
+        if let [slice, ..] = slices
+            && slice.length >= data.len()
+        {
+            return self.write_pieces([(slice.base, data), name, name_length, control, end]);
+        }
         let mut pieces = Vec::with_capacity(slices.len().min(IOV_MAX) + 4);
         let mut rest = data;
         for slice in slices {
@@ -484,18 +547,7 @@ impl Notification {
             pieces.push((slice.base, piece));
             rest = behind;
         }
-        let name_length = (name.len() as u32).to_ne_bytes();
-        if header.name != 0 {
-            pieces.push((header.name, &name[..name.len().min(header.name_length as usize)]));
-            pieces.push((header.at + OFFSET_NAMELEN, &name_length));
-        }
-        pieces.push((header.control, control));
-        // msg_flags comes right after msg_controllen.
-        let mut end = [0; (OFFSET_FLAGS - OFFSET_CONTROLLEN) as usize + 4];
-        let (length, after) = end.split_at_mut((OFFSET_FLAGS - OFFSET_CONTROLLEN) as usize);
-        length.copy_from_slice(&(control.len() as u64).to_ne_bytes());
-        after.copy_from_slice(&flags.to_ne_bytes());
-        pieces.push((header.at + OFFSET_CONTROLLEN, &end));
+        pieces.extend([name, name_length, control, end]);
         pieces.chunks(IOV_MAX).try_for_each(|some| self.write_many(some))
     }
 }

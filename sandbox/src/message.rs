@@ -14,11 +14,41 @@ pub struct Received {
     /// What the call returned: bytes, or with MSG_TRUNC the true length of the datagram.
     pub length: usize,
     /// The source address: the raw struct sockaddr, empty when there is none.
-    pub name: Vec<u8>,
+    pub name: Name,
     /// Control data, as the kernel wrote it.
     pub control: Vec<u8>,
     /// msg_flags.
     pub flags: i32,
+}
+
+/// A raw struct sockaddr: derefs to its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Name {
+    bytes: [u8; STORAGE],
+    length: usize,
+}
+
+impl Name {
+    /// The first bytes of `bytes`: no address is longer.
+    pub fn of(bytes: &[u8]) -> Name {
+        let mut name = Name { length: bytes.len().min(STORAGE), ..Name::default() };
+        name.bytes[..name.length].copy_from_slice(&bytes[..name.length]);
+        name
+    }
+}
+
+impl Default for Name {
+    fn default() -> Name {
+        Name { bytes: [0; STORAGE], length: 0 }
+    }
+}
+
+impl std::ops::Deref for Name {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 impl Received {
@@ -145,14 +175,13 @@ pub fn receive_from(fd: BorrowedFd<'_>, data: &mut [u8], flags: i32) -> Result<(
 
 /// Receives one message into `data`; `control` bytes of control data are accepted.
 pub fn receive(fd: BorrowedFd<'_>, data: &mut [u8], control: usize, flags: i32) -> Result<Received, Errno> {
-    let mut name = [0u64; 16];
-    // u64 for the alignment that struct cmsghdr wants.
-    let mut room = vec![0u64; control.div_ceil(8)];
+    let mut name = Name::default();
+    let mut room = vec![0u8; control];
     let mut slice = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
     // SAFETY: plain data for which zero is valid.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_name = name.as_mut_ptr().cast();
-    header.msg_namelen = size_of_val(&name) as libc::socklen_t;
+    header.msg_name = name.bytes.as_mut_ptr().cast();
+    header.msg_namelen = STORAGE as libc::socklen_t;
     header.msg_iov = &raw mut slice;
     header.msg_iovlen = 1;
     if control > 0 {
@@ -164,17 +193,9 @@ pub fn receive(fd: BorrowedFd<'_>, data: &mut [u8], control: usize, flags: i32) 
     if n < 0 {
         return Err(Errno::last());
     }
-    let bytes = |words: &[u64], length: usize| {
-        let mut out: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
-        out.truncate(length);
-        out
-    };
-    Ok(Received {
-        length: n as usize,
-        name: bytes(&name, header.msg_namelen as usize),
-        control: bytes(&room, header.msg_controllen as usize),
-        flags: header.msg_flags,
-    })
+    name.length = STORAGE.min(header.msg_namelen as usize);
+    room.truncate(header.msg_controllen);
+    Ok(Received { length: n as usize, name, control: room, flags: header.msg_flags })
 }
 
 /// bind(2) by a raw struct sockaddr.

@@ -24,6 +24,7 @@ use nix::unistd::{ForkResult, Pid};
 use parking_lot::Mutex;
 
 use crate::diag::Inspector;
+use crate::facts::Facts;
 use crate::sock;
 
 mod route;
@@ -166,6 +167,11 @@ impl Networks {
     /// Whether a socket is of the program's network. False for what is no socket.
     pub fn owns(&self, fd: BorrowedFd<'_>) -> bool {
         sock::netns_cookie(fd).is_ok_and(|cookie| cookie == self.cookie)
+    }
+
+    /// As [`Networks::owns`], for a socket that is known already.
+    pub fn has(&self, facts: &Facts) -> bool {
+        facts.network == Some(self.cookie)
     }
 
     /// The sockets of the program's network.

@@ -12,6 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, SetSockOpt, SockFlag, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::message::Name;
+
 /// The largest value that TCP_SYNCNT takes (`MAX_TCP_SYNCNT` in the kernel): with the usual back-off more than three hours.
 pub const SYNCNT_MAX: u8 = 127;
 
@@ -510,7 +512,7 @@ pub fn is_shut_for_reading(fd: BorrowedFd<'_>) -> bool {
 ///
 /// # Errors
 /// What accept4(2) gives.
-pub fn accept(listener: BorrowedFd<'_>, flags: socket::SockFlag) -> io::Result<(OwnedFd, Vec<u8>)> {
+pub fn accept(listener: BorrowedFd<'_>, flags: socket::SockFlag) -> io::Result<(OwnedFd, Name)> {
     use std::os::fd::FromRawFd;
     let mut storage = [0u8; size_of::<libc::sockaddr_storage>()];
     let mut length = storage.len() as libc::socklen_t;
@@ -520,7 +522,7 @@ pub fn accept(listener: BorrowedFd<'_>, flags: socket::SockFlag) -> io::Result<(
     Errno::result(number)?;
     // SAFETY: accept4 gave a new descriptor that nothing else owns.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    Ok((fd, storage[..storage.len().min(length as usize)].to_vec()))
+    Ok((fd, Name::of(&storage[..storage.len().min(length as usize)])))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::PollFlags;
 use sandbox::memory::{Address, AddressOut, sockaddr_bytes};
+use sandbox::message::Name;
 use sandbox::ready::when_ready;
 use sandbox::sock;
 use sipcore::agent::Proto;
@@ -66,7 +67,7 @@ pub fn listen(mut call: Call) {
 /// A connection taken from a listener's queue, with the names that the program is to see.
 struct Accepted {
     fd: OwnedFd,
-    peer: Vec<u8>,
+    peer: Name,
     /// What was announced of it, and where its listener is; None for AF_UNIX.
     announced: Option<(Expected, Bound)>,
 }
@@ -146,7 +147,6 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
         let Address::Inet(source) = Address::parse(&peer) else { continue };
         let SocketAddr::V4(source) = sock::canonical(source) else { continue };
         let mut table = supervisor.table.lock();
-        let siblings = table.siblings(target.cookie);
         let (fd, expected) = if let Some(rung) = table.take_rung(source) {
             // Of the supervisor's own making, or of an accept() with other flags.
             let media = rung.media.as_fd();
@@ -156,7 +156,7 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
             }
             .map_err(errno)?;
             (rung.media, rung.expected)
-        } else if let Some(expected) = table.take_expected(&source, &siblings) {
+        } else if let Some(expected) = table.take_expected(&source, target.cookie) {
             (fd, expected)
         } else {
             drop(table);
@@ -187,7 +187,7 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
             },
             bound,
         );
-        return Ok(Accepted { fd, peer: sockaddr_bytes(&peer).to_vec(), announced: Some((expected, bound)) });
+        return Ok(Accepted { fd, peer: Name::of(&sockaddr_bytes(&peer)), announced: Some((expected, bound)) });
     }
 }
 

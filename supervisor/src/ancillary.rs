@@ -180,6 +180,9 @@ pub fn hand_over(
     flags: i32,
 ) -> Result<(Vec<u8>, bool), Errno> {
     let mut room = ControlRoom::new(room);
+    if got.control.is_empty() {
+        return Ok(room.finish());
+    }
     if kind.is_some() {
         let local = seen.map(|peer| (peer, arrival(&call.supervisor, target, &peer)));
         for mut m in message::parse_control(&got.control)? {

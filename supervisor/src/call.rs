@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use sandbox::facts::Facts;
 use sandbox::memory::Memory;
 use sandbox::notify::Notification;
 use sandbox::watch::{Ended, Holding};
@@ -43,6 +44,18 @@ pub struct Target {
 impl AsFd for Target {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+impl Target {
+    /// What the socket was made as.
+    pub fn facts(&self) -> Result<Facts, Errno> {
+        sandbox::facts::facts(self.fd.as_fd(), self.cookie).map_err(errno)
+    }
+
+    /// Whether it is of this family (AF_UNIX, ...).
+    pub fn is_of(&self, family: i32) -> bool {
+        self.facts().is_ok_and(|facts| facts.domain == family)
     }
 }
 

@@ -82,9 +82,7 @@ async fn serve(supervisor: Arc<Supervisor>, answerer: Arc<Answerer>) {
 
 /// Whether the socket is one of these.
 pub fn is_one(target: &Target) -> bool {
-    let fd = target.as_fd();
-    sandbox::sock::socket_domain(fd).is_ok_and(|d| d == libc::AF_NETLINK)
-        && sandbox::sock::socket_protocol(fd).is_ok_and(|p| p == libc::NETLINK_USERSOCK)
+    target.facts().is_ok_and(|f| (f.domain, f.protocol) == (libc::AF_NETLINK, libc::NETLINK_USERSOCK))
 }
 
 /// socket(2) of AF_NETLINK.

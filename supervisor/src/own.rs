@@ -95,6 +95,11 @@ impl Network {
         self.networks.owns(fd)
     }
 
+    /// As [`Network::owns`], for the socket of a call.
+    pub fn has(&self, facts: &sandbox::facts::Facts) -> bool {
+        self.networks.has(facts)
+    }
+
     /// Who is asked about the sockets of the program's network.
     pub fn inspector(&self) -> &sandbox::diag::Inspector {
         self.networks.inspector()
@@ -378,8 +383,8 @@ pub fn handle(network: &Arc<Network>, call: Call) {
 
 /// What kind of socket this is: None for what is neither TCP nor UDP.
 fn proto_of(target: &Target) -> Option<Proto> {
-    let fd = target.as_fd();
-    match (sock::socket_domain(fd).ok()?, sock::socket_protocol(fd).ok()?) {
+    let facts = target.facts().ok()?;
+    match (facts.domain, facts.protocol) {
         (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_TCP) => Some(Proto::Tcp),
         (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_UDP) => Some(Proto::Udp),
         _ => None,
@@ -388,13 +393,14 @@ fn proto_of(target: &Target) -> Option<Proto> {
 
 /// Whether a socket of the program's network is one of UDP: no other family there has such a protocol.
 pub fn is_udp(target: &Target) -> bool {
-    sock::socket_protocol(target.as_fd()).is_ok_and(|p| p == libc::IPPROTO_UDP)
+    target.facts().is_ok_and(|facts| facts.protocol == libc::IPPROTO_UDP)
 }
 
 /// IPV6_V6ONLY of an AF_INET6 socket; None for AF_INET.
 fn v6only(target: &Target) -> Option<bool> {
-    let v6 = sock::socket_domain(target.as_fd()).is_ok_and(|d| d == libc::AF_INET6);
-    v6.then(|| sock::option(target.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).is_ok_and(|v| v != 0))
+    target
+        .is_of(libc::AF_INET6)
+        .then(|| sock::option(target.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).is_ok_and(|v| v != 0))
 }
 
 /// connect(2) of every kind of socket.
@@ -414,10 +420,10 @@ fn connect(network: &Arc<Network>, mut call: Call) {
     if let Err(e) = call.supervisor.known(&target) {
         return call.finish(Err(e));
     }
-    match (proto_of(&target), sock::socket_domain(target.as_fd())) {
-        (Some(Proto::Tcp), _) => stream::connect(network, call, target, &address),
-        (Some(Proto::Udp), _) => datagram::connect(network, call, target, &address),
-        (None, Ok(libc::AF_UNIX)) => unix::connect(call, target),
+    match proto_of(&target) {
+        Some(Proto::Tcp) => stream::connect(network, call, target, &address),
+        Some(Proto::Udp) => datagram::connect(network, call, target, &address),
+        None if target.is_of(libc::AF_UNIX) => unix::connect(call, target),
         // Of the program's own network, and with nobody at the other end: rtnetlink(7), UDP-Lite.
         _ => {
             let result = match &address {
@@ -495,15 +501,15 @@ fn bind(network: &Arc<Network>, mut call: Call) {
         (Some(_), _) => Err(Errno::EAFNOSUPPORT),
         (None, _) => Ok(()),
     });
-    match (result, proto_of(&target), sock::socket_domain(target.as_fd())) {
-        (Ok(()), None, Ok(libc::AF_UNIX)) => unix::bind(call, target),
-        (Ok(()), None, Ok(libc::AF_NETLINK)) => {
+    match result {
+        Ok(()) if target.is_of(libc::AF_UNIX) => unix::bind(call, target),
+        Ok(()) if target.is_of(libc::AF_NETLINK) => {
             let name = call.n.read(call.argument(1), (call.argument(2) as usize).min(128));
             let result = name.and_then(|name| sandbox::message::bind_raw(target.as_fd(), &name));
             drop(target);
             call.finish(result.map(|()| 0));
         }
-        (result, ..) => {
+        result => {
             drop(target);
             call.finish(result.map(|()| 0));
         }

@@ -1,5 +1,6 @@
 //! recvfrom, recvmsg and recvmmsg: data and control data carried to the program.
 
+use std::borrow::Cow;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -153,9 +154,9 @@ fn timeout(call: &Call, pointer: u64) -> Result<Duration, Errno> {
     }
 }
 
-fn room(header: MessageHeader) -> Room {
+fn room(mut header: MessageHeader) -> Room {
     let control = if header.control == 0 { 0 } else { header.control_length.min(CONTROL_MAX) };
-    Room { slices: header.slices.clone(), control, out: Out::Header(header), received: 0 }
+    Room { slices: std::mem::take(&mut header.slices), control, out: Out::Header(header), received: 0 }
 }
 
 /// Receives into one or several rooms, waiting where the program would. `many` is recvmmsg's vector and time limit.
@@ -232,8 +233,7 @@ fn receive_one(
     scratch: &mut [u8],
 ) -> Result<usize, Errno> {
     let capacity = room.slices.iter().fold(0usize, |n, s| n.saturating_add(s.length));
-    let stream = kind == Some(Proto::Tcp)
-        || (kind.is_none() && sock::socket_type(target.as_fd()).map_err(errno)? == libc::SOCK_STREAM);
+    let stream = kind == Some(Proto::Tcp) || (kind.is_none() && target.facts()?.kind == libc::SOCK_STREAM);
     let kernel = (kind.is_none() && netlink::is_one(target)).then(|| netlink::before_receive(&call.supervisor));
     let all = stream && flags & libc::MSG_WAITALL != 0 && flags & libc::MSG_PEEK == 0;
     let flags = flags & !libc::MSG_WAITALL;
@@ -286,16 +286,18 @@ fn receive_one(
 
             other => other?,
         };
-        let name = match (kind, seen) {
-            (Some(_), Some(address)) => sockaddr_bytes(&address).to_vec(),
-            (Some(_), None) => Vec::new(),
-            (None, _) => kernel.clone().unwrap_or_else(|| got.name.clone()),
+        let inet = seen.map(|address| sockaddr_bytes(&address));
+        let name = match (kind, &kernel) {
+            (Some(_), _) => inet.as_deref().unwrap_or_default(),
+            (None, Some(kernel)) => kernel,
+            (None, None) => &got.name,
         };
         let (control, cut) = ancillary::hand_over(call, kind, target, &got, (seen, wanted), room.control, flags)?;
         let filled = got.length.min(data.len());
         let data = &data[..filled];
         // Behind what earlier pieces filled.
-        let rest = behind(&room.slices, room.received);
+        let rest =
+            if room.received == 0 { Cow::from(&room.slices) } else { behind(&room.slices, room.received).into() };
         room.received += filled;
         if all && filled > 0 && room.received < capacity {
             call.n.scatter(&rest, data)?;
@@ -304,12 +306,12 @@ fn receive_one(
         match &room.out {
             Out::Address(out) => {
                 call.n.scatter(&rest, data)?;
-                call.n.write_address(*out, &name)?;
+                call.n.write_address(*out, name)?;
             }
             Out::Header(header) => {
                 let cut = if cut { libc::MSG_CTRUNC } else { 0 };
                 let flags = got.flags & !libc::MSG_CMSG_CLOEXEC | flags & libc::MSG_CMSG_CLOEXEC | cut;
-                call.n.finish_message(header, (&rest, data), &name, &control, flags)?;
+                call.n.finish_message(header, (&rest, data), name, &control, flags)?;
             }
         }
         return Ok(if all { room.received } else { got.length });

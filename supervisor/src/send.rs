@@ -11,7 +11,7 @@ use sandbox::sock;
 use sipcore::agent::Proto;
 use tokio::io::Interest;
 
-use crate::call::{Call, Target, errno};
+use crate::call::{Call, Target};
 use crate::connect::connect_stream;
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, finish_send, prepare, wait, with_room,
@@ -179,10 +179,8 @@ fn data_limit(kind: Kind, target: &Target, wanted: usize) -> Result<usize, Errno
     let most = match kind {
         Some(Proto::Udp) => DATAGRAM_MAX,
         Some(Proto::Tcp) => return Ok(CHUNK),
-        None if sock::socket_type(target.as_fd()).map_err(errno)? == libc::SOCK_STREAM => return Ok(CHUNK),
-        None if sock::socket_domain(target.as_fd()).is_ok_and(|d| matches!(d, libc::AF_INET | libc::AF_INET6)) => {
-            DATAGRAM_MAX
-        }
+        None if target.facts()?.kind == libc::SOCK_STREAM => return Ok(CHUNK),
+        None if matches!(target.facts()?.domain, libc::AF_INET | libc::AF_INET6) => DATAGRAM_MAX,
         None => UNIX_MAX,
     };
     if wanted > most { Err(Errno::EMSGSIZE) } else { Ok(most) }
@@ -205,8 +203,7 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
         let bytes = call.n.read(header.control, header.control_length)?;
         let v6 = call.supervisor.table.lock().get(target.cookie).is_some_and(|s| s.v6);
         // In a network of the program's own it is the kernel's to judge, but for what the supervisor might and the program may not.
-        let native =
-            call.supervisor.network.is_some() && sock::socket_domain(target.as_fd()).is_ok_and(|d| d != libc::AF_UNIX);
+        let native = call.supervisor.network.is_some() && !target.is_of(libc::AF_UNIX);
         for mut m in message::parse_control(&bytes)? {
             match (m.level, m.kind) {
                 (libc::SOL_SOCKET, libc::SO_MARK) if native => return Err(Errno::EPERM),
@@ -241,8 +238,8 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
 
 /// Sends one or several messages, waiting where the program would. `lengths` is where sendmmsg wants its msg_len.
 fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoing>, flags: i32, lengths: Option<u64>) {
-    let stream = || sock::socket_type(target.as_fd()).is_ok_and(|t| t == libc::SOCK_STREAM);
-    let is_tcp = || sock::socket_protocol(target.as_fd()).is_ok_and(|p| p == libc::IPPROTO_TCP);
+    let stream = || target.facts().is_ok_and(|facts| facts.kind == libc::SOCK_STREAM);
+    let is_tcp = || target.facts().is_ok_and(|facts| facts.protocol == libc::IPPROTO_TCP);
     if flags & libc::MSG_FASTOPEN != 0 && messages[0].address.is_some() && is_tcp() {
         return fast_open(call, target, kind, messages, flags, lengths);
     }
@@ -276,8 +273,7 @@ fn send_all(mut call: Call, target: Target, kind: Kind, mut messages: Vec<Outgoi
         Err(Errno::EAGAIN) if waits => {
             /// A sender cannot be told when an AF_UNIX receiver has room again.
             const RETRY: Duration = Duration::from_millis(5);
-            let unix = || sock::socket_domain(target.as_fd()).is_ok_and(|d| d == libc::AF_UNIX);
-            let retry = (kind.is_none() && unix()).then_some(RETRY);
+            let retry = (kind.is_none() && target.is_of(libc::AF_UNIX)).then_some(RETRY);
             let waiting = Waiting { interest: Interest::WRITABLE, limit: send_timeout(&target), retry, flags };
             wait(call, target, waiting, step);
         }
@@ -336,9 +332,9 @@ fn send_one(
     let now = flags | libc::MSG_DONTWAIT;
     let control = message::build_control(&m.control);
     if let Some(network) = call.supervisor.network.clone()
-        && sock::socket_domain(target.as_fd()).is_ok_and(|d| d != libc::AF_UNIX)
+        && !target.is_of(libc::AF_UNIX)
         && m.address.is_some()
-        && sock::socket_type(target.as_fd()).is_ok_and(|t| t != libc::SOCK_STREAM)
+        && target.facts().is_ok_and(|facts| facts.kind != libc::SOCK_STREAM)
     {
         return own::send(&network, call, target, &m.name, &m.data, &control, now);
     }

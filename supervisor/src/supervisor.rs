@@ -167,8 +167,8 @@ impl Supervisor {
     /// As [`Supervisor::known`]; and true for a TCP socket that was not known, and is as socket(2) made it.
     pub fn meet(&self, target: &Target) -> Result<(Option<Proto>, bool), Errno> {
         if let Some(network) = &self.network {
-            let fd = std::os::fd::AsFd::as_fd(target);
-            let inside = network.owns(fd) || sock::socket_domain(fd).map_err(errno)? == libc::AF_UNIX;
+            let facts = target.facts()?;
+            let inside = network.has(&facts) || facts.domain == libc::AF_UNIX;
             return if inside { Ok((None, false)) } else { Err(Errno::EACCES) };
         }
         if let Some(s) = self.table.lock().get(target.cookie) {

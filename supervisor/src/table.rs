@@ -459,23 +459,19 @@ impl Table {
     }
 
     /// The announcement that a connection from `source` on `listener` fulfils.
-    pub fn take_expected(&mut self, source: &SocketAddrV4, listener: &[Cookie]) -> Option<Expected> {
-        if self.expected.get(source).is_some_and(|e| listener.contains(&e.listener)) {
+    pub fn take_expected(&mut self, source: &SocketAddrV4, listener: Cookie) -> Option<Expected> {
+        if self.expected.get(source).is_some_and(|e| self.are_one(listener, e.listener)) {
             return self.expected.remove(source);
         }
-        let i = self.expected_any.iter().position(|(ip, e)| ip == source.ip() && listener.contains(&e.listener))?;
+        let meant = |(ip, e): &(Ipv4Addr, Expected)| ip == source.ip() && self.are_one(listener, e.listener);
+        let i = self.expected_any.iter().position(meant)?;
         Some(self.expected_any.swap_remove(i).1)
     }
 
-    /// Listeners that share the physical address of this one (SO_REUSEPORT: the kernel may hand a connection to any).
-    pub fn siblings(&self, cookie: Cookie) -> Vec<Cookie> {
-        let Some((s, b)) = self.sockets.get(&cookie).and_then(|s| Some((s, s.bound?))) else { return vec![cookie] };
-        let mut all = self.ports.get(&(s.proto, b.virtual_.port())).cloned().unwrap_or_default();
-        all.retain(|c| self.sockets.get(c).and_then(|s| s.bound).is_some_and(|o| o.physical == b.physical));
-        if !all.contains(&cookie) {
-            all.push(cookie);
-        }
-        all
+    /// Whether two listeners share one physical address (SO_REUSEPORT: the kernel may hand a connection to any).
+    fn are_one(&self, one: Cookie, other: Cookie) -> bool {
+        let place = |cookie| self.sockets.get(&cookie).and_then(|s| Some((s.proto, s.bound?.physical)));
+        one == other || place(one).is_some_and(|at| place(other) == Some(at))
     }
 
     /// A listener with this name.

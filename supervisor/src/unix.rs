@@ -58,7 +58,7 @@ pub fn bind(call: Call, target: Target) {
 
 /// listen(2) was made for the program: SO_PEERCRED of who connects would name the supervisor.
 pub fn listens(call: &Call, target: &Target) {
-    if sock::socket_domain(target.as_fd()).is_ok_and(|d| d == libc::AF_UNIX)
+    if target.is_of(libc::AF_UNIX)
         && let Ok(caller) = Caller::of(call.n.thread)
     {
         call.supervisor.unix.peers.listens(target, &caller);
@@ -126,7 +126,7 @@ fn connect_now(supervisor: &Supervisor, thread: u32, target: &Target, name: &[u8
 }
 
 fn is_datagram(target: &Target) -> bool {
-    sock::socket_type(target.as_fd()).is_ok_and(|t| t == libc::SOCK_DGRAM)
+    target.facts().is_ok_and(|facts| facts.kind == libc::SOCK_DGRAM)
 }
 
 /// Whether the peer has the name that was remembered, and the supervisor called listen(2) for it: so SO_PEERCRED names it.

@@ -409,7 +409,7 @@ pub fn send(
     control: &[u8],
     flags: i32,
 ) -> Result<usize, Errno> {
-    if sock::socket_domain(target.as_fd()).is_ok_and(|d| d == libc::AF_NETLINK) {
+    if target.is_of(libc::AF_NETLINK) {
         // To the kernel, without its address: with one it would look at the supervisor's privileges instead of the program's
         // (NETLINK_SKB_DST of net/netlink/af_netlink.c).
         if name.get(4..12).is_none_or(|port_and_groups| port_and_groups != [0; 8]) {
