@@ -3,9 +3,9 @@
 
 use super::admission::{Admission, Connections};
 use super::connection;
-use super::refusals;
+use super::datagrams::{self, Datagrams};
 use super::tap::{CounterCells, Counters, Direction, Tap, TapEvent, count};
-use super::{Flow, Listen, Machine, Sign, Transmit, Transport, stun};
+use super::{Flow, Listen, Machine, Transmit, Transport};
 use crate::message::Message;
 use crate::tls::{ClientTls, ServerTls};
 use bytes::Bytes;
@@ -15,7 +15,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -66,11 +65,10 @@ pub(crate) struct Secrets {
 
 /// One address on which we listen.
 pub(super) struct Point {
-    udp: Option<UdpSocket>,
+    udp: Option<Arc<Datagrams>>,
     listen: Listen,
     /// The address that it is bound to, if not to all.
     bound: Option<IpAddr>,
-    connected: Option<SocketAddr>,
     /// What reads its sockets.
     readers: Mutex<Vec<AbortHandle>>,
 }
@@ -162,8 +160,9 @@ impl<M: Machine> Core<M> {
     fn serve(self: &Arc<Self>, local: u16, listener: TcpListener) {
         let Some(point) = self.point(local) else { return };
         let mut readers = point.readers.lock();
-        if point.udp.is_some() {
-            readers.extend(self.spawn(run_udp(self.clone(), local, point.clone())));
+        if let Some(udp) = &point.udp {
+            readers.extend(self.spawn(datagrams::read(self.clone(), local, point.listen.addr, udp.clone())));
+            readers.extend(self.spawn(datagrams::write(self.clone(), local, udp.clone())));
         }
         readers.extend(self.spawn(run_listener(self.clone(), local, point.clone(), listener)));
     }
@@ -172,7 +171,7 @@ impl<M: Machine> Core<M> {
     pub async fn rebind(self: &Arc<Self>, local: u16, ip: IpAddr) -> Result<(), StartError> {
         let Some(old) = self.point(local) else { return Ok(()) };
         let wanted = Listen { addr: SocketAddr::new(ip, 0), ..old.listen };
-        let (point, listener) = Point::open(wanted, old.connected).await?;
+        let (point, listener) = Point::open(wanted, old.udp.as_ref().and_then(|udp| udp.connected())).await?;
         if let Some(place) = self.points.write().get_mut(usize::from(local)) {
             *place = Arc::new(point);
         }
@@ -271,7 +270,7 @@ impl<M: Machine> Core<M> {
         let point = self.point(flow.local).ok_or(ErrorKind::AddrNotAvailable)?;
         self.tap_sent(&point, flow, &payload);
         match flow.transport {
-            Transport::Udp => point.send(&payload, flow.remote),
+            Transport::Udp => point.udp.as_ref().ok_or(ErrorKind::AddrNotAvailable)?.send(payload, flow.remote),
             _ => self.send_on_connection(flow, payload),
         }
     }
@@ -334,15 +333,8 @@ impl Point {
         let (udp, listener) = match transport {
             Transport::Udp => {
                 let (udp, listener) = bind(addr).await?;
-                if let Some(hop) = next_hop {
-                    udp.connect(hop).await.map_err(failed)?;
-                }
-                // A new socket counts as not writable until the reactor has seen it once.
-                udp.writable().await.map_err(failed)?;
-                if next_hop.is_none() {
-                    refusals::watch(&udp).map_err(failed)?;
-                }
-                (Some(udp), listener)
+                let udp = Datagrams::new(udp, next_hop).await.map_err(failed)?;
+                (Some(Arc::new(udp)), listener)
             }
             _ => (None, TcpListener::bind(addr).await.map_err(failed)?),
         };
@@ -351,35 +343,9 @@ impl Point {
             udp,
             listen: Listen { addr: advertised(bound), transport },
             bound: Some(bound.ip()).filter(|ip| !ip.is_unspecified()),
-            connected: next_hop,
             readers: Mutex::default(),
         };
         Ok((point, listener))
-    }
-
-    fn send(&self, payload: &[u8], remote: SocketAddr) -> io::Result<()> {
-        let Some(udp) = &self.udp else { return Err(ErrorKind::AddrNotAvailable.into()) };
-        let once = || match self.connected {
-            Some(_) => udp.try_send(payload),
-            None => udp.try_send_to(payload, remote),
-        };
-        match once() {
-            Ok(_) => Ok(()),
-            // The refusal belongs to an earlier datagram; this one was not sent. Unconnected, it may be that of another address.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => match (once(), self.connected) {
-                (Ok(_), None) => Ok(()),
-                (Err(again), None) => Err(again),
-                (_, Some(_)) => Err(error),
-            },
-            Err(error) => Err(error),
-        }
-    }
-
-    fn receive(&self, udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        match self.connected {
-            Some(remote) => udp.try_recv(buffer).map(|n| (n, remote)),
-            None => udp.try_recv_from(buffer),
-        }
     }
 }
 
@@ -441,46 +407,6 @@ async fn run_timer<M: Machine>(core: Arc<Core<M>>) {
             () = due => core.with(|machine, now| machine.handle_timeout(now)),
             () = core.wake.notified() => {}
         }
-    }
-}
-
-async fn run_udp<M: Machine>(core: Arc<Core<M>>, local: u16, point: Arc<Point>) {
-    let Some(udp) = &point.udp else { return };
-    let mut buffer = vec![0; 65536];
-    let flow = |remote| Flow { transport: Transport::Udp, local, remote };
-    loop {
-        let Ok(ready) = udp.ready(Interest::READABLE | Interest::ERROR).await else { return };
-        if ready.is_error() {
-            for remote in refusals::take(udp) {
-                core.unreachable(flow(remote), "Connection refused");
-            }
-        }
-        loop {
-            match point.receive(udp, &mut buffer) {
-                Ok((n, remote)) => {
-                    datagram(&core, flow(remote), point.listen.addr, buffer.get(..n).unwrap_or_default())
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    if let Some(remote) = point.connected {
-                        core.unreachable(flow(remote), &error.to_string());
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn datagram<M: Machine>(core: &Arc<Core<M>>, flow: Flow, local: SocketAddr, bytes: &[u8]) {
-    if stun::is_stun(bytes) {
-        return core.with(|machine, now| machine.handle_sign(now, flow, Sign::Stun(bytes)));
-    }
-    if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-        return; // keep-alive
-    }
-    match Message::parse_datagram(Bytes::copy_from_slice(bytes)) {
-        Ok(message) => core.receive(flow, local, message),
-        Err(_) => count(&core.cells.garbage),
     }
 }
 

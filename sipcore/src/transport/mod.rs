@@ -2,6 +2,7 @@
 
 mod admission;
 mod connection;
+mod datagrams;
 mod driver;
 mod layered;
 mod refusals;
