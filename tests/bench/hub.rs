@@ -11,22 +11,33 @@ use crate::{Goal, ROUNDS, Table};
 
 /// Users whose registrations the load renews.
 const USERS: usize = 100;
+/// SIPps that call at once: one alone is slower than either server.
+const CALLERS: usize = 2;
+/// Bytes that wait for SIPp in its socket: what it loses itself comes again after half a second, and is nobody's speed.
+const SIPP_BUFFER: &str = "2000000";
 /// Registrations, calls and contacts of one measurement.
 const REGISTRATIONS: usize = 20_000;
 const CALLS: usize = 10_000;
+/// Of them at once.
+const AT_ONCE: usize = 100;
 const CONTACTS: usize = 50_000;
 const LONG: Duration = Duration::from_secs(200);
 
 /// One of the two servers.
-struct Server {
-    at: SocketAddr,
-    domain: &'static str,
+pub struct Server {
+    pub at: SocketAddr,
+    pub domain: &'static str,
     /// Of the server alone, with its children.
-    process: Process,
+    pub process: Process,
 }
 
 impl Server {
-    fn start(world: &World, ours: bool, open: bool, accounts: &[String]) -> Server {
+    pub fn start(world: &World, ours: bool, open: bool, accounts: &[String]) -> Server {
+        Server::start_with(world, ours, open, accounts, &[])
+    }
+
+    /// With further flags for the hub.
+    pub fn start_with(world: &World, ours: bool, open: bool, accounts: &[String], more: &[&str]) -> Server {
         if !ours {
             let names: Vec<&str> = accounts.iter().map(String::as_str).collect();
             let (kamailio, process) = Kamailio::start_bench(world, &names, open);
@@ -36,6 +47,7 @@ impl Server {
         let users = world.path("users").display().to_string();
         let listen = at.to_string();
         let mut flags = vec!["hub", "--listen", &listen, "--rate", "0"];
+        flags.extend(more);
         if !open {
             for name in accounts {
                 let add = world.sipbox(&["hub", "user", "--users", &users, "add", name]);
@@ -61,7 +73,7 @@ impl Server {
     }
 
     /// Its memory, what processes share counted once, in KiB.
-    fn memory(&self) -> f64 {
+    pub fn memory(&self) -> f64 {
         let pss = |pid: u32| {
             let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
             text.lines()
@@ -88,23 +100,29 @@ fn sipp(world: &World, server: &Server, scenario: &str, values: &str) -> Launch 
         .arg(file)
         .arg("-inf")
         .arg(values)
-        .args(["-i", "127.0.0.1", "-nostdin", "-trace_err", "-error_file"])
+        .args(["-i", "127.0.0.1", "-nostdin", "-buff_size", SIPP_BUFFER, "-trace_err", "-error_file"])
         .arg(world.path(&format!("{scenario}.err")))
         .cwd(world.dir())
 }
 
 /// So many in all, as fast as it goes, and at most a few at once: the server sets the pace.
-fn at_once(load: Launch, count: usize) -> Launch {
-    load.args(["-m", &count.to_string(), "-r", "100000", "-l", "100", "-timeout", "60s", "-timeout_error"])
+fn at_once(load: Launch, count: usize, at_once: usize) -> Launch {
+    let (count, at_once) = (count.to_string(), at_once.to_string());
+    load.args(["-m", &count, "-r", "100000", "-l", &at_once, "-timeout", "60s", "-timeout_error"])
 }
 
 /// How often a second, and processor time of the server for each in microseconds.
 type Pace = (f64, f64);
 
-fn measure(server: &Server, load: Launch, count: usize) -> Pace {
-    let load = at_once(load, count);
+/// `count` in all, by several SIPps that start together.
+fn measure(server: &Server, loads: Vec<Launch>, count: usize) -> Pace {
+    let share = loads.len();
     let (busy, start) = (server.busy(), Instant::now());
-    load.finish_within(LONG).success();
+    let loads: Vec<Process> =
+        loads.into_iter().map(|load| at_once(load, count / share, AT_ONCE / share).start()).collect();
+    for load in loads {
+        load.wait_within(LONG).success();
+    }
     let (took, busy) = (start.elapsed(), server.busy() - busy);
     (count as f64 / took.as_secs_f64(), busy.as_secs_f64() * 1e6 / count as f64)
 }
@@ -146,7 +164,7 @@ pub fn rows(table: &mut Table) {
                 };
                 let values = format!("SEQUENTIAL\n{}", accounts.iter().map(line).collect::<String>());
                 let load = sipp(&world, &server, "bench-register.xml", &values);
-                measure(&server, load, REGISTRATIONS)
+                measure(&server, vec![load], REGISTRATIONS)
             }),
         );
     }
@@ -170,8 +188,8 @@ pub fn rows(table: &mut Table) {
                 let register = sip::request("REGISTER", &format!("sip:{}", server.domain), &aor, from, &contact);
                 let answer = sip::ask(server.at, &register, &socket).unwrap_or_else(|| panic!("no answer to REGISTER"));
                 assert_eq!(sip::status(&answer), 200, "{answer}");
-                let load = sipp(&world, &server, "bench-call.xml", &values);
-                let value = measure(&server, load, CALLS);
+                let callers = (0..CALLERS).map(|_| sipp(&world, &server, "bench-call.xml", &values)).collect();
+                let value = measure(&server, callers, CALLS);
                 called.stop();
                 value
             }),
@@ -186,7 +204,7 @@ pub fn rows(table: &mut Table) {
             let before = server.memory();
             // On a connection: as datagrams every request is remembered for half a minute more (timer J).
             let load = sipp(&world, &server, "bench-bind.xml", &values).args(["-t", "t1"]);
-            at_once(load, CONTACTS).finish_within(LONG).success();
+            at_once(load, CONTACTS, AT_ONCE).finish_within(LONG).success();
             (server.memory() - before) / CONTACTS as f64
         });
         table.row(name, "KiB", &theirs, &ours, Goal::AtMost(1.0));

@@ -8,6 +8,7 @@ mod calls;
 mod channels;
 mod datagrams;
 mod hub;
+mod registrations;
 mod tunnels;
 
 use std::io::Write as _;
@@ -129,6 +130,7 @@ fn main() {
     tunnels::rows(&mut table);
     channels::rows(&mut table);
     hub::rows(&mut table);
+    registrations::rows(&mut table);
 }
 
 /// Both sides of a pair: natively, or under sipbox with the names `peer` and none.

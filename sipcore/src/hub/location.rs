@@ -4,17 +4,17 @@ use crate::message::{Scheme, Uri};
 use crate::random;
 use crate::transaction::Timers;
 use crate::transport::{Flow, Transport};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Contacts of one address of record.
 const MAX_CONTACTS: usize = 64;
-/// Bindings in all.
-const MAX_BINDINGS: usize = 100_000;
+/// Bindings in all: less than half a gigabyte.
+const MAX_BINDINGS: usize = 250_000;
 /// Addresses of record that are remembered, with or without bindings.
-const MAX_RECORDS: usize = 100_000;
+const MAX_RECORDS: usize = 250_000;
 
 /// One contact, as its REGISTER described it.
 #[derive(Debug, Clone)]
@@ -81,9 +81,9 @@ pub(super) struct Location {
     records: HashMap<Arc<str>, Vec<Binding>>,
     owners: HashMap<u64, Arc<str>>,
     /// Where each binding is to be found on the network.
-    places: HashMap<Place, Vec<u64>>,
+    places: HashMap<Place, Ids>,
     /// What was registered on each connection.
-    connections: HashMap<Flow, Vec<u64>>,
+    connections: HashMap<Flow, Ids>,
     /// Address of record and instance of each handle.
     handles: HashMap<u64, (Arc<str>, Box<str>)>,
     expiry: Timers<u64>,
@@ -189,15 +189,15 @@ impl Location {
     /// The flow of a binding whose contact is at the place that a URI names.
     pub fn flow_to(&self, uri: &Uri) -> Option<Flow> {
         let id = self.places.get(&Place::of(uri))?.last()?;
-        let bindings = self.records.get(self.owners.get(id)?)?;
-        bindings.iter().find(|binding| binding.id == *id).map(|binding| binding.contact.flow)
+        let bindings = self.records.get(self.owners.get(&id)?)?;
+        bindings.iter().find(|binding| binding.id == id).map(|binding| binding.contact.flow)
     }
 
     /// A connection has ended: what was bound on it is to be reached by its Contact, or not at all any more (RFC 5626 5.3). The addresses of record
     /// that lost a binding are told.
     pub fn flow_lost(&mut self, flow: Flow) -> Vec<String> {
         let mut lost = Vec::new();
-        for id in self.connections.remove(&flow).unwrap_or_default() {
+        for id in self.connections.remove(&flow).into_iter().flat_map(Ids::into_vec) {
             let Some(owner) = self.owners.get(&id).cloned() else { continue };
             let Some(bindings) = self.records.get_mut(&owner) else { continue };
             let Some(lost_one) = bindings.iter().find(|binding| binding.id == id) else { continue };
@@ -229,20 +229,20 @@ impl Location {
         star: bool,
         changes: Vec<Change>,
     ) -> Result<(), Refusal> {
-        let room = self.has_room(record);
         let bindings = self.records.get(record).map(Vec::as_slice).unwrap_or_default();
         let touched = |binding: &&Binding| star || changes.iter().any(|change| same(binding, change));
         if bindings.iter().filter(touched).any(|binding| *binding.call_id == *call_id && cseq <= binding.cseq) {
             return Err(Refusal::OutOfOrder);
         }
-        let added = changes.iter().filter(|change| change.expires_at.is_some()).count();
-        let kept = bindings.iter().filter(|binding| !touched(binding)).count();
-        if added > 0 && (kept + added > MAX_CONTACTS || self.len() + added > MAX_BINDINGS || !room) {
-            return Err(Refusal::Full);
-        }
         let handles: Vec<Option<u64>> =
             changes.iter().map(|change| handle_of(bindings, &change.contact, call_id)).collect();
         let gone: Vec<u64> = bindings.iter().filter(touched).map(|binding| binding.id).collect();
+        let added = changes.iter().filter(|change| change.expires_at.is_some()).count();
+        let (here, in_all) = (bindings.len() - gone.len() + added, self.len() - gone.len() + added);
+        // What is renewed needs no room.
+        if added > gone.len() && (here > MAX_CONTACTS || in_all > MAX_BINDINGS || !self.has_room(record)) {
+            return Err(Refusal::Full);
+        }
         for id in gone {
             self.remove(record, id);
         }
@@ -278,10 +278,10 @@ impl Location {
             None => record.into(),
         };
         if let Some(place) = place(&contact) {
-            self.places.entry(place).or_default().push(id);
+            self.places.entry(place).or_default().insert(id);
         }
         if contact.flow.transport.is_reliable() {
-            self.connections.entry(contact.flow).or_default().push(id);
+            self.connections.entry(contact.flow).or_default().insert(id);
         }
         let handle = contact.instance.as_ref().map(|instance| {
             let handle = handle.unwrap_or_else(random::number);
@@ -385,10 +385,102 @@ fn place(contact: &Contact) -> Option<Place> {
     contact.path.is_empty().then(|| Place::of(&contact.uri))
 }
 
-fn forget<K: Eq + std::hash::Hash>(index: &mut HashMap<K, Vec<u64>>, key: &K, id: u64) {
-    let Some(ids) = index.get_mut(key) else { return };
-    ids.retain(|known| *known != id);
-    if ids.is_empty() {
+fn forget<K: Eq + std::hash::Hash>(index: &mut HashMap<K, Ids>, key: &K, id: u64) {
+    if index.get_mut(key).is_some_and(|ids| ids.remove(id)) {
         index.remove(key);
+    }
+}
+
+/// Bindings at one place: mostly one, and all of them where a gateway, or a proxy without Path, stands for many.
+#[derive(Debug)]
+enum Ids {
+    One(u64),
+    Many(BTreeSet<u64>),
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Ids::Many(BTreeSet::new())
+    }
+}
+
+impl Ids {
+    fn insert(&mut self, id: u64) {
+        match self {
+            Ids::Many(ids) if ids.is_empty() => *self = Ids::One(id),
+            Ids::One(first) => *self = Ids::Many(BTreeSet::from([*first, id])),
+            Ids::Many(ids) => drop(ids.insert(id)),
+        }
+    }
+
+    /// Whether none is left.
+    fn remove(&mut self, id: u64) -> bool {
+        match self {
+            Ids::One(one) => *one == id,
+            Ids::Many(ids) => {
+                ids.remove(&id);
+                ids.is_empty()
+            }
+        }
+    }
+
+    /// The newest.
+    fn last(&self) -> Option<u64> {
+        match self {
+            Ids::One(one) => Some(*one),
+            Ids::Many(ids) => ids.last().copied(),
+        }
+    }
+
+    fn into_vec(self) -> Vec<u64> {
+        match self {
+            Ids::One(one) => vec![one],
+            Ids::Many(ids) => ids.into_iter().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn change(uri: &str, expires_at: Option<Instant>) -> Change {
+        let flow = Flow { transport: Transport::Udp, local: 0, remote: "[::1]:5062".parse().unwrap() };
+        let contact =
+            Contact { uri: uri.parse().unwrap(), instance: None, reg_id: None, path: Box::default(), flow, q: 1000 };
+        Change { contact, expires_at }
+    }
+
+    #[test]
+    fn a_full_hub_renews_what_it_has() {
+        let mut location = Location::default();
+        let hour = Some(Instant::now() + Duration::from_secs(3600));
+        for name in 0..MAX_BINDINGS {
+            location.update(&format!("user{name}@x"), "a", 1, false, vec![change("sip:h:5060", hour)]).unwrap();
+        }
+        let one_more = location.update("bob@x", "a", 1, false, vec![change("sip:h:5060", hour)]);
+        assert_eq!(one_more, Err(Refusal::Full));
+        location.update("user7@x", "a", 2, false, vec![change("sip:h:5060", hour)]).unwrap();
+        let instead = vec![change("sip:h:5060", None), change("sip:h:5070", hour)];
+        location.update("user7@x", "a", 3, false, instead).unwrap();
+        assert_eq!(location.len(), MAX_BINDINGS);
+        location.update("user8@x", "a", 2, false, vec![change("sip:h:5060", None)]).unwrap();
+        // The name of the one that has gone makes room, too.
+        location.update("bob@x", "a", 2, false, vec![change("sip:h:5060", hour)]).unwrap();
+        assert_eq!((location.len(), location.records()), (MAX_BINDINGS, MAX_RECORDS));
+    }
+
+    #[test]
+    fn the_newest_binding_at_a_place_counts() {
+        let mut ids = Ids::default();
+        for id in [1, 2, 3] {
+            ids.insert(id);
+            assert_eq!(ids.last(), Some(id));
+        }
+        assert!(!ids.remove(3));
+        assert!(!ids.remove(1));
+        assert_eq!(ids.last(), Some(2));
+        assert!(ids.remove(2));
     }
 }
