@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 
 /// Agents that lose one registrar do not all come back at the same moment.
 const SPREAD: Duration = Duration::from_secs(1);
+/// A registrar that ends the registration time and again is come back to ever later; when it has let it stand for this long, at once.
+const TRUST: Duration = Duration::from_secs(600);
+/// A registrar says how long it wants to be left alone; longer than this nobody waits.
+const MAX_PROBATION: Duration = Duration::from_secs(24 * 3600);
 /// A registrar that keeps raising Min-Expires is not followed for ever.
 const MIN_EXPIRES_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -51,6 +55,8 @@ pub(crate) struct Registration {
     leaving: bool,
     asked: Duration,
     backoff: Backoff,
+    /// How often the registrar has ended it of itself, and when it did last.
+    ended: (Backoff, Option<Instant>),
     next: Option<Instant>,
 }
 
@@ -63,6 +69,7 @@ impl Registration {
             leaving: false,
             asked: expires,
             backoff: Backoff::default(),
+            ended: (Backoff::default(), None),
             next: None,
         }
     }
@@ -172,6 +179,38 @@ impl Registration {
         }
     }
 
+    /// The binding stands, and no REGISTER is on its way.
+    pub fn is_settled(&self) -> bool {
+        self.phase == Phase::Standing
+    }
+
+    /// The registrar says that the binding stands for `left` only (RFC 3680 5.1, "shortened"): it is refreshed after 50 to 60 % of that at the latest.
+    pub fn on_shortened(&mut self, now: Instant, left: Duration, jitter: f64) {
+        if self.phase == Phase::Standing {
+            let soon = now + left.mul_f64(0.5 + 0.1 * jitter);
+            self.next = Some(self.next.map_or(soon, |next| next.min(soon)));
+        }
+    }
+
+    /// The registrar has ended the binding (RFC 3680 5.1): it is asked for again within half a second, or after `retry_after`; the oftener that
+    /// happens, the later. `jitter` is between 0 and 1.
+    pub fn on_ended(&mut self, now: Instant, retry_after: Option<Duration>, jitter: f64) {
+        let (backoff, last) = &mut self.ended;
+        if last.is_some_and(|last| now.saturating_duration_since(last) > TRUST) {
+            backoff.reset();
+        }
+        let pause = backoff.pause(Failure::Refused(None), jitter);
+        self.ended.1 = Some(now);
+        self.phase = Phase::Waiting;
+        self.lost = true;
+        self.next = Some(now + pause.max(retry_after.unwrap_or_default().min(MAX_PROBATION)));
+    }
+
+    /// The registrar has ended the binding, and does not want it again: it is not asked for any more, until `start`.
+    pub fn on_rejected(&mut self) {
+        *self = Registration::new(self.asked);
+    }
+
     /// This end is elsewhere: ask again at once. `false`: nothing is wanted.
     pub fn on_move(&mut self, now: Instant) -> bool {
         if matches!(self.phase, Phase::Standing | Phase::Waiting) {
@@ -279,6 +318,37 @@ mod tests {
         assert_eq!(registration.next(), Some(now + SPREAD / 2));
         registration.on_doubt(now, 1.0);
         assert_eq!(registration.next(), Some(now + SPREAD / 2), "doubting again does not put it off");
+    }
+
+    #[test]
+    fn what_the_registrar_ends_comes_back_ever_later() {
+        let mut now = Instant::now();
+        let mut registration = Registration::new(HOUR);
+        registration.start();
+        registration.on_success(now, HOUR, None, 1.0);
+        registration.on_shortened(now, Duration::from_secs(60), 0.0);
+        assert_eq!(registration.next(), Some(now + Duration::from_secs(30)));
+        registration.on_shortened(now, HOUR, 0.0);
+        assert_eq!(registration.next(), Some(now + Duration::from_secs(30)), "it is never put off");
+        let mut end = |registration: &mut Registration, retry_after| {
+            registration.on_ended(now, retry_after, 1.0);
+            assert!(!registration.is_standing() && !registration.is_settled());
+            let next = registration.next().expect("another attempt is set");
+            let pause = next - now;
+            now = next;
+            assert!(registration.on_timer(now));
+            assert_eq!(registration.on_success(now, HOUR, None, 0.0), Change::Restored);
+            pause
+        };
+        let pauses: Vec<Duration> = (0..9).map(|_| end(&mut registration, None)).collect();
+        assert!(pauses[0] <= Duration::from_millis(500) && pauses.is_sorted(), "{pauses:?}");
+        assert_eq!(pauses[8], BACKOFF_MAX);
+        assert_eq!(end(&mut registration, Some(HOUR)), HOUR, "probation");
+        // Afterwards it has stood for long.
+        assert!(end(&mut registration, None) <= Duration::from_millis(500));
+        registration.on_rejected();
+        assert_eq!(registration.next(), None);
+        assert!(!registration.is_standing() && registration.start());
     }
 
     #[test]

@@ -170,6 +170,13 @@ pub struct HubArguments {
     /// A domain that the hub is responsible for, beside its own addresses; may be repeated [default: sipbox.invalid]
     #[arg(long, value_name = "NAME")]
     pub domain: Vec<String>,
+    /// Another domain that the hub's users may call and watch somebody in: DNS says where it is (RFC 3263). May be repeated; requests for all
+    /// others are refused
+    #[arg(long, value_name = "DOMAIN")]
+    pub foreign: Vec<String>,
+    /// The DNS server that knows where these are, instead of this machine's
+    #[arg(long, value_name = "IP:PORT", requires = "foreign")]
+    pub dns: Option<SocketAddr>,
     /// Who may register and call; see `sipbox hub user` [default: ~/.config/sipbox/hub.users, if it is there]. SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     pub users: Option<PathBuf>,

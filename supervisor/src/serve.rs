@@ -98,6 +98,8 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
         rate: (arguments.rate > 0).then_some(arguments.rate),
         state: arguments.state,
         page: arguments.page,
+        foreign: arguments.foreign,
+        dns: arguments.dns,
         ..HubConfig::default()
     });
     let hub = hub.await.map_err(|e| e.to_string())?;

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use policy::Flows;
 use sandbox::diag::Receiver;
 use sipcore::agent::{
-    Agent, CallError, Direct, End, EndReason, Event, IceServer, Label, Offer, PresenceError, Proto, Session, SessionId,
-    Transport, Tuple,
+    Agent, CallError, Direct, End, EndReason, Event, IceServer, Label, Offer, PresenceError, Proto, RegistrationFlow,
+    Session, SessionId, Transport, Tuple,
 };
 use sipcore::message::Uri;
 
@@ -346,6 +346,12 @@ impl Sessions {
         &self.identity.aor
     }
 
+    /// By which flows it is registered; none while the agent is being started.
+    pub fn registration(&self) -> Vec<RegistrationFlow> {
+        let started = self.agent.try_lock().ok().and_then(|agent| agent.clone());
+        started.map(|agent| agent.registration()).unwrap_or_default()
+    }
+
     /// Where it registers, in words.
     pub fn registrar(&self) -> &str {
         self.identity.registrar.as_ref().map_or("this user's own hub", |home| home.uri().as_str())
@@ -474,10 +480,14 @@ async fn serve_events(supervisor: Weak<Supervisor>, mut events: tokio::sync::mps
                     supervisor.forget_session(id);
                 }
             }
-            Event::RegistrationLost { why } => {
+            Event::RegistrationLost { why, over } => {
                 let aor = &supervisor.sessions.identity.aor;
-                crate::say::say!("the registration of {aor} is lost: {why}; it is tried again");
-                if supervisor.sessions.identity.registrar.is_none() {
+                let then = match over {
+                    true => "peers cannot reach the program any more: ask who runs the registrar, and start it again",
+                    false => "it is tried again",
+                };
+                crate::say::say!("the registration of {aor} is lost: {why}; {then}");
+                if !over && supervisor.sessions.identity.registrar.is_none() {
                     // The hub of this user is gone: the next one is at the same address.
                     tokio::spawn(async {
                         if let Err(error) = hub::ensure().await {

@@ -61,6 +61,14 @@ pub enum RegisterError {
         /// Where REGISTER was sent.
         registrar: SocketAddr,
     },
+    /// The registrar has ended the registration, and tells so (RFC 3680).
+    #[error("the registrar at {registrar} has ended it ({event})")]
+    Ended {
+        /// Where REGISTER was sent.
+        registrar: SocketAddr,
+        /// `deactivated`, `probation`, `rejected`, ...
+        event: String,
+    },
     /// The agent was shut down meanwhile.
     #[error("cannot register: the agent has been shut down")]
     Shutdown,
@@ -76,6 +84,7 @@ impl RegisterError {
             RegisterError::NoCredentials { .. } | RegisterError::BadCredentials { .. } | RegisterError::Shutdown => {
                 true
             }
+            RegisterError::Ended { event, .. } => event == "rejected",
             RegisterError::Unreachable { .. } | RegisterError::Timeout { .. } => false,
         }
     }

@@ -21,10 +21,12 @@ pub enum Event {
         /// Why.
         reason: EndReason,
     },
-    /// A refresh of the registration failed; attempts go on.
+    /// A refresh of the registration failed, or the registrar has ended it. Attempts go on unless it is `over`.
     RegistrationLost {
         /// What went wrong.
         why: String,
+        /// The registrar does not want it again.
+        over: bool,
     },
     /// The registration stands again.
     RegistrationRestored,

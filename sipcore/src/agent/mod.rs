@@ -15,7 +15,9 @@ pub use crate::sdp::{Channels, Direct, End, Fingerprint, Line, Machine, Offer, Q
 pub use crate::transport::{Counters, Direction, StartError, Tap, TapEvent, Transport};
 pub use error::{CallError, MoveError, PresenceError, RegisterError, RestartError};
 pub use incoming::{Event, IncomingCall, IncomingRestart};
-pub use types::{AgentConfig, Capabilities, EndReason, IceServer, Registrar, Session, SessionId, SubscriptionId};
+pub use types::{
+    AgentConfig, Capabilities, EndReason, IceServer, Registrar, RegistrationFlow, Session, SessionId, SubscriptionId,
+};
 
 use crate::message::Uri;
 use crate::transaction::Timing;
@@ -95,6 +97,11 @@ impl Agent {
     /// The STUN and TURN servers that the registrar tells of, with credentials for a while: none before [`Agent::register`].
     pub fn ice_servers(&self) -> Vec<IceServer> {
         self.core().with(|seat, _| seat.agent.ice_servers())
+    }
+
+    /// The flows by which the agent is registered or wants to be, the one in use first; none before [`Agent::register`].
+    pub fn registration(&self) -> Vec<RegistrationFlow> {
+        self.core().with(|seat, now| seat.agent.registration_flows(now))
     }
 
     /// One session with `target`: INVITE with `offer`, ACK for the 2xx. Dropping the future sends CANCEL, or BYE when a 2xx comes all the same.

@@ -194,7 +194,7 @@ impl Seat {
                 Event::Incoming(IncomingCall::new(id, from, lines, self.core.clone()))
             }
             Notice::Ended { id, reason } => Event::Ended { id, reason },
-            Notice::RegistrationLost(why) => Event::RegistrationLost { why },
+            Notice::RegistrationLost { why, over } => Event::RegistrationLost { why, over },
             Notice::RegistrationRestored => Event::RegistrationRestored,
             Notice::NotPublished(error) => Event::NotPublished(error),
             Notice::Presence { id, update } => Event::Presence { id, update },

@@ -58,6 +58,23 @@ impl fmt::Debug for AgentConfig {
     }
 }
 
+/// A flow by which an agent is registered, or wants to be (RFC 5626 4.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistrationFlow {
+    /// The server.
+    pub server: SocketAddr,
+    /// How it is spoken to.
+    pub transport: Transport,
+    /// Requests of ours go by it. The others are there to take its place, and to be called by.
+    pub in_use: bool,
+    /// Requests find the agent by it, as far as is known.
+    pub up: bool,
+    /// For how long it has been so.
+    pub since: Duration,
+    /// When it is tried again, if it is not up and no attempt is on its way.
+    pub retry: Option<Duration>,
+}
+
 static LAST_SESSION: AtomicU64 = AtomicU64::new(0);
 
 /// A session, unique in the process.

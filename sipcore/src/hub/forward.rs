@@ -1,5 +1,6 @@
 //! Requests passed on (RFC 3261 16.3 to 16.6, 16.10).
 
+use super::foreign::{Waiting, is_own};
 use super::home::HomeProxy;
 use super::outcome::{Branch, Context};
 use super::routes::{Destination, Routed, Target};
@@ -27,12 +28,16 @@ impl HomeProxy {
         {
             return self.respond(now, server, *answer);
         }
+        if matches!(destination, Destination::Elsewhere(_)) && !sealed && !is_own(self, &request) {
+            return self.respond(now, server, Message::response_to(&request, 403, "Not A User Of This Hub"));
+        }
         let targets = match destination {
+            Destination::Elsewhere(to) => Ok(to),
             Destination::Here => return self.answer_as_server(now, server, &request),
             Destination::Nowhere(status, reason) => {
                 return self.respond(now, server, Message::response_to(&request, status, reason));
             }
-            Destination::Targets(targets) => targets,
+            Destination::Targets(targets) => Err(targets),
         };
         let unknown: Vec<&str> = request.tokens(name::PROXY_REQUIRE).collect();
         if !unknown.is_empty() {
@@ -42,7 +47,10 @@ impl HomeProxy {
         self.sessions.on_passed(&request);
         let before = request.clone();
         match request.decrement_max_forwards() {
-            Ok(true) => self.fork(now, server, flow, before, request, targets, mark),
+            Ok(true) => match targets {
+                Ok(to) => self.lead_away(now, server, before, Waiting { request, came: flow, mark }, to),
+                Err(targets) => self.fork(now, server, flow, before, request, targets, mark),
+            },
             Ok(false) => self.respond(now, server, Message::response_to(&request, 483, "Too Many Hops")),
             Err(_) => self.respond(now, server, Message::response_to(&request, 400, "Bad Max-Forwards")),
         }
@@ -60,25 +68,33 @@ impl HomeProxy {
         targets: Vec<Target>,
         mark: u32,
     ) {
-        let invite = request.method() == Some(&Method::Invite);
+        let id = self.open_context(now, server, flow, before);
+        for target in targets {
+            let copy = self.copy_for(&request, flow, &target);
+            let client = self.layer.request_on(now, target.flow, copy, Some(mark));
+            self.clients.insert(client, id);
+            if let Some(context) = self.contexts.get_mut(&id) {
+                context.branches.push(Branch::new(client, target.others));
+            }
+        }
+    }
+
+    /// Opens a response context for a request, `before` anything was done to it. It has no branch yet.
+    pub(super) fn open_context(&mut self, now: Instant, server: ServerId, came: Flow, before: Message) -> u64 {
+        let invite = before.method() == Some(&Method::Invite);
         if invite {
             self.layer.respond(now, server, &Message::response_to(&before, 100, "Trying").build());
         }
         self.last_context += 1;
         let id = self.last_context;
-        let mut context = Context::new(server, flow, before, invite);
-        for target in targets {
-            let copy = self.copy_for(&request, flow, &target);
-            let client = self.layer.request_on(now, target.flow, copy, Some(mark));
-            self.clients.insert(client, id);
-            context.branches.push(Branch::new(client, target.others));
-        }
+        let mut context = Context::new(server, came, before, invite);
         if invite {
             self.invites.insert(server, id);
             context.armed = Some(now + RING_LIMIT);
             self.timers.update(id, None, context.armed);
         }
         self.contexts.insert(id, context);
+        id
     }
 
     /// The flow of a branch is lost: the request goes by another one of the same agent (RFC 5626 5.3). `false`: there is none.
@@ -102,7 +118,7 @@ impl HomeProxy {
         true
     }
 
-    fn copy_for(&self, request: &Message, came: Flow, target: &Target) -> Message {
+    pub(super) fn copy_for(&self, request: &Message, came: Flow, target: &Target) -> Message {
         let mut copy = request.clone();
         if let Some(uri) = &target.uri {
             copy.set_request_uri(uri);
@@ -127,7 +143,13 @@ impl HomeProxy {
             return;
         }
         let Routed { destination, .. } = self.route(now, flow, &mut ack);
-        let Destination::Targets(targets) = destination else { return };
+        let targets = match destination {
+            Destination::Targets(targets) => targets,
+            Destination::Elsewhere(to) if ack.decrement_max_forwards() == Ok(true) => {
+                return self.lead_ack_away(Waiting { request: ack, came: flow, mark }, to);
+            }
+            _ => return,
+        };
         let Some(target) = targets.first() else { return };
         if ack.decrement_max_forwards() == Ok(true) {
             let copy = self.copy_for(&ack, flow, target);

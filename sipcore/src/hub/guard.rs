@@ -33,6 +33,11 @@ impl Guard {
         self.users.accounts.keys().map(String::as_str)
     }
 
+    /// There is an account of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.knows_everybody() || self.users.accounts.contains_key(name)
+    }
+
     /// Every name has the same password.
     pub fn knows_everybody(&self) -> bool {
         self.users.shared.is_some()

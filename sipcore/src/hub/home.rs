@@ -1,5 +1,6 @@
 //! The home proxy: registrar and proxy of its domains as one state machine without I/O (RFC 3261 10, 16).
 
+use super::foreign::Foreign;
 use super::gruu::Mint;
 use super::guard::Guard;
 use super::journal::{Journal, Kept};
@@ -52,6 +53,7 @@ pub(crate) struct HomeProxy {
     /// Key of the seals by which we know our own routes again.
     pub(super) seal_key: [u8; 32],
     pub(super) relay: Option<RelayOffer>,
+    pub(super) foreign: Foreign,
     rates: Option<Rates>,
     pub(super) sessions: Sessions,
     pub(super) tally: Tally,
@@ -87,6 +89,7 @@ impl HomeProxy {
             key: RandomState::new(),
             seal_key: secret,
             relay: config.relay.clone(),
+            foreign: Foreign::new(&config.foreign),
             rates: config.rate.map(|rate| Rates::new(rate.max(1), Duration::from_secs(1) / rate.max(1))),
             sessions: Sessions::default(),
             tally: Tally::default(),
@@ -104,13 +107,14 @@ impl HomeProxy {
         home
     }
 
-    /// From now on these may register and call; `None`: everybody.
+    /// From now on these may register and call; `None`: everybody. Who is no user any more has no bindings, and is told so.
     pub fn set_users(&mut self, now: Instant, users: Option<Users>) {
         self.guard = users.map(|users| Guard::new(users, now));
         let domain = self.domains.first().cloned().unwrap_or_default();
         for name in self.guard.iter().flat_map(Guard::names) {
             self.location.know(&format!("{name}@{domain}"));
         }
+        self.turn_out(now);
     }
 
     /// Goes on with what an earlier hub had, and keeps what changes.
@@ -128,6 +132,8 @@ impl HomeProxy {
             self.location.restore(&record, bindings);
         }
         self.journal = Some(journal);
+        // Users may have been removed since.
+        self.turn_out(now);
     }
 
     /// Writes down what has changed.
@@ -150,7 +156,7 @@ impl HomeProxy {
             self.contexts.len(),
             self.clients.len(),
             self.invites.len(),
-            self.timers.len() + self.presence.leftovers(),
+            self.timers.len() + self.presence.leftovers() + self.foreign.len(),
         ]
     }
 
@@ -200,6 +206,11 @@ impl HomeProxy {
     pub(super) fn respond(&mut self, now: Instant, server: ServerId, answer: ResponseBuilder) {
         let answer = answer.to_tag(&random::tag()).header(name::SERVER, USER_AGENT).build();
         self.layer.respond(now, server, &answer);
+    }
+
+    /// Something was done that is no answer to a message.
+    pub(super) fn finish(&mut self, now: Instant) {
+        self.work(now);
     }
 
     fn work(&mut self, now: Instant) {
@@ -286,6 +297,9 @@ impl Machine for HomeProxy {
 
     fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
         let lost = self.location.flow_lost(flow);
+        for record in &lost {
+            self.presence.on_registration(record);
+        }
         self.changed.extend(lost);
         self.layer.handle_unreachable(now, flow, why);
         self.work(now);

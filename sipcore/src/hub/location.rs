@@ -220,7 +220,7 @@ impl Location {
         lost
     }
 
-    /// Carries out one REGISTER, all of it or nothing. `star`: all bindings go first.
+    /// Carries out one REGISTER, all of it or nothing. `star`: all bindings go first. `true`: what is bound is not what it was, or not for as long.
     pub fn update(
         &mut self,
         record: &str,
@@ -228,7 +228,7 @@ impl Location {
         cseq: u32,
         star: bool,
         changes: Vec<Change>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let bindings = self.records.get(record).map(Vec::as_slice).unwrap_or_default();
         let touched = |binding: &&Binding| star || changes.iter().any(|change| same(binding, change));
         if bindings.iter().filter(touched).any(|binding| *binding.call_id == *call_id && cseq <= binding.cseq) {
@@ -236,6 +236,13 @@ impl Location {
         }
         let handles: Vec<Option<u64>> =
             changes.iter().map(|change| handle_of(bindings, &change.contact, call_id)).collect();
+        let refreshes = |binding: &Binding, change: &Change| {
+            let alike = same(binding, change) && binding.contact.uri.equivalent(&change.contact.uri);
+            alike && change.expires_at.is_some_and(|expires_at| expires_at >= binding.expires_at)
+        };
+        let is_refreshed = |binding: &Binding| changes.iter().any(|change| refreshes(binding, change));
+        let is_refresh = |change: &Change| bindings.iter().any(|binding| refreshes(binding, change));
+        let is_news = star || !bindings.iter().filter(touched).all(is_refreshed) || !changes.iter().all(is_refresh);
         let gone: Vec<u64> = bindings.iter().filter(touched).map(|binding| binding.id).collect();
         let added = changes.iter().filter(|change| change.expires_at.is_some()).count();
         let (here, in_all) = (bindings.len() - gone.len() + added, self.len() - gone.len() + added);
@@ -251,7 +258,17 @@ impl Location {
                 self.add(record, call_id, cseq, change.contact, handle, expires_at);
             }
         }
-        Ok(())
+        Ok(is_news)
+    }
+
+    /// The address of record is not known any more; what was bound to it.
+    pub fn forget(&mut self, record: &str) -> Vec<Binding> {
+        let bindings = self.bindings(record).to_vec();
+        for binding in &bindings {
+            self.remove(record, binding.id);
+        }
+        self.records.remove(record);
+        bindings
     }
 
     fn has_room(&mut self, record: &str) -> bool {

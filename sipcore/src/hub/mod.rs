@@ -2,6 +2,7 @@
 //! given a file for them.
 
 mod choice;
+mod foreign;
 mod forward;
 mod gruu;
 mod guard;
@@ -21,6 +22,7 @@ mod watch;
 pub use crate::auth::{Algorithm, Stored, ha1};
 pub use crate::transport::{Counters, Direction, Tap, TapEvent, Transport};
 
+use crate::locate::Locator;
 use crate::tls::ServerTls;
 use crate::transaction::Timing;
 use crate::transport::{Admission, Driver, Listen, Secrets, Setup, StartError};
@@ -134,6 +136,10 @@ pub struct HubConfig {
     pub state: Option<PathBuf>,
     /// Where the page with what the hub is doing is served, for whoever can connect there. `None`: nowhere.
     pub page: Option<SocketAddr>,
+    /// Other domains that the hub's users may call and watch somebody in (RFC 3263); requests for all others are refused.
+    pub foreign: Vec<String>,
+    /// The DNS server that knows these, instead of this machine's.
+    pub dns: Option<SocketAddr>,
     /// The STUN and TURN server that those who register are told of, each with credentials of its own. `None`: there is none.
     pub relay: Option<RelayOffer>,
 }
@@ -169,6 +175,8 @@ impl Default for HubConfig {
             rate: None,
             state: None,
             page: None,
+            foreign: Vec::new(),
+            dns: None,
             relay: None,
         }
     }
@@ -197,6 +205,9 @@ pub enum HubError {
     /// TLS is to be listened for, and there is no certificate.
     #[error("the hub cannot start: TLS needs a certificate and its key")]
     NoCertificate,
+    /// DNS cannot be asked for other domains.
+    #[error("the hub cannot start: other domains cannot be looked for: {0}")]
+    Dns(String),
     /// The page cannot be served there.
     #[error("the hub cannot start: its page cannot be served on {addr}: {source}")]
     Page {
@@ -290,7 +301,14 @@ impl Hub {
             }
             home
         };
+        let locator = match config.foreign.is_empty() {
+            true => None,
+            false => Some(Locator::new(config.dns).map_err(HubError::Dns)?),
+        };
         let driver = Driver::start(sockets, machine).await?;
+        if let Some(locator) = locator {
+            foreign::follow(&driver.core, locator);
+        }
         let page = match config.page {
             Some(addr) => {
                 let failed = |source| HubError::Page { addr, source };
@@ -317,7 +335,7 @@ impl Hub {
         self.page.as_ref().map(|page| page.addr)
     }
 
-    /// From now on these may use it, and nobody else. What is bound stays bound until it expires.
+    /// From now on these may use it, and nobody else: of others nothing stays bound or published.
     pub fn set_users(&self, users: Users) {
         self.driver.core.with(|home, now| home.set_users(now, Some(users)));
     }

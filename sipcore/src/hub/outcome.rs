@@ -61,6 +61,11 @@ impl Context {
         self.request.is_some()
     }
 
+    /// Its sender does not want it any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled
+    }
+
     /// The request, and where else a branch can go: nowhere any more if it was answered, is cancelled, or is not wanted.
     pub fn take_others(&mut self, client: ClientId) -> Option<(Message, Vec<Target>)> {
         let request = self.request.clone().filter(|_| !self.cancelled)?;
@@ -152,6 +157,15 @@ impl HomeProxy {
             branch.done = true;
         }
         self.end_branch(client);
+        self.conclude(now, id);
+    }
+
+    /// A request that could be passed on to nobody is answered.
+    pub(super) fn refuse(&mut self, now: Instant, id: u64, status: u16, reason: &str) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        if let Some(request) = &context.request {
+            context.refusals.push(with_tag(Message::response_to(request, status, reason)).build());
+        }
         self.conclude(now, id);
     }
 

@@ -4,6 +4,7 @@ use super::RelayOffer;
 use super::gruu;
 use super::home::{HomeProxy, SUPPORTED};
 use super::location::{Binding, Change, Contact, Lookup, Refusal, address_of, transport_of};
+use super::presence::EVENTS;
 use crate::message::{Message, NameAddr, ResponseBuilder, Uri, address, name};
 use crate::presence::WATCHERS_OPTION;
 use crate::transaction::ServerId;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// Proxies that a contact may be behind, and the length of the URI of each in bytes.
 const MAX_PATH: usize = 8;
 const MAX_PATH_URI: usize = 512;
+/// Contacts of one address of record that are many.
+const CROWD: usize = 8;
 
 impl HomeProxy {
     pub(super) fn on_register(&mut self, now: Instant, server: ServerId, flow: Flow, request: &Message) {
@@ -64,16 +67,21 @@ impl HomeProxy {
         let registers = changes.iter().any(|change| change.expires_at.is_some());
         if star || !changes.is_empty() {
             let done = self.location.update(&record, call_id, cseq.number, star, changes);
-            done.map_err(|refusal| match refusal {
+            let is_news = done.map_err(|refusal| match refusal {
                 Refusal::OutOfOrder => refuse(500, "Older Than The Last REGISTER"),
                 Refusal::Full => {
                     Box::new(Message::response_to(request, 503, "Too Many Contacts").header(name::RETRY_AFTER, 60))
                 }
             })?;
             self.changed.push(record.clone());
-            self.presence.on_registration(&record);
+            if is_news {
+                self.presence.on_registration(&record);
+            }
         }
         let mut answer = self.list(now, request, &record, &to).header(name::SUPPORTED, WATCHERS_OPTION);
+        if self.tells_registrations(&record) {
+            answer = answer.header(name::ALLOW_EVENTS, EVENTS);
+        }
         for proxy in request.headers_named(name::PATH) {
             answer = answer.copy(proxy);
         }
@@ -83,6 +91,13 @@ impl HomeProxy {
             }
         }
         Ok(if outbound { answer.header(name::REQUIRE, "outbound") } else { answer })
+    }
+
+    /// Who registers is to subscribe to what becomes of it (RFC 3680): users can be removed here. Not in a crowd of one name, where each would hear of
+    /// all the others.
+    fn tells_registrations(&self, record: &str) -> bool {
+        let has_accounts = self.guard.as_ref().is_some_and(|guard| !guard.knows_everybody());
+        has_accounts && self.location.bindings(record).len() <= CROWD
     }
 
     fn change(

@@ -37,6 +37,8 @@ pub(super) enum Destination {
     Here,
     /// These places.
     Targets(Vec<Target>),
+    /// Where the domain of this URI is.
+    Elsewhere(Uri),
     /// Nowhere: status and reason.
     Nowhere(u16, &'static str),
 }
@@ -107,7 +109,10 @@ impl HomeProxy {
         let transport = transport_of(uri);
         let target = match (self.location.flow_to(uri), address_of(uri)) {
             (Some(known), _) => known,
+            // Within a dialog that goes through here, or where the operator lets users go.
+            (None, None) if sealed || self.foreign.leads_to(uri) => return Destination::Elsewhere(uri.clone()),
             (None, None) => return Destination::Nowhere(404, "Not Our Domain"),
+            (None, Some(_)) if !sealed && self.foreign.leads_to(uri) => return Destination::Elsewhere(uri.clone()),
             (None, Some(addr)) if sealed => {
                 Flow { transport, local: self.local_for(transport, addr.ip(), flow.local), remote: addr }
             }

@@ -1,5 +1,7 @@
 //! What the hub answers and passes on, message by message.
 
+mod foreign;
+
 use super::home::HomeProxy;
 use super::{HubConfig, Users};
 use crate::auth::{Credentials, DigestClient};

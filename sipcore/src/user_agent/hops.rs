@@ -87,6 +87,7 @@ impl UserAgent {
         let stays = hops.iter().any(|hop| hop.flow == self.main.flow);
         let first = hops.first().cloned();
         self.without_spare = false;
+        self.reg.allow();
         if self.spare.as_ref().is_some_and(|spare| !hops.iter().any(|hop| hop.flow == spare.flow)) {
             self.drop_spare();
         }

@@ -11,8 +11,11 @@ mod in_dialog;
 mod keep_alive;
 mod publishing;
 mod refreshing;
+#[cfg(test)]
+mod reg_tests;
 mod registered;
 mod registering;
+mod registrations;
 mod reliable;
 mod replacing;
 #[cfg(test)]
@@ -45,6 +48,7 @@ use hops::Hops;
 use keep_alive::Act;
 use publishing::Publisher;
 use registered::Registered;
+use registrations::RegWatch;
 use reliable::Ringing;
 use restarting::{Reoffer, Restart};
 use std::collections::{HashMap, VecDeque};
@@ -121,7 +125,11 @@ pub(crate) enum Notice {
     Registered,
     /// An attempt failed.
     NotRegistered(RegisterError),
-    RegistrationLost(String),
+    /// It is tried again unless it is `over`.
+    RegistrationLost {
+        why: String,
+        over: bool,
+    },
     RegistrationRestored,
     NotPublished(PresenceError),
     Presence {
@@ -263,6 +271,8 @@ pub(crate) struct UserAgent {
     hops: Hops,
     publisher: Publisher,
     watches: Watches,
+    /// The subscription to our own registration.
+    reg: RegWatch,
     /// Connections that are to be closed.
     closing: VecDeque<Flow>,
     tag_key: RandomState,
@@ -291,6 +301,7 @@ impl UserAgent {
             hops: Hops::default(),
             publisher: Publisher::new(config.expires),
             watches: Watches::default(),
+            reg: RegWatch::default(),
             closing: VecDeque::new(),
             tag_key: RandomState::new(),
             notices: VecDeque::new(),
@@ -402,6 +413,10 @@ impl UserAgent {
                     self.acks.remove(&id);
                 }
             }
+        }
+        self.main.note(now);
+        if let Some(spare) = &mut self.spare {
+            spare.note(now);
         }
     }
 
@@ -527,6 +542,11 @@ impl UserAgent {
         if let Some(gruu) = &self.main.service.gruu {
             return address(None, gruu, &[]);
         }
+        self.own_contact()
+    }
+
+    /// Our address as Contact, on the flow that we registered on.
+    fn own_contact(&self) -> String {
         let contact = &self.main.contact;
         let marked = self.main.service.outbound.then(|| contact.with_param("ob", None).ok()).flatten();
         address(None, marked.as_ref().unwrap_or(contact), &[("+sip.instance", Some(&self.instance()))])

@@ -2,6 +2,7 @@
 
 use super::keep_alive::KeepAlive;
 use super::service::Service;
+use crate::agent::RegistrationFlow;
 use crate::message::{Message, Uri};
 use crate::random;
 use crate::registration::Registration;
@@ -27,6 +28,8 @@ pub(super) struct Registered {
     pub without_outbound: bool,
     /// Nothing has come through since it was lost.
     pub is_silent: bool,
+    /// Whether requests found us by it when that was looked at last, and since when that is so.
+    state: (bool, Option<Instant>),
 }
 
 impl Registered {
@@ -43,6 +46,28 @@ impl Registered {
             keep_alive: KeepAlive::new(flow.transport),
             without_outbound: false,
             is_silent: false,
+            state: (false, None),
+        }
+    }
+
+    /// Keeps in mind since when it is as it is.
+    pub fn note(&mut self, now: Instant) {
+        let stands = self.stands();
+        if self.state.0 != stands || self.state.1.is_none() {
+            self.state = (stands, Some(now));
+        }
+    }
+
+    /// What can be told of it.
+    pub fn report(&self, now: Instant, in_use: bool) -> RegistrationFlow {
+        let up = self.stands();
+        RegistrationFlow {
+            server: self.flow.remote,
+            transport: self.flow.transport,
+            in_use,
+            up,
+            since: self.state.1.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
+            retry: self.registration.next().filter(|_| !up).map(|at| at.saturating_duration_since(now)),
         }
     }
 

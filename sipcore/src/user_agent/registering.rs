@@ -5,7 +5,7 @@ use super::publishing::min_expires;
 use super::registered::Registered;
 use super::service::Service;
 use super::{Notice, Purpose, USER_AGENT, UserAgent, ice_servers};
-use crate::agent::{IceServer, RegisterError};
+use crate::agent::{IceServer, RegisterError, RegistrationFlow};
 use crate::backoff::Failure;
 use crate::message::{Message, Method, NameAddr, Uri, address, name};
 use crate::random;
@@ -25,6 +25,15 @@ impl UserAgent {
     /// The binding stands as far as we know.
     pub fn is_registered(&self) -> bool {
         self.main.registration.is_standing()
+    }
+
+    /// The flows by which we are registered or want to be, the one in use first; none before the first attempt.
+    pub fn registration_flows(&self, now: Instant) -> Vec<RegistrationFlow> {
+        if self.main.request.is_none() {
+            return Vec::new();
+        }
+        let spare = self.spare.iter().map(|spare| spare.report(now, false));
+        std::iter::once(self.main.report(now, true)).chain(spare).collect()
     }
 
     /// The STUN and TURN servers that the registrar told of last; their credentials are renewed with each refresh.
@@ -132,6 +141,10 @@ impl UserAgent {
         }
         self.main.keep_alive.start(now, self.main.service.outbound, self.main.service.flow_timer);
         self.register_spare(now);
+        if change == Change::Registered {
+            self.reg.allow();
+        }
+        self.watch_registrations(now);
         self.notices.push_back(Notice::Registered);
         self.publish_where_registered(now, change == Change::Restored);
         if change == Change::Restored {
@@ -209,7 +222,7 @@ impl UserAgent {
         self.publisher.machine.forbid();
         if change == Change::Lost {
             warn!(aor = %self.config.aor, %error, "registration lost");
-            self.notices.push_back(Notice::RegistrationLost(error.to_string()));
+            self.notices.push_back(Notice::RegistrationLost { why: error.to_string(), over: false });
         }
         self.notices.push_back(Notice::NotRegistered(error));
     }

@@ -42,7 +42,8 @@ impl Ringing {
 }
 
 impl UserAgent {
-    /// Tells a caller that requires it, reliably, that its INVITE has come.
+    /// Tells a caller that requires it, reliably, that its INVITE has come. One that merely supports it may be told so (RFC 3262 3), and is not: a PRACK
+    /// would say no more than the ACK that follows soon.
     pub(super) fn ring(&mut self, now: Instant, id: SessionId) {
         let Some(Phase::Offered(offered)) = self.calls.get(&id).map(|call| &call.phase) else { return };
         let (server, request) = (offered.server, &offered.request);

@@ -3,6 +3,7 @@
 
 use crate::message::{Message, NameAddr, Uri, name};
 use crate::presence::WATCHERS_OPTION;
+use crate::presence::event::REG;
 use std::time::Duration;
 
 /// The longest route and the longest list of identities that is taken from a registrar.
@@ -23,6 +24,9 @@ pub(super) struct Service {
     pub identity: Option<Uri>,
     /// The presence server decides for each watcher by what we tell it of who may know.
     pub watchers: bool,
+    /// Who is registered is told what becomes of it (RFC 3680): it says so (RFC 6665 8.2.2), or is an IMS, where everybody has to ask (3GPP TS 24.229
+    /// 5.1.1.3).
+    pub tells_registrations: bool,
 }
 
 impl Service {
@@ -44,6 +48,8 @@ impl Service {
             flow_timer: response.seconds(FLOW_TIMER).map(|seconds| Duration::from_secs(seconds.into())),
             identity: identities.into_iter().next().filter(|_| barred),
             watchers: response.has_token(name::SUPPORTED, WATCHERS_OPTION),
+            tells_registrations: response.has_token(name::ALLOW_EVENTS, REG)
+                || response.header(name::P_ASSOCIATED_URI).is_some(),
         }
     }
 }
@@ -71,6 +77,7 @@ mod tests {
         assert_eq!(*service.route, ["<sip:p1.home.example;lr>".into(), "<sip:p2.home.example;lr>".into()]);
         assert_eq!((service.outbound, service.flow_timer), (true, Some(Duration::from_secs(30))));
         assert_eq!(service.identity.unwrap().as_str(), "sip:robert@home.example");
+        assert!(service.tells_registrations && !Service::default().tells_registrations);
         let ours =
             Message::response(200, "OK").header(name::P_ASSOCIATED_URI, "<sip:x@y>, <sip:bob@home.example>").build();
         let service = Service::of(&ours, None, &aor);

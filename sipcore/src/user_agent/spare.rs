@@ -1,5 +1,6 @@
 //! The second flow of an agent that has two servers (RFC 5626 4.2): registered beside the first, kept open, and used when the first is lost, which is
-//! then recovered in its place with the pauses of RFC 5626 4.5.
+//! then recovered in its place with the pauses of RFC 5626 4.5. A server with one address gets one flow: the RFC has one for each URI of the set of
+//! outbound proxies, and two by the same way would be lost together.
 
 use super::registered::Registered;
 use super::{Purpose, UserAgent};

@@ -200,7 +200,7 @@ impl World {
     }
 
     fn lost(&self) -> bool {
-        self.notices.iter().any(|(agent, notice)| *agent == 0 && matches!(notice, Notice::RegistrationLost(_)))
+        self.notices.iter().any(|(agent, notice)| *agent == 0 && matches!(notice, Notice::RegistrationLost { .. }))
     }
 }
 
@@ -246,6 +246,32 @@ fn of_two_flows_one_may_be_lost() {
             assert!(world.calls_through(SECOND), "{which}, then the other");
             assert!(!world.lost(), "{which}");
         }
+    }
+}
+
+/// A second server that does not answer when the first does is tried again with growing pauses, until it does.
+#[test]
+fn a_second_server_that_is_dead_is_tried_again() {
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let mut world = World::new(transport);
+        world.cut[1] = true;
+        let now = world.now;
+        world.agents[0].register(now);
+        world.pass(600 * SECOND);
+        assert!(world.agents[0].is_registered() && world.bindings() == 1, "{transport:?}");
+        let flows = world.agents[0].registration_flows(world.now);
+        let shown: Vec<(SocketAddr, bool, bool)> =
+            flows.iter().map(|flow| (flow.server, flow.in_use, flow.up)).collect();
+        assert_eq!(shown, [(hub_address(0), true, true), (hub_address(1), false, false)], "{transport:?}");
+        assert!(flows.iter().all(|flow| flow.since >= 590 * SECOND), "{flows:?}");
+        assert_eq!(flows[0].retry, None);
+        let attempts = &world.registers[1];
+        let pauses: Vec<Duration> = attempts.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(attempts.len() >= 8 && pauses.iter().all(|pause| *pause <= 100 * SECOND), "{transport:?}: {pauses:?}");
+        world.cut[1] = false;
+        world.pass(100 * SECOND);
+        assert_eq!(world.bindings(), 2, "{transport:?}");
+        assert!(world.agents[0].registration_flows(world.now).iter().all(|flow| flow.up), "{transport:?}");
     }
 }
 

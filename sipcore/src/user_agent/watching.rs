@@ -1,12 +1,13 @@
-//! SUBSCRIBE to presence, and the NOTIFYs that follow (RFC 6665 4.1, RFC 3856, RFC 4662).
+//! SUBSCRIBE to presence and to our own registration, and the NOTIFYs that follow (RFC 6665 4.1, RFC 3856, RFC 4662, RFC 3680).
 
 use super::publishing::min_expires;
 use super::{Notice, Purpose, USER_AGENT, UserAgent, refusal};
 use crate::agent::{PresenceError, SubscriptionId};
 use crate::backoff::Failure;
 use crate::dialog::{Dialog, DialogKey};
-use crate::message::{Message, Method, Uri, address, name};
-use crate::presence::event::{self, PRESENCE, Standing, SubscriptionState};
+use crate::message::{Message, Method, RequestBuilder, Uri, address, name};
+use crate::presence::event::{self, PRESENCE, REG, Standing, SubscriptionState};
+use crate::presence::reginfo::{self, Reginfo};
 use crate::presence::subscription::{Ask, Heard, Subscription};
 use crate::presence::{NotificationError, Update};
 use crate::random;
@@ -14,8 +15,36 @@ use crate::transaction::ServerId;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// The bodies of NOTIFY that are understood.
-const ACCEPT: &str = "application/pidf+xml, application/rlmi+xml, multipart/related";
+/// What a subscription is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Package {
+    Presence,
+    /// Our registration.
+    Reg,
+}
+
+impl Package {
+    fn event(self) -> &'static str {
+        match self {
+            Package::Presence => PRESENCE,
+            Package::Reg => REG,
+        }
+    }
+
+    /// The bodies of NOTIFY that are understood.
+    fn accept(self) -> &'static str {
+        match self {
+            Package::Presence => "application/pidf+xml, application/rlmi+xml, multipart/related",
+            Package::Reg => reginfo::CONTENT_TYPE,
+        }
+    }
+}
+
+/// What a NOTIFY tells.
+enum Told {
+    Presence(Update),
+    Reg(Reginfo),
+}
 /// Lists are understood (RFC 4662 4.1).
 pub(super) const LISTS: &str = "eventlist";
 
@@ -27,6 +56,7 @@ pub(super) struct Watches {
 }
 
 struct Watch {
+    package: Package,
     machine: Subscription,
     resource: Uri,
     /// The last SUBSCRIBE, without Via.
@@ -61,12 +91,17 @@ impl Watches {
 impl UserAgent {
     /// Subscribes to the presence of `resource`, or with `fetch` asks once.
     pub fn subscribe(&mut self, now: Instant, id: SubscriptionId, resource: &Uri, fetch: bool) {
+        self.watch(now, id, Package::Presence, resource, fetch);
+        self.work(now);
+    }
+
+    pub(super) fn watch(&mut self, now: Instant, id: SubscriptionId, package: Package, resource: &Uri, fetch: bool) {
         let machine = Subscription::new(self.config.expires, fetch);
-        let request = self.write_subscribe(resource, machine.expires());
-        let watch = Watch { machine, resource: resource.clone(), request, dialog: None, version: None, lost: false };
+        let request = self.write_subscribe(package, resource, machine.expires());
+        let resource = resource.clone();
+        let watch = Watch { package, machine, resource, request, dialog: None, version: None, lost: false };
         self.watches.all.insert(id, watch);
         self.send_subscribe(now, id);
-        self.work(now);
     }
 
     /// Ends a subscription.
@@ -84,7 +119,7 @@ impl UserAgent {
         }
     }
 
-    fn write_subscribe(&self, resource: &Uri, expires: Duration) -> Message {
+    fn write_subscribe(&self, package: Package, resource: &Uri, expires: Duration) -> Message {
         let identity = self.main.service.identity.as_ref().unwrap_or(&self.config.aor);
         let mut request = Message::request(Method::Subscribe, resource);
         for proxy in &self.main.service.route {
@@ -96,15 +131,18 @@ impl UserAgent {
             .header(name::TO, address(None, resource, &[]))
             .header(name::CALL_ID, random::token())
             .header(name::CSEQ, "1 SUBSCRIBE");
-        self.finish_subscribe(request, expires)
+        self.finish_subscribe(package, request, expires)
     }
 
-    fn finish_subscribe(&self, request: crate::message::RequestBuilder, expires: Duration) -> Message {
+    fn finish_subscribe(&self, package: Package, request: RequestBuilder, expires: Duration) -> Message {
+        let request = match package {
+            Package::Presence => request.header(name::SUPPORTED, LISTS).header(name::CONTACT, self.contact()),
+            // Not the GRUU: what is told of a registration that has ended would not find us by it, and not every registrar that notifies looks it up.
+            Package::Reg => request.header(name::CONTACT, self.own_contact()),
+        };
         request
-            .header(name::CONTACT, self.contact())
-            .header(name::EVENT, PRESENCE)
-            .header(name::ACCEPT, ACCEPT)
-            .header(name::SUPPORTED, LISTS)
+            .header(name::EVENT, package.event())
+            .header(name::ACCEPT, package.accept())
             .header(name::EXPIRES, expires.as_secs())
             .header(name::USER_AGENT, USER_AGENT)
             .build()
@@ -125,8 +163,8 @@ impl UserAgent {
     fn send_in_dialog(&mut self, now: Instant, id: SubscriptionId) {
         let Some(watch) = self.watches.all.get_mut(&id) else { return };
         let Some(dialog) = &mut watch.dialog else { return };
-        let (request, expires) = (dialog.request(Method::Subscribe), watch.machine.expires());
-        let request = self.finish_subscribe(request, expires);
+        let (request, package, expires) = (dialog.request(Method::Subscribe), watch.package, watch.machine.expires());
+        let request = self.finish_subscribe(package, request, expires);
         if let Some(watch) = self.watches.all.get_mut(&id) {
             watch.request = request;
         }
@@ -185,21 +223,24 @@ impl UserAgent {
     fn not_subscribed(&mut self, now: Instant, id: SubscriptionId, error: PresenceError, failure: Failure, gone: bool) {
         let Some(watch) = self.watches.all.get_mut(&id) else { return };
         let wanted = watch.machine.is_wanted();
-        let over = watch.machine.on_failure(now, failure, gone, random::fraction());
+        let (over, package) = (watch.machine.on_failure(now, failure, gone, random::fraction()), watch.package);
         let told = wanted && (over || (!gone && !std::mem::replace(&mut watch.lost, true)));
         self.leave_dialog(id);
         if over {
             self.forget_watch(id);
         }
-        if told {
-            self.notices.push_back(Notice::SubscriptionLost { id, error, over });
+        match package {
+            Package::Presence if told => self.notices.push_back(Notice::SubscriptionLost { id, error, over }),
+            Package::Presence => {}
+            Package::Reg => self.on_registrations_untold(over, &error),
         }
     }
 
     /// Subscribes once more, in a dialog of its own.
     fn renew(&mut self, now: Instant, id: SubscriptionId, resource: &Uri, expires: Duration) {
         self.leave_dialog(id);
-        let request = self.write_subscribe(resource, expires);
+        let Some(package) = self.watches.all.get(&id).map(|watch| watch.package) else { return };
+        let request = self.write_subscribe(package, resource, expires);
         if let Some(watch) = self.watches.all.get_mut(&id) {
             watch.request = request;
             self.send_subscribe(now, id);
@@ -246,8 +287,12 @@ impl UserAgent {
     pub(super) fn on_notify(&mut self, now: Instant, server: ServerId, notify: &Message) {
         let answer = match self.read_notify(now, notify) {
             Ok(()) => refusal(notify, 200, "OK"),
-            Err((415, why)) => refusal(notify, 415, why).header(name::ACCEPT, ACCEPT),
-            Err((489, why)) => refusal(notify, 489, why).header(name::ALLOW_EVENTS, PRESENCE),
+            Err((415, why)) => {
+                let of_reg = event::event(notify).is_some_and(|(package, _)| package == REG);
+                let package = if of_reg { Package::Reg } else { Package::Presence };
+                refusal(notify, 415, why).header(name::ACCEPT, package.accept())
+            }
+            Err((489, why)) => refusal(notify, 489, why).header(name::ALLOW_EVENTS, format_args!("{PRESENCE}, {REG}")),
             Err((status, why)) => refusal(notify, status, why),
         };
         self.respond(now, server, answer);
@@ -258,7 +303,7 @@ impl UserAgent {
         let key = DialogKey::of_request(notify).ok_or(GONE)?;
         let id = self.watches.dialogs.get(&key).copied().ok_or(GONE)?;
         let watch = self.watches.all.get_mut(&id).ok_or(GONE)?;
-        if event::event(notify).is_none_or(|(package, _)| package != PRESENCE) {
+        if event::event(notify).is_none_or(|(package, _)| package != watch.package.event()) {
             return Err((489, "Bad Event"));
         }
         let state = SubscriptionState::of(notify).ok_or((400, "Bad Subscription-State"))?;
@@ -278,49 +323,79 @@ impl UserAgent {
         if let Some(dialog) = &mut watch.dialog {
             dialog.retarget(notify);
         }
-        let update = match notify.body().is_empty() {
-            // An active subscription to one that has nothing to tell. (A list would say so, RFC 4662 5.2.)
-            true if state.standing == Standing::Active && !notify.has_token(name::REQUIRE, LISTS) => {
-                Ok(Some(Update { full: true, version: None, changes: vec![(watch.resource.clone(), None)] }))
-            }
-            true => Ok(None),
-            false => {
-                let kind = notify.header(name::CONTENT_TYPE).map(|kind| kind.text()).unwrap_or_default();
-                Update::parse(&watch.resource, &kind, notify.body()).map(Some)
-            }
-        };
+        let told = read_body(watch, &state, notify);
         let wanted = watch.machine.is_wanted();
         let heard = watch.machine.on_notify(now, &state, random::fraction());
-        if let Ok(Some(update)) = &update {
-            let gap = !update.full && update.version.is_some() && update.version != watch.version.map(|last| last + 1);
-            watch.version = update.version;
+        let (full, version) = match &told {
+            Ok(Some(Told::Presence(update))) => (update.full, update.version),
+            Ok(Some(Told::Reg(info))) => (info.full, Some(info.version)),
+            _ => (true, None),
+        };
+        if matches!(told, Ok(Some(_))) {
+            let gap = !full && version.is_some() && version != watch.version.map(|last| last.wrapping_add(1));
+            watch.version = version;
             if gap && heard == Heard::Stands {
-                // Something was missed: SUBSCRIBE brings the whole list (RFC 4662 5.2).
+                // Something was missed: SUBSCRIBE brings the whole state (RFC 4662 5.2, RFC 3680 5).
                 watch.machine.hurry(now);
             }
         }
-        let answer = match update {
-            Ok(Some(update)) if wanted => {
+        let package = watch.package;
+        let answer = match told {
+            Ok(Some(told)) if wanted => {
                 watch.lost = false;
-                self.notices.push_back(Notice::Presence { id, update });
+                match told {
+                    Told::Presence(update) => self.notices.push_back(Notice::Presence { id, update }),
+                    Told::Reg(info) => self.on_registrations(now, &info),
+                }
                 Ok(())
             }
             Ok(_) => Ok(()),
-            Err(NotificationError::Type) => Err((415, "Unsupported Media Type")),
-            Err(_) => Err((400, "Bad Presence Document")),
+            Err(refused) => Err(refused),
         };
         match heard {
             Heard::Stands => {}
             Heard::Ended => self.leave_dialog(id),
             Heard::Over => {
                 self.forget_watch(id);
-                if wanted {
-                    let error = PresenceError::Ended { reason: state.reason.unwrap_or_default() };
-                    self.notices.push_back(Notice::SubscriptionLost { id, error, over: true });
+                let error = PresenceError::Ended { reason: state.reason.unwrap_or_default() };
+                match package {
+                    Package::Presence if wanted => {
+                        self.notices.push_back(Notice::SubscriptionLost { id, error, over: true });
+                    }
+                    Package::Presence => {}
+                    Package::Reg => self.on_registrations_untold(true, &error),
                 }
             }
         }
         answer
+    }
+}
+
+/// What a NOTIFY tells; `None`: nothing.
+fn read_body(watch: &Watch, state: &SubscriptionState, notify: &Message) -> Result<Option<Told>, (u16, &'static str)> {
+    const TYPE: (u16, &str) = (415, "Unsupported Media Type");
+    if notify.body().is_empty() {
+        // An active subscription to one that has nothing to tell. (A list would say so, RFC 4662 5.2.)
+        let absent = watch.package == Package::Presence
+            && state.standing == Standing::Active
+            && !notify.has_token(name::REQUIRE, LISTS);
+        let update = Update { full: true, version: None, changes: vec![(watch.resource.clone(), None)] };
+        return Ok(absent.then_some(Told::Presence(update)));
+    }
+    let kind = notify.header(name::CONTENT_TYPE).map(|kind| kind.text()).unwrap_or_default();
+    match watch.package {
+        Package::Presence => match Update::parse(&watch.resource, &kind, notify.body()) {
+            Ok(update) => Ok(Some(Told::Presence(update))),
+            Err(NotificationError::Type) => Err(TYPE),
+            Err(_) => Err((400, "Bad Presence Document")),
+        },
+        Package::Reg if !matches!(notify.content_type(), Ok(Some(kind)) if kind.is("application", "reginfo+xml")) => {
+            Err(TYPE)
+        }
+        Package::Reg => match Reginfo::parse(notify.body()) {
+            Ok(info) => Ok(Some(Told::Reg(info))),
+            Err(_) => Err((400, "Bad Registration Document")),
+        },
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use sipcore::agent::{Proto, SessionId};
+use sipcore::agent::{Proto, RegistrationFlow, SessionId};
 
 use crate::json::{quoted, text};
 use crate::supervisor::Supervisor;
@@ -45,6 +45,7 @@ pub struct Report {
     program: String,
     aor: String,
     registrar: String,
+    registration: Vec<RegistrationFlow>,
     isolation: &'static str,
     up: Duration,
     sockets: Vec<(Socket, Option<String>)>,
@@ -78,6 +79,7 @@ impl Report {
             program: program.to_owned(),
             aor: sessions.aor().to_owned(),
             registrar: sessions.registrar().to_owned(),
+            registration: sessions.registration(),
             isolation: if supervisor.network.is_some() { "netns" } else { "seccomp" },
             up: since.elapsed(),
             direct: direct.map(|(_, peer)| peer.clone()).take(MOST).collect(),
@@ -100,6 +102,13 @@ impl Report {
         let up = self.up.as_secs();
         let _ = writeln!(out, "{program} (pid {pid}, {isolation}, up {})", spoken(up));
         let _ = writeln!(out, "  as {aor} at {registrar}");
+        for flow in &self.registration {
+            let RegistrationFlow { server, transport, in_use, up, since, retry } = flow;
+            let (state, since) = (if *up { "registered" } else { "not registered" }, spoken(since.as_secs()));
+            let spare = if *in_use { "" } else { ", a second flow" };
+            let retry = retry.map(|retry| format!(", tried again in {}", spoken(retry.as_secs()))).unwrap_or_default();
+            let _ = writeln!(out, "  {state} by {transport} at {server} for {since}{spare}{retry}");
+        }
         for (socket, peer) in &self.sockets {
             let _ = write!(out, "  {} {:<10}", socket.proto, socket.state);
             if let Some(local) = socket.local {
@@ -175,14 +184,30 @@ impl Report {
                 quoted(peer)
             )
         });
+        let registration: Vec<String> = self
+            .registration
+            .iter()
+            .map(|flow| {
+                format!(
+                    "{{\"server\":\"{}\",\"transport\":\"{}\",\"in_use\":{},\"up\":{},\"since_s\":{},\"retry_s\":{}}}",
+                    flow.server,
+                    flow.transport,
+                    flow.in_use,
+                    flow.up,
+                    flow.since.as_secs(),
+                    count(flow.retry.map(|retry| retry.as_secs()))
+                )
+            })
+            .collect();
         let sessions: Vec<String> = carried.chain(direct).collect();
         format!(
-            "{{\"pid\":{},\"program\":{},\"aor\":{},\"registrar\":{},\"isolation\":\"{}\",\"up_s\":{},\"sockets\":[{}],\
-             \"sockets_not_shown\":{},\"sessions\":[{}]}}",
+            "{{\"pid\":{},\"program\":{},\"aor\":{},\"registrar\":{},\"registration\":[{}],\"isolation\":\"{}\",\"up_s\":{},\
+             \"sockets\":[{}],\"sockets_not_shown\":{},\"sessions\":[{}]}}",
             self.pid,
             quoted(&self.program),
             quoted(&self.aor),
             quoted(&self.registrar),
+            registration.join(","),
             self.isolation,
             self.up.as_secs(),
             sockets.join(","),

@@ -4,7 +4,7 @@ use super::compositor::Viewer;
 use super::{About, List};
 use crate::hub::gruu;
 use crate::hub::home::HomeProxy;
-use crate::hub::location::Lookup;
+use crate::hub::location::{Binding, Lookup};
 use crate::message::Uri;
 use crate::presence::lists::{Instance, ListState, RLMI_TYPE, Resource};
 use crate::presence::multipart::Related;
@@ -39,8 +39,13 @@ impl HomeProxy {
                 }
                 (presence::CONTENT_TYPE.to_owned(), Bytes::from(text))
             }
-            About::Reg { record, entity } => {
-                let text = self.registrations(now, record, entity, subscription.version);
+            About::Reg { record, entity, ended } => {
+                let mut contacts = self.registrations(now, record, entity);
+                contacts.extend_from_slice(ended);
+                let text = reginfo::document(entity.as_str(), subscription.version, &contacts);
+                if let Some(About::Reg { ended, .. }) = self.about_mut(id) {
+                    ended.clear();
+                }
                 (reginfo::CONTENT_TYPE.to_owned(), Bytes::from(text))
             }
             About::List(_) => {
@@ -128,30 +133,29 @@ impl HomeProxy {
         Some(related.finish(RLMI_TYPE))
     }
 
-    fn registrations(&self, now: Instant, record: &Arc<str>, entity: &Uri, version: u32) -> String {
+    fn registrations(&self, now: Instant, record: &Arc<str>, entity: &Uri) -> Vec<reginfo::Contact> {
         let bindings = match self.location.lookup(record, now) {
             Lookup::Bound(bindings) => bindings,
             Lookup::Unknown | Lookup::Absent => Vec::new(),
         };
-        let contacts: Vec<reginfo::Contact> = bindings
-            .into_iter()
-            .map(|binding| reginfo::Contact {
-                id: binding.id,
-                uri: binding.contact.uri.to_string(),
-                expires: binding.expires_at.saturating_duration_since(now).as_secs(),
-                q: binding.contact.q,
-                call_id: binding.call_id.into_string(),
-                cseq: binding.cseq,
-                public_gruu: binding
-                    .contact
-                    .instance
-                    .as_deref()
-                    .and_then(|instance| gruu::public(entity, instance))
-                    .map(|gruu| gruu.to_string()),
-                instance: binding.contact.instance.map(Into::into),
-            })
-            .collect();
-        reginfo::document(entity.as_str(), version, &contacts)
+        bindings.into_iter().map(|binding| described(now, binding, entity, None)).collect()
+    }
+}
+
+/// A contact as its owner is told of it; `ended`: it stands no longer.
+pub(super) fn described(now: Instant, binding: Binding, entity: &Uri, ended: Option<&'static str>) -> reginfo::Contact {
+    let gruu = binding.contact.instance.as_deref().and_then(|instance| gruu::public(entity, instance));
+    reginfo::Contact {
+        id: binding.id,
+        uri: binding.contact.uri.to_string(),
+        expires: binding.expires_at.saturating_duration_since(now).as_secs(),
+        q: binding.contact.q,
+        call_id: binding.call_id.into_string(),
+        cseq: binding.cseq,
+        public_gruu: gruu.map(|gruu| gruu.to_string()),
+        instance: binding.contact.instance.map(Into::into),
+        reg_id: binding.contact.reg_id,
+        ended,
     }
 }
 

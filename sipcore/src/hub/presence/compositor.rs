@@ -145,6 +145,14 @@ impl Compositor {
         changed
     }
 
+    /// Nothing of this one is published any more.
+    pub fn forget(&mut self, record: &str) {
+        let publications = self.presentities.get(record).into_iter().flatten();
+        for id in publications.map(|publication| publication.id).collect::<Vec<u64>>() {
+            self.take(id);
+        }
+    }
+
     /// The presence of one as another may see it: the elements of all its publications, less the services that are not for this viewer. `None`:
     /// there is nothing to see.
     pub fn view(&self, record: &str, entity: &Uri, viewer: &Viewer<'_>) -> Option<Element> {

@@ -9,11 +9,13 @@ mod subscribe;
 mod tests;
 
 use super::home::HomeProxy;
+use super::location::Binding;
 use super::routes::Destination;
 use crate::dialog::{Dialog, DialogKey, Hop};
 use crate::message::{Message, Method, Uri, address, name};
 use crate::presence::event::{PRESENCE, REG, Standing, SubscriptionState};
 use crate::presence::notifier::Notifier;
+use crate::presence::reginfo;
 use crate::transaction::{ClientId, ServerId, Timers};
 use crate::transport::Flow;
 use crate::user_agent::USER_AGENT;
@@ -41,6 +43,8 @@ enum About {
     Reg {
         record: Arc<str>,
         entity: Uri,
+        /// Contacts whose end the next notification tells of.
+        ended: Vec<reginfo::Contact>,
     },
     List(Box<List>),
 }
@@ -149,6 +153,25 @@ impl Presence {
                 subscription.notifier.on_change();
                 self.ready.insert(*id);
             }
+        }
+    }
+
+    /// These are nobody here any more: nothing is published of them, and they are told of the end of their registrations and of all that they watch.
+    fn turn_out(&mut self, now: Instant, gone: &HashMap<String, Vec<Binding>>) {
+        for subscription in self.subscriptions.values_mut() {
+            let Some(bindings) = gone.get(&*subscription.watcher_record) else { continue };
+            if let About::Reg { record, entity, ended } = &mut subscription.about
+                && *record == subscription.watcher_record
+            {
+                let rejected = |binding: &Binding| bodies::described(now, binding.clone(), entity, Some("rejected"));
+                ended.extend(bindings.iter().map(rejected));
+            }
+            subscription.notifier.end("rejected");
+        }
+        self.ready.extend(self.subscriptions.iter().filter(|(_, known)| known.notifier.has_ended()).map(|(id, _)| *id));
+        for record in gone.keys() {
+            self.compositor.forget(record);
+            self.on_change(&record.as_str().into());
         }
     }
 
@@ -286,6 +309,27 @@ impl HomeProxy {
             }
             self.presence.arm(id);
         }
+    }
+
+    /// The users are others now: who has no account any more is out at once.
+    pub(in crate::hub) fn turn_out(&mut self, now: Instant) {
+        let Some(guard) = self.guard.as_ref().filter(|guard| !guard.knows_everybody()) else { return };
+        let is_nobody = |record: &str| record.rsplit_once('@').is_none_or(|(user, _)| !guard.has(user));
+        let of_bindings = self.location.all().map(|(record, _)| record);
+        let of_presence =
+            self.presence.compositor.records().chain(self.presence.of_watcher.keys()).map(|record| &**record);
+        let nobodies = of_bindings.chain(of_presence).filter(|record| is_nobody(record)).map(str::to_owned);
+        let nobodies: BTreeSet<String> = nobodies.collect();
+        let gone: HashMap<String, Vec<Binding>> = nobodies
+            .into_iter()
+            .map(|record| {
+                let bindings = self.location.forget(&record);
+                (record, bindings)
+            })
+            .collect();
+        self.changed.extend(gone.keys().cloned());
+        self.presence.turn_out(now, &gone);
+        self.notify(now);
     }
 
     /// Sends every NOTIFY that is due.

@@ -136,7 +136,7 @@ impl HomeProxy {
         }
         let record = self.record(uri);
         match record == watcher {
-            true => Ok(About::Reg { record: record.into(), entity: uri.clone() }),
+            true => Ok(About::Reg { record: record.into(), entity: uri.clone(), ended: Vec::new() }),
             false => Err(refuse(403, "Not Your Registrations")),
         }
     }

@@ -80,3 +80,22 @@ fn ringing_is_repeated_until_prack() {
     let statuses: Vec<_> = bench.sent().iter().filter_map(Message::status).collect();
     assert_eq!(statuses, [200, 487]);
 }
+
+/// Who supports it and does not require it gets the final response alone, and a PRACK that nobody has asked for is about nothing.
+#[test]
+fn who_merely_supports_it_is_not_told() {
+    let mut bench = bench();
+    let invite = bench.request("INVITE", "Supported: 100rel, timer\r\nContent-Type: application/sdp\r\n", SDP);
+    bench.put(invite.clone());
+    assert_eq!(bench.sent().iter().map(Message::status).collect::<Vec<_>>(), [Some(100)]);
+    let id = bench.offered().unwrap();
+    bench.pass(10 * SECOND);
+    assert!(bench.sent().is_empty());
+    bench.agent.accept(bench.now, id, 0, &End::Direct(Direct::passive("10.0.0.2:7000".parse().unwrap())));
+    let ok = bench.sent().pop().unwrap();
+    assert_eq!(ok.status(), Some(200));
+    assert!(!ok.has_token(name::REQUIRE, "100rel") && ok.header(name::RSEQ).is_none());
+    let mut prack = bench.within("PRACK", 2, &invite, &ok);
+    prack.set(name::RACK, "1 1 INVITE");
+    assert_eq!(bench.status(prack), 481);
+}

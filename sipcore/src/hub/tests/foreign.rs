@@ -1,0 +1,159 @@
+//! Requests for other domains, with DNS by hand.
+
+use super::*;
+use crate::agent::Registrar;
+use crate::locate::LocateError;
+use crate::message::Uri;
+
+const BOB: &str = "sip:bob@else.example";
+
+fn foreign_bench() -> Bench {
+    bench_with(HubConfig { foreign: vec!["Else.example".to_owned(), "10.0.0.7".to_owned()], ..HubConfig::default() })
+}
+
+fn server(host: u8, transport: Transport) -> Registrar {
+    Registrar { addr: SocketAddr::from(([10, 0, 0, host], 5060)), transport }
+}
+
+impl Bench {
+    /// A request of a user for another domain, and what DNS is asked then.
+    fn asked(&mut self, method: &str, uri: &str, extra: &str) -> (Message, u64, Uri) {
+        let request = self.request(method, uri, extra);
+        assert!(self.put(9, request.clone()).is_empty());
+        let (id, to) = self.hub.poll_ask().expect("a question for DNS");
+        (request, id, to)
+    }
+
+    fn located(&mut self, id: u64, found: Result<Vec<Registrar>, LocateError>) -> Vec<(u8, Message)> {
+        self.hub.on_located(self.now, id, found);
+        self.sent()
+    }
+}
+
+#[test]
+fn users_are_led_to_the_domains_that_are_named() {
+    for method in ["INVITE", "SUBSCRIBE", "OPTIONS"] {
+        let mut bench = foreign_bench();
+        let (_, id, to) = bench.asked(method, BOB, "Contact: <sip:alice@10.0.0.9>\r\nEvent: presence\r\n");
+        assert_eq!(to.as_str(), BOB);
+        let sent = bench.located(id, Ok(vec![server(7, Transport::Tls), server(8, Transport::Udp)]));
+        let [(8, passed)] = &sent[..] else { panic!("{sent:?}") };
+        assert_eq!(passed.request_uri().unwrap().as_str(), BOB);
+        assert_eq!(passed.header(name::RECORD_ROUTE).is_some(), method != "OPTIONS");
+        let answer = bench.put(8, Message::response_to(passed, 200, "OK").to_tag("b").build());
+        assert!(matches!(&answer[..], [(9, answer)] if answer.status() == Some(200)), "{answer:?}");
+        bench.pass(200 * SECOND);
+        assert_eq!(bench.hub.leftovers(), [0; 6], "{method}");
+    }
+    // An address that is named; nobody else's.
+    let mut bench = foreign_bench();
+    assert_eq!(bench.asked("OPTIONS", "sip:bob@10.0.0.7", "").2.as_str(), "sip:bob@10.0.0.7");
+    for (uri, status) in
+        [("sip:bob@other.example", 404), ("sip:bob@10.0.0.6", 403), ("sip:else.example@x.example", 404)]
+    {
+        let request = bench.request("INVITE", uri, "");
+        assert_eq!(bench.status(request), status, "{uri}");
+    }
+    assert!(bench.hub.poll_ask().is_none());
+}
+
+#[test]
+fn who_is_of_another_domain_is_passed_on_to_nobody() {
+    let mut bench = foreign_bench();
+    for from in ["<sip:eve@else.example>;tag=x", "<sip:eve@third.example>;tag=x", "<tel:+1>;tag=x"] {
+        let mut request = bench.request("INVITE", BOB, "");
+        request.set(name::FROM, from);
+        assert_eq!(bench.status(request), 403, "{from}");
+    }
+    let register = bench.request("REGISTER", "sip:else.example", "");
+    assert_eq!(bench.status(register), 403);
+    // With users it takes a password, too.
+    let users = Some(Users::new("sipbox").with("alice", "secret".to_owned()));
+    let mut bench = bench_with(HubConfig { foreign: vec!["else.example".to_owned()], users, ..HubConfig::default() });
+    let request = bench.request("INVITE", BOB, "");
+    assert_eq!(bench.status(request), 407);
+    assert!(bench.hub.poll_ask().is_none());
+}
+
+#[test]
+fn a_domain_that_is_not_found_is_said() {
+    let failed = |host: &str| LocateError::Failed { host: host.to_owned(), why: "timed out".to_owned() };
+    let none = |host: &str| LocateError::NoAddress { host: host.to_owned(), asked: "A, AAAA" };
+    for (found, status) in [
+        (Err(failed("else.example")), 504),
+        (Err(none("else.example")), 404),
+        (Ok(vec![server(7, Transport::Tls)]), 502),
+        (Ok(Vec::new()), 502),
+    ] {
+        let mut bench = foreign_bench();
+        let (_, id, _) = bench.asked("INVITE", BOB, "");
+        let sent = bench.located(id, found.clone());
+        assert!(matches!(&sent[..], [(9, answer)] if answer.status() == Some(status)), "{found:?}: {sent:?}");
+        // An answer that comes twice is none.
+        assert!(bench.located(id, found).is_empty());
+        bench.pass(200 * SECOND);
+        assert_eq!(bench.hub.leftovers(), [0; 6]);
+    }
+}
+
+/// CANCEL while DNS is being asked, and a server that is not there while another is.
+#[test]
+fn what_happens_meanwhile() {
+    let mut bench = foreign_bench();
+    let (invite, id, _) = bench.asked("INVITE", BOB, "");
+    let mut cancel = bench.request("CANCEL", BOB, "");
+    for same in [name::VIA, name::FROM, name::CALL_ID] {
+        cancel.set(same, invite.header(same).unwrap().text());
+    }
+    cancel.set(name::CSEQ, format_args!("{} CANCEL", invite.cseq().unwrap().number));
+    assert_eq!(bench.status(cancel), 200);
+    let sent = bench.located(id, Ok(vec![server(8, Transport::Udp)]));
+    assert!(matches!(&sent[..], [(9, answer)] if answer.status() == Some(487)), "{sent:?}");
+
+    let (_, id, _) = bench.asked("INVITE", BOB, "");
+    let sent = bench.located(id, Ok(vec![server(7, Transport::Tcp), server(8, Transport::Tcp)]));
+    assert!(matches!(&sent[..], [(7, _)]), "{sent:?}");
+    let flow = Flow { transport: Transport::Tcp, local: 0, remote: server(7, Transport::Tcp).addr };
+    bench.hub.handle_unreachable(bench.now, flow, "Connection refused");
+    let sent = bench.sent();
+    assert!(matches!(&sent[..], [(8, message)] if message.is_request()), "{sent:?}");
+}
+
+/// Within a dialog that goes through here, the next hop may have a name: for requests and for ACK. It is no way for others.
+#[test]
+fn names_within_a_dialog_are_looked_for() {
+    let mut bench = foreign_bench();
+    let (invite, id, _) = bench.asked("INVITE", BOB, "");
+    let sent = bench.located(id, Ok(vec![server(8, Transport::Udp)]));
+    let recorded = sent[0].1.header(name::RECORD_ROUTE).unwrap().text().into_owned();
+    let routes = format!("Route: {recorded}, <sip:proxy.third.example;lr>\r\n");
+    let within = |bench: &mut Bench, method: &str, call_id: &str| {
+        let mut request = bench.request(method, "sip:bob@10.1.1.1", &routes);
+        request.set(name::CALL_ID, call_id);
+        request.set(name::TO, format!("<{BOB}>;tag=b"));
+        request
+    };
+    let call_id = invite.call_id().unwrap().to_owned();
+    for method in ["ACK", "BYE"] {
+        let request = within(&mut bench, method, &call_id);
+        assert!(bench.put(9, request).is_empty());
+        let (id, to) = bench.hub.poll_ask().expect("a question for DNS");
+        assert_eq!(to.host(), "proxy.third.example");
+        let sent = bench.located(id, Ok(vec![server(6, Transport::Udp)]));
+        assert!(matches!(&sent[..], [(6, passed)] if passed.method().unwrap().as_str() == method), "{sent:?}");
+    }
+    let other = within(&mut bench, "BYE", "another");
+    assert_eq!(bench.status(other), 404);
+    assert!(bench.hub.poll_ask().is_none());
+}
+
+#[test]
+fn what_waits_for_dns_is_bounded() {
+    let mut bench = foreign_bench();
+    let mut refused = 0;
+    for _ in 0..1100 {
+        let request = bench.request("OPTIONS", BOB, "");
+        refused += bench.put(9, request).iter().filter(|(_, answer)| answer.status() == Some(503)).count();
+    }
+    assert_eq!(refused, 100);
+}
