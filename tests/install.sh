@@ -11,7 +11,7 @@ openssh-client openssh-server postgresql
 python3 python3-pip libpython3.11-testsuite
 kamailio kamailio-outbound-modules kamailio-tls-modules kamailio-presence-modules sip-tester sipsak baresip-core
 chromium-headless-shell unbound
-netcat-openbsd openssl tmux hyperfine
+netcat-openbsd openssl tmux hyperfine libfaketime
 coturn rtpengine-daemon nftables
 minetest minetest-server vsftpd tnftp
 util-linux procps iproute2

@@ -71,8 +71,29 @@ impl Kamailio {
 
     /// One that is a presence server too, on a given port. Like the bindings, what is published and who watches is gone when it ends.
     pub fn start_presence(world: &World, users: &[&str], port: u16) -> Kamailio {
+        Kamailio::start_server(world, users, port, "#!KAMAILIO\n#!define WITH_PRESENCE\n")
+    }
+
+    /// One that tells who is registered what becomes of the registration (RFC 3680).
+    pub fn start_telling_registrations(world: &World, users: &[&str]) -> Kamailio {
+        Kamailio::start_server(world, users, free_port(), "#!KAMAILIO\n#!define WITH_PRESENCE\n#!define WITH_REG\n")
+    }
+
+    /// One that serves its users as an IMS core does: it tells them by which way their requests have to come (RFC 3608), who they are (P-Associated-URI),
+    /// and what becomes of their registrations, without saying that it does.
+    pub fn start_like_ims(world: &World, users: &[&str]) -> Kamailio {
+        let defined = "#!KAMAILIO\n#!define WITH_PRESENCE\n#!define WITH_REG\n#!define WITH_IMS\n";
+        Kamailio::start_server(world, users, free_port(), defined)
+    }
+
+    /// One whose users may be called and watched by those of other domains, without a password.
+    pub fn start_with_guests(world: &World, users: &[&str]) -> Kamailio {
+        Kamailio::start_server(world, users, free_port(), "#!KAMAILIO\n#!define WITH_PRESENCE\n#!define WITH_GUESTS\n")
+    }
+
+    fn start_server(world: &World, users: &[&str], port: u16, defined: &str) -> Kamailio {
         /// The tables that the modules look for.
-        const TABLES: [&str; 5] = ["version", "presentity", "active_watchers", "watchers", "xcap"];
+        const TABLES: [&str; 6] = ["version", "presentity", "active_watchers", "watchers", "xcap", "pua"];
         let at = SocketAddr::from(([127, 0, 0, 1], port));
         world.make_dir("presence-db", 0o700);
         for table in TABLES {
@@ -81,7 +102,7 @@ impl Kamailio {
             world.write(&format!("presence-db/{table}"), text);
         }
         let config = Kamailio::configured(Algorithm::Sha256, users, &[at])
-            .replace("#!KAMAILIO\n", "#!KAMAILIO\n#!define WITH_PRESENCE\n")
+            .replace("#!KAMAILIO\n", defined)
             .replace("@DIRECTORY@", &world.dir().display().to_string())
             .replace("@ADDRESS@", &at.to_string());
         Kamailio::launch(world, "kamailio", &config, at, None)
@@ -161,6 +182,12 @@ impl Kamailio {
             inside.map_or_else(|| sip::answers(at), |namespace| namespace.enter(|| sip::answers(at))).then_some(())
         });
         Kamailio { process, at, tls_port: None }
+    }
+
+    /// Removes all that a user has registered, as its operator does. Only of one that tells registrations.
+    pub fn remove(&self, world: &World, user: &str) {
+        let socket = format!("unix:{}/kamailio.ctl", world.dir().display());
+        world.native("kamcmd").args(["-s", &socket, "ul.rm", "location", user]).finish().success();
     }
 
     /// Where it listens, by UDP and TCP.

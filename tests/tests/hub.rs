@@ -90,6 +90,43 @@ fn a_hub_with_users_asks_for_their_passwords() {
     again.finish().ended_with(1).complains("chmod 600 it");
 }
 
+/// The operator removes a user whose program runs: it is out at once, its user reads why, and it does not come back.
+#[test]
+fn who_is_removed_is_out_at_once() {
+    for transport in ["", ";transport=tcp"] {
+        let world = World::new("hub-removed");
+        add(&world, "alice");
+        add(&world, "bob");
+        let (port, file) = (free_port(), world.path("users").display().to_string());
+        let mut hub = hub(&world, port, &["--users", &file, "--ladder"]);
+        let registrar = format!("sip:127.0.0.1:{port}{transport}");
+        let flags = ["--registrar", &registrar, "--as", &aor("bob"), "--publish", "Bob's world"];
+        let bob = world.run(&flags, "static-echo").env("SIPBOX_PASSWORD", "bob's password");
+        let mut bob = bob.arg("7000").start();
+        bob.wait_for("listening on");
+        hub.wait_for_err("NOTIFY sip:bob@");
+        let call = || {
+            let call = run(&world, port, "alice", &["--to", &aor("bob")], "static-client");
+            call.args([ANYWHERE, "7000"]).finish()
+        };
+        call().success().says("echo: hello over SIP");
+        let peers = || {
+            let (registrar, aor) = (format!("sip:127.0.0.1:{port}"), aor("alice"));
+            let peers = world.sipbox(&["peers", "--registrar", &registrar, "--as", &aor]);
+            peers.env("SIPBOX_PASSWORD", "alice's password").finish().stdout
+        };
+        tests::until("bob is shown", || peers().contains("Bob's world").then_some(()));
+        user(&world, &["remove", "bob"]).finish().success();
+        hub.signal(Signal::SIGHUP);
+        bob.wait_for_err("has ended it (rejected); peers cannot reach the program any more");
+        call().ended_with(3).complains("EHOSTUNREACH");
+        assert!(!peers().contains("Bob's world"));
+        bob.stop();
+        hub.signal(Signal::SIGTERM);
+        hub.wait().success();
+    }
+}
+
 #[test]
 fn users_that_cannot_be() {
     let world = World::new("hub-no-users");

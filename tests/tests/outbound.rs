@@ -109,12 +109,29 @@ fn two_addresses_of_a_hub() {
         let flags = ["--registrar", &registrar, "--as", "sip:alice@sipbox.invalid", "--to", aor];
         world.run(&flags, "static-client").args([ANYWHERE, &port]).finish().success().says("echo: hello over SIP");
     };
+    // What `sipbox status` says of a flow: whether it is up, and whether it is the one in use.
+    let shown = |port: u16| {
+        let text = world.sipbox(&["status"]).finish().success().stdout;
+        let line = text.lines().find(|line| line.contains(&format!(" by tcp at 127.0.0.1:{port} for "))).map(str::trim);
+        line.map(|line| (line.starts_with("registered"), !line.contains(", a second flow"), line.to_owned()))
+    };
     both();
+    until("both flows are shown", || {
+        let [first, second] = pipes.each_ref().map(|pipe| shown(pipe.port));
+        (first?.1 != second?.1).then_some(())
+    });
     call();
     for lost in [&pipes[0], &pipes[1], &pipes[0]] {
         lost.cut();
         sip::wait_for_bindings(first, aor, 1, LIMIT);
         call();
+        until("the lost flow is shown", || {
+            let (up, in_use, line) = shown(lost.port)?;
+            (!up && !in_use && line.contains(", tried again in ")).then_some(())
+        });
+        let json = world.sipbox(&["status", "--json"]).finish().success().stdout;
+        let flow = json.split('{').find(|flow| flow.contains(&format!("\"server\":\"127.0.0.1:{}\"", lost.port)));
+        assert!(flow.is_some_and(|flow| flow.contains("\"in_use\":false,\"up\":false,\"since_s\":")), "{json}");
         lost.open();
         both();
         call();

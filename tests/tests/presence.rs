@@ -118,6 +118,112 @@ fn users_of_kamailio_watch_programs_at_a_hub() {
     }
 }
 
+/// Users of a hub watch and call users of a Kamailio that is another domain, where DNS says that it is; and no other domain.
+#[test]
+fn users_of_a_hub_reach_another_domain() {
+    let world = World::new("presence-foreign");
+    let kamailio = Kamailio::start_with_guests(&world, &["bob"]);
+    for tcp in [false, true] {
+        let transport = if tcp { "tcp" } else { "udp" };
+        let record =
+            |kind: &str| format!("_sip._{kind}.sipbox.test. 60 IN SRV 1 1 {} one.sipbox.test.", kamailio.port());
+        let one = "one.sipbox.test. 60 IN A 127.0.0.1".to_owned();
+        let dns = tests::Dns::start(&world, &[record(transport), one]);
+        let port = free_port();
+        let (listen, dns) = (format!("127.0.0.1:{port}"), dns.address());
+        let hub = world.sipbox(&["hub", "--listen", &listen, "--ladder", "--foreign", "sipbox.test", "--dns", &dns]);
+        let mut hub = hub.start();
+        hub.wait_for_err("sipbox hub: ready");
+        let (registrar, bob) = (format!("sip:{listen};transport={transport}"), kamailio.aor("bob"));
+        let alice = ["--registrar", &registrar, "--as", "sip:alice@sipbox.invalid"];
+        let mut watch = world.sipbox(&["peers", "--watch"]).args(alice).arg(&bob).start();
+        hub.wait_for_err("SUBSCRIBE sip:bob@sipbox.test");
+        let server = serve(kamailio.run(&world, tcp, "bob", &["--publish", "Bob's world"], "static-echo"), &["7000"]);
+        let came = watch.wait_for("tcp/7000");
+        assert!(came.starts_with("+ ") && came.ends_with("  Bob's world"), "{came}");
+        let call = |to: &str| {
+            let flags = [&alice[..], &["--to", to]].concat();
+            world.run(&flags, "static-client").args([ANYWHERE, "7000"]).finish()
+        };
+        call(&bob).success().says("echo: hello over SIP");
+        // The GRUU that is published leads to the very run.
+        call(&uri_in(&came)).success().says("echo: hello over SIP");
+        for nowhere in ["sip:bob@another.test", "sip:bob@127.0.0.1:9", "sip:bob@192.0.2.1"] {
+            call(nowhere).ended_with(3);
+        }
+        // Who is of another domain himself is not passed on.
+        let socket = tests::sip::socket();
+        let from = socket.local_addr().unwrap();
+        let forged =
+            tests::sip::request("OPTIONS", &bob, &bob, from, "").replace("tester@127.0.0.1", "eve@sipbox.test");
+        let at = listen.parse().unwrap();
+        let answer = tests::sip::ask(at, &forged, &socket).unwrap();
+        assert_eq!(tests::sip::status(&answer), 403, "{answer}");
+        server.stop();
+        watch.wait_for("- ");
+        watch.signal(Signal::SIGINT);
+        watch.wait().success();
+        hub.signal(Signal::SIGTERM);
+        hub.wait().success();
+    }
+}
+
+/// The operator of a Kamailio removes a registration: the run hears of it, and is registered again at once.
+#[test]
+fn what_kamailio_removes_comes_back() {
+    for tcp in [false, true] {
+        let world = World::new("presence-reg");
+        let kamailio = Kamailio::start_telling_registrations(&world, &["alice", "bob"]);
+        let mut bob = serve(kamailio.run(&world, tcp, "bob", &["--ladder"], "static-echo"), &["7000"]);
+        bob.wait_for_err("NOTIFY sip:bob@");
+        for times in 1..=3 {
+            kamailio.remove(&world, "bob");
+            let registered = || {
+                let said = bob.stderr();
+                let lost = said.matches("has ended it (unregistered); it is tried again").count();
+                (lost == times && said.matches("sipbox: registered as").count() == times).then_some(())
+            };
+            tests::until("bob has heard of it, and is registered again", registered);
+            let call = || {
+                let call = kamailio.run(&world, tcp, "alice", &["--to", &kamailio.aor("bob")], "static-client");
+                call.args([ANYWHERE, "7000"])
+            };
+            call().finish().success().says("echo: hello over SIP");
+        }
+        bob.stop();
+    }
+}
+
+/// An IMS-like registrar: all requests go by its Service-Route, and P-Associated-URI is sign enough to ask what becomes of the registration.
+#[test]
+fn a_registrar_like_an_ims() {
+    for tcp in [false, true] {
+        let world = World::new("presence-ims");
+        let kamailio = Kamailio::start_like_ims(&world, &["alice", "bob"]);
+        let flags = ["--ladder", "--publish", "Bob's world"];
+        let mut bob = serve(kamailio.run(&world, tcp, "bob", &flags, "static-echo"), &["7000"]);
+        bob.wait_for_err("NOTIFY sip:bob@");
+        tests::until("bob is published", || {
+            let said = bob.stderr();
+            said.lines()
+                .any(|line| line.contains("<-- ") && line.contains("200 OK") && line.ends_with("PUBLISH]"))
+                .then_some(())
+        });
+        let call = kamailio.run(&world, tcp, "alice", &["--to", &kamailio.aor("bob")], "static-client");
+        call.args([ANYWHERE, "7000"]).finish().success().says("echo: hello over SIP");
+        kamailio.remove(&world, "bob");
+        bob.wait_for_err("has ended it (unregistered); it is tried again");
+        bob.wait_for_err("sipbox: registered as");
+        bob.stop();
+        // It does refuse what comes by another way.
+        let socket = tests::sip::socket();
+        let from = socket.local_addr().unwrap();
+        let invite = tests::sip::request("INVITE", &kamailio.aor("bob"), &kamailio.aor("bob"), from, "");
+        let answer = tests::sip::ask(kamailio.address(), &invite, &socket).unwrap();
+        assert!(answer.contains("403 Not By The Service Route"), "{answer}");
+    }
+}
+
 /// A registrar that does no presence, and one that has no list of everybody.
 #[test]
 fn registrars_without_presence_are_explained() {

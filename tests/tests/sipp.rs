@@ -4,6 +4,7 @@
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use tests::{Launch, Process, World, free_port, sip, until};
@@ -181,5 +182,49 @@ fn a_caller_that_requires_reliable_responses() {
         let caller =
             sipp(&world, "reliable.xml", at).args(["-t", transport, "-p", &port, "-m", "5", "-r", "20", "-l", "1"]);
         caller.finish_within(LIMIT).success();
+    }
+}
+
+/// A way to `to` on which every datagram comes twice, the second time later, and every third is overtaken by what follows it. The answers come back
+/// as they are. It lasts as long as the test.
+fn doubling_way(to: SocketAddr) -> SocketAddr {
+    let way = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = way.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut buffer, mut caller) = ([0; 65_536], None);
+        for count in 0.. {
+            let Ok((length, from)) = way.recv_from(&mut buffer) else { return };
+            let datagram = buffer[..length].to_vec();
+            if from == to {
+                let _ = caller.map(|caller| way.send_to(&datagram, caller));
+                continue;
+            }
+            caller = Some(from);
+            for delay in [if count % 3 == 0 { 40 } else { 0 }, 60] {
+                let (way, datagram) = (way.try_clone().unwrap(), datagram.clone());
+                thread::spawn(move || {
+                    thread::sleep(Duration::from_millis(delay));
+                    way.send_to(&datagram, to)
+                });
+            }
+        }
+    });
+    at
+}
+
+/// Calls of a program through the hub, of whose datagrams a tenth is lost in each direction; and such that come twice and out of order. Each is set
+/// up once and ended.
+#[test]
+fn calls_over_bad_ways() {
+    let world = World::new("sipp-bad-ways");
+    let (_hub, at, registrar) = hub(&world);
+    let flags = ["--registrar", &registrar, "--as", "sip:echo@sipbox.invalid"];
+    let mut server = world.run(&flags, "epoll-server").arg("7000").start();
+    server.wait_for("listening on");
+    let way = doubling_way(at).to_string();
+    for bad in [["-lost", "10"], ["-rsa", &way]] {
+        let port = free_port().to_string();
+        let calls = sipp(&world, "call.xml", at).args(["-p", &port, "-m", "40", "-r", "40", "-l", "10"]).args(bad);
+        calls.finish_within(LIMIT).success();
     }
 }
