@@ -58,7 +58,7 @@ impl Scene {
         );
         self.world.write("baresip/config", config);
         let account = format!(
-            "<sip:bare@sipbox.invalid>;auth_user=bare;auth_pass={PASSWORD};outbound=\"sip:{}\";regint=60\n",
+            "<sip:bare@sipbox.invalid>;auth_user=bare;auth_pass={PASSWORD};outbound=\"sip:{}\";regint=60;pubint=60\n",
             self.at()
         );
         self.world.write("baresip/accounts", account);
@@ -68,7 +68,7 @@ impl Scene {
     }
 }
 
-/// It registers with a password, watches a program that comes and goes, and is told why it cannot talk to it.
+/// It registers with a password, publishes that it is there, watches a program that comes and goes, and is told why it cannot talk to it.
 #[test]
 fn baresip_registers_watches_and_calls() {
     let bob = "sip:bob@sipbox.invalid";
@@ -79,6 +79,12 @@ fn baresip_registers_watches_and_calls() {
     let mut server = scene.run(bob, &["--publish", "Bob's world"], "static-echo").arg("7000").start();
     server.wait_for("listening on");
     baresip.wait_for("<note>Bob&apos;s world</note>");
+    let registrar = format!("sip:127.0.0.1:{}", scene.port);
+    until("baresip is shown", || {
+        let peers = scene.world.sipbox(&["peers", "--registrar", &registrar, "--as", bob, "bare"]);
+        let shown = peers.env("SIPBOX_PASSWORD", PASSWORD).finish().stdout;
+        shown.lines().any(|line| line.starts_with("bare ") && line.contains("sip:bare@sipbox.invalid")).then_some(())
+    });
     let mut keys = until("baresip's console", || TcpStream::connect(("127.0.0.1", console)).ok());
     keys.write_all(format!("/dial {bob}\n").as_bytes()).unwrap();
     baresip.wait_for("session closed: 488 Not Acceptable Here");
