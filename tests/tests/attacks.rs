@@ -394,6 +394,7 @@ impl FarNetwork {
         let (index, held) = (0..64).find_map(free).expect("a free network");
         let network =
             FarNetwork { name: format!("sipbox-far-{id}"), interface: format!("sbf{id}"), index, _held: held };
+        network.clear();
         let (name, near, far) = (&*network.name, &*network.interface, &*format!("sbg{id}"));
         let (here, there) = (network.address(1) + "/30", network.address(2) + "/30");
         let made = ip(&["netns", "add", name])
@@ -405,6 +406,20 @@ impl FarNetwork {
             && ip(&["-n", name, "link", "set", far, "up"]);
         assert!(made, "no other network namespace");
         network
+    }
+
+    /// A test that was killed leaves its network behind, and its lock is free: what is sent there would not come here.
+    fn clear(&self) {
+        let own = self.address(1);
+        let shown = Command::new("ip").args(["-o", "addr", "show", "to", &own]).output().expect("ip(8)");
+        for line in String::from_utf8_lossy(&shown.stdout).lines() {
+            let interface = line.split_whitespace().nth(1).unwrap_or_default();
+            if let Some(id) = interface.strip_prefix("sbf") {
+                println!("the network of test {id} is still there: removed");
+                ip(&["link", "del", interface]);
+                ip(&["netns", "del", &format!("sipbox-far-{id}")]);
+            }
+        }
     }
 
     /// The number of this machine's interface.
