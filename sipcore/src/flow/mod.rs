@@ -15,6 +15,7 @@ mod echo;
 #[cfg(test)]
 mod faults;
 mod gather;
+mod handshake;
 mod incoming;
 mod interfaces;
 mod link;
@@ -22,6 +23,7 @@ mod open;
 mod paths;
 mod pressure;
 mod probe;
+mod protection;
 mod record;
 mod road;
 mod stream;

@@ -13,11 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::link::{LinkError, Role};
 use super::record::Secure;
-use super::{Certificate, interfaces, tls};
+use super::{Certificate, handshake, interfaces, tls};
 use crate::sdp::{Fingerprint, Setup, Tls};
 
 /// Addresses that are told.
@@ -199,22 +198,19 @@ async fn secure(io: TcpStream, trust: &Trust, client: bool, part: &Part) -> Resu
         _ => LinkError::Handshake(e.to_string()),
     };
     let handshake = async {
-        let stream = match client {
+        let mut io = io;
+        let shaken = match client {
             true => {
                 let config = tls::as_client(certificate, fingerprint).map_err(LinkError::Crypto)?;
                 let name = ServerName::try_from("sipbox").map_err(|e| LinkError::Crypto(e.to_string()))?;
-                let stream = TlsConnector::from(Arc::new(config)).connect(name, io).await.map_err(untrusted)?;
-                let (io, session) = stream.into_inner();
-                Secure::new(io, session.into())
+                handshake::client(&mut io, config, name).await
             }
             false => {
                 let config = tls::as_server(certificate, fingerprint).map_err(LinkError::Crypto)?;
-                let stream = TlsAcceptor::from(Arc::new(config)).accept(io).await.map_err(untrusted)?;
-                let (io, session) = stream.into_inner();
-                Secure::new(io, session.into())
+                handshake::server(&mut io, config).await
             }
         };
-        let mut stream = stream.map_err(untrusted)?;
+        let mut stream = Secure::new(io, shaken.map_err(untrusted)?);
         if part.both == Some(Role::Answerer) {
             let mut word = [0];
             // Another one was taken, most often.

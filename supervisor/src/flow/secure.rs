@@ -11,8 +11,6 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Bytes moved at once.
-const PIECE: usize = 256 * 1024;
 /// Pieces after which others have their turn.
 const TURN: u32 = 16;
 
@@ -28,15 +26,10 @@ enum Broken {
 struct Pump {
     program: TcpStream,
     peer: Secure,
-    /// For what the program writes.
-    up: Box<[u8]>,
     /// The program may write more.
     up_open: bool,
     /// The peer was told that nothing more comes.
     up_shut: bool,
-    /// What the peer has written, from `taken` on not read by the program.
-    down: Vec<u8>,
-    taken: usize,
     down_open: bool,
     down_shut: bool,
     /// The program is gone: nobody reads.
@@ -51,11 +44,8 @@ pub async fn pump(program: TcpStream, peer: Secure, mut ending: watch::Receiver<
     let mut pump = Pump {
         program,
         peer,
-        up: vec![0; PIECE].into_boxed_slice(),
         up_open: true,
         up_shut: false,
-        down: Vec::with_capacity(PIECE + PIECE / 4),
-        taken: 0,
         down_open: true,
         down_shut: false,
         no_reader: false,
@@ -109,12 +99,12 @@ impl Pump {
             self.up_shut = true;
             return Ok(true);
         }
-        match self.program.try_read(&mut self.up) {
+        match self.program.try_read_vectored(&mut self.peer.places()) {
             Ok(0) => {
-                self.peer.finish();
+                self.peer.finish().map_err(Broken::Peer)?;
                 self.up_open = false;
             }
-            Ok(count) => self.peer.write(&self.up[..count]).map_err(Broken::Peer)?,
+            Ok(count) => self.peer.seal(count).map_err(Broken::Peer)?,
             Err(e) if is_not_yet(&e) => return Ok(false),
             Err(e) => return Err(Broken::Program(e)),
         }
@@ -127,38 +117,19 @@ impl Pump {
             return Ok(false);
         }
         let mut moved = false;
-        if self.taken == self.down.len() {
-            self.down.clear();
-            self.taken = 0;
-            while self.down_open && self.down.len() < PIECE {
-                let received = self.peer.receive().map_err(Broken::Peer)?;
-                let down = &mut self.down;
-                let all = self.peer.read(|piece| {
-                    down.extend_from_slice(piece);
-                    Ok(piece.len())
-                });
-                all.map_err(Broken::Peer)?;
-                match received {
-                    Received::Some => moved = true,
-                    Received::Nothing => break,
-                    Received::End => self.down_open = false,
-                }
+        if self.down_open && self.peer.is_taken() {
+            match self.peer.receive().map_err(Broken::Peer)? {
+                Received::Some => moved = true,
+                Received::Nothing => {}
+                Received::End => self.down_open = false,
             }
         }
         if self.no_reader {
-            self.taken = self.down.len();
+            self.peer.discard();
         }
-        while self.taken < self.down.len() {
-            match self.program.try_write(&self.down[self.taken..]) {
-                Ok(count) => {
-                    self.taken += count;
-                    moved = true;
-                }
-                Err(e) if is_not_yet(&e) => return Ok(moved),
-                Err(e) => return Err(Broken::Program(e)),
-            }
-        }
-        if !self.down_open {
+        let program = &self.program;
+        moved |= self.peer.deliver(|pieces| program.try_write_vectored(pieces)).map_err(Broken::Program)? > 0;
+        if !self.down_open && self.peer.is_taken() {
             shutdown(&self.program);
             self.down_shut = true;
             moved = true;
@@ -167,7 +138,7 @@ impl Pump {
     }
 
     async fn wait(&mut self, sent: bool, ending: &mut watch::Receiver<bool>) -> Result<(), Broken> {
-        let pending = self.taken < self.down.len();
+        let pending = !self.peer.is_taken();
         let (program, peer) = (&self.program, self.peer.io());
         let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
         tokio::select! {
