@@ -209,6 +209,26 @@ fn tcp_state(fd: BorrowedFd<'_>) -> io::Result<u8> {
     Ok(state)
 }
 
+/// The round trip of a TCP connection as the kernel sees it, smoothed (TCP_INFO).
+///
+/// # Errors
+/// ENOPROTOOPT or EOPNOTSUPP if this is not a TCP socket; InvalidData if the kernel does not tell.
+pub fn round_trip(fd: BorrowedFd<'_>) -> io::Result<Duration> {
+    // SAFETY: struct tcp_info has only numbers, of which all may be 0.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes `length` bytes at most, and all bits make numbers.
+    let rc = unsafe {
+        let level = libc::IPPROTO_TCP;
+        libc::getsockopt(fd.as_raw_fd(), level, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
+    };
+    Errno::result(rc)?;
+    if info.tcpi_rtt == 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(Duration::from_micros(info.tcpi_rtt.into()))
+}
+
 /// The address family of the socket (SO_DOMAIN), as `AF_*`.
 ///
 /// # Errors

@@ -48,7 +48,10 @@ pub fn listen(mut call: Call) {
         let mut table = supervisor.table.lock();
         let Some(s) = table.get_mut(target.cookie) else { return Ok(None) };
         s.state = State::Listening;
-        Ok(s.bound)
+        let bound = s.bound;
+        drop(table);
+        supervisor.sessions.links.listeners_changed();
+        Ok(bound)
     })();
     supervisor.published.note();
     match result {
@@ -157,6 +160,9 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
             .map_err(errno)?;
             (rung.media, rung.expected)
         } else if let Some(expected) = table.take_expected(&source, target.cookie) {
+            if expected.session.is_some() {
+                supervisor.sessions.links.shorten_accepted(fd.as_fd(), target.as_fd(), source);
+            }
             (fd, expected)
         } else {
             drop(table);

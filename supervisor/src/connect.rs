@@ -172,6 +172,11 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
             connect_near(call, target, ends, (to.physical, guard), nonblocking);
         }
         Way::Peer(callee) => {
+            let label = Label { proto: Proto::Tcp, port: peer.port() };
+            if let Some(flow) = supervisor.sessions.open_early(&supervisor, &callee, label, bound.physical, local) {
+                call.flow(|| format!("{}, at once", flow.kind));
+                return connect_standing(call, target, ends, flow, nonblocking);
+            }
             let attempt = Arc::new(Attempt::new());
             if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
                 s.state = State::Connecting(attempt.clone());
@@ -307,26 +312,45 @@ fn set_idle(supervisor: &Supervisor, cookie: Cookie) {
 fn connect_near(call: Call, target: Target, ends: Ends, (to, guard): (SocketAddrV4, Option<Guard>), nonblocking: bool) {
     let supervisor = call.supervisor.clone();
     set_connected(&supervisor, target.cookie, ends, None, guard);
-    match sock::connect_known(target.as_fd(), &ends.physical(to), nonblocking && !call.dont_wait) {
-        Ok(progress) => {
-            if nonblocking {
-                drop(target);
-                return call.finish(Err(Errno::EINPROGRESS));
-            }
-            match progress {
-                Connect::Done => {
-                    drop(target);
-                    call.finish(Ok(0));
-                }
-                Connect::InProgress => {
-                    supervisor.runtime.clone().spawn(await_handshake(call, target, Errno::EINPROGRESS));
-                }
-            }
+    let connected = sock::connect_known(target.as_fd(), &ends.physical(to), nonblocking && !call.dont_wait);
+    let connected = connected.map_err(errno).inspect_err(|_| set_idle(&supervisor, target.cookie));
+    answer_connect(call, target, connected, nonblocking);
+}
+
+/// Connects to a flow that stands.
+fn connect_standing(call: Call, target: Target, ends: Ends, flow: Flow, nonblocking: bool) {
+    let supervisor = call.supervisor.clone();
+    let cookie = target.cookie;
+    let connected = supervisor.guard(Proto::Tcp, flow.media).and_then(|guard| {
+        supervisor.sessions.links.shorten(target.as_fd(), flow.media);
+        set_connected(&supervisor, cookie, ends, Some(flow.session), guard);
+        let connected = sock::connect_known(target.as_fd(), &ends.physical(flow.media), nonblocking && !call.dont_wait);
+        connected.map_err(errno).inspect_err(|_| set_idle(&supervisor, cookie))
+    });
+    if connected.is_err() {
+        supervisor.sessions.close(flow.session);
+    }
+    answer_connect(call, target, connected, nonblocking);
+}
+
+/// What a connect() of the kernel's on this machine says.
+fn answer_connect(call: Call, target: Target, connected: Result<Connect, Errno>, nonblocking: bool) {
+    match connected {
+        Ok(_) if nonblocking => {
+            drop(target);
+            call.finish(Err(Errno::EINPROGRESS));
+        }
+        Ok(Connect::Done) => {
+            drop(target);
+            call.finish(Ok(0));
+        }
+        Ok(Connect::InProgress) => {
+            let runtime = call.supervisor.runtime.clone();
+            runtime.spawn(await_handshake(call, target, Errno::EINPROGRESS));
         }
         Err(e) => {
-            set_idle(&supervisor, target.cookie);
             drop(target);
-            call.finish(Err(errno(e)));
+            call.finish(Err(e));
         }
     }
 }
@@ -510,6 +534,7 @@ impl Connecting {
     fn name(&self, supervisor: &Supervisor, flow: &Flow) -> Result<(), Errno> {
         match supervisor.guard(Proto::Tcp, flow.media) {
             Ok(guard) => {
+                supervisor.sessions.links.shorten(self.target.as_fd(), flow.media);
                 set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session), guard);
                 Ok(())
             }

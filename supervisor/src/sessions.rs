@@ -15,6 +15,7 @@ use sipcore::agent::{
     Agent, CallError, Direct, End, EndReason, Event, IceServer, Label, Offer, PresenceError, Proto, RegistrationFlow,
     Session, SessionId, Transport, Tuple,
 };
+use sipcore::flow::Opening as Asked;
 use sipcore::message::Uri;
 
 use crate::flow::{Links, Settings, Wanted};
@@ -249,6 +250,21 @@ impl Sessions {
         }
         let supervisor = self.supervisor.get().and_then(Weak::upgrade).ok_or(Failure { errno: Errno::ENETUNREACH })?;
         self.links.open(&supervisor, &agent, wanted, flows.local && !elsewhere).await
+    }
+
+    /// A flow to a socket of `callee` that is known to be there, at once. `None`: [`Sessions::open`] finds out.
+    pub fn open_early(
+        &self,
+        supervisor: &Supervisor,
+        callee: &Callee,
+        label: Label,
+        source: SocketAddrV4,
+        seen_as: SocketAddr,
+    ) -> Option<Flow> {
+        if self.live.lock().len() + self.opening.load(Ordering::Relaxed) >= self.limit {
+            return None;
+        }
+        self.links.open_early(supervisor, callee, Asked { label, virtual_source: seen_as }, source)
     }
 
     /// The direct flow of a socket, for peers on this machine.

@@ -433,7 +433,13 @@ impl Supervisor {
 
     /// The kernel destroyed this socket.
     pub fn destroyed(&self, cookie: Cookie) {
-        let removed = self.table.lock().remove(cookie);
+        let mut table = self.table.lock();
+        let listened = table.get(cookie).is_some_and(|s| matches!(s.state, State::Listening));
+        let removed = table.remove(cookie);
+        drop(table);
+        if listened {
+            self.sessions.links.listeners_changed();
+        }
         self.published.note();
         if let Some(Removed { sessions, attempt, source }) = removed {
             if let Some(a) = attempt {

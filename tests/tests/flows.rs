@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tests::lab::{self, Capture, Kind, Lab, PUBLIC, holding};
-use tests::{Accounts, Algorithm, Coturn, Kamailio, Process, Rtpengine, World, free_port};
+use tests::{Accounts, Algorithm, Coturn, Kamailio, Process, Rtpengine, World, free_port, until};
 
 /// Any address leads to the peer of `--to`: this one is nobody's.
 const ANYWHERE: &str = "198.18.0.9";
@@ -35,6 +35,84 @@ fn many_sockets_in_one_session() {
     assert!(done.stderr.contains("encrypted flow with sip:many@"), "{}", done.stderr);
     assert!(!done.stderr.contains("direct flow"), "{}", done.stderr);
     drop(server);
+}
+
+/// Echoes one byte to each caller while it listens; `open` and `close` say whether it does.
+const LISTENS_AT_TIMES: &str = "
+import select, socket, sys
+port, listener, closed = int(sys.argv[1]), None, 0
+while True:
+    ready = select.select([sys.stdin.buffer.raw] + ([listener] if listener else []), [], [])[0]
+    if listener in ready:
+        s = listener.accept()[0]
+        s.sendall(s.recv(1))
+        s.close()
+    else:
+        word = sys.stdin.buffer.raw.readline()
+        if not word: break
+        if listener: listener.close()
+        listener = socket.create_server(('0.0.0.0', port)) if word == b'open\\n' else None
+        print('listening on' if listener else f'closed {closed}', flush=True)
+        closed += not listener
+";
+
+/// Connects once for each line that it is told, and says what came of it.
+const CONNECTS_WHEN_TOLD: &str = "
+import socket, sys
+for n, line in enumerate(sys.stdin):
+    s = socket.socket()
+    try: s.connect(('198.18.0.9', int(sys.argv[1])))
+    except OSError as e:
+        print(n, 'refused', e.errno, flush=True)
+        continue
+    try:
+        s.sendall(b'x')
+        print(n, 'heard', s.recv(1), flush=True)
+    except OSError as e: print(n, 'reset', e.errno, flush=True)
+";
+
+/// Further connections to a listener that is known do not wait for the peer's word; when it is gone, they are refused as the first one would be.
+#[test]
+fn a_listener_that_goes_is_known_to_be_gone() {
+    let world = World::new("flow-gone");
+    let port = free_port().to_string();
+    let server = world.run(&["--flow", "quic", "--as", "gone"], "python3").args(["-c", LISTENS_AT_TIMES, &port]);
+    let mut server = server.talk().start();
+    server.say("open\n");
+    server.wait_for("listening on");
+    let client = world.run(&["--flow", "quic", "--to", "gone", "--trace"], "python3");
+    let mut client = client.args(["-c", CONNECTS_WHEN_TOLD, &port]).talk().start();
+    let mut count = 0;
+    let mut connect = |client: &mut Process| {
+        client.say("\n");
+        count += 1;
+        let line = client.wait_for(&format!("{} ", count - 1));
+        line.split_once(' ').unwrap().1.to_owned()
+    };
+    for _ in 0..3 {
+        assert_eq!(connect(&mut client), "heard b'x'");
+    }
+    for n in 0..2 {
+        server.say("close\n");
+        server.wait_for(&format!("closed {n}"));
+        // Until that is known, it may have gone while a connection was on its way.
+        until("the peer is told", || {
+            let came = connect(&mut client);
+            assert!(came == "refused 111" || came.starts_with("reset "), "{came}");
+            came.starts_with("refused").then_some(())
+        });
+        for _ in 0..3 {
+            assert_eq!(connect(&mut client), "refused 111");
+        }
+        server.say("open\n");
+        until("it listens again", || (connect(&mut client) == "heard b'x'").then_some(()));
+        assert_eq!(connect(&mut client), "heard b'x'");
+    }
+    assert_eq!(client.stderr().contains(", at once"), tests::direct_flows(), "{}", client.stderr());
+    client.hang_up();
+    client.wait().success();
+    server.hang_up();
+    server.wait().success();
 }
 
 /// What one side wants is what there is; less than that is refused, and both are told why.

@@ -42,7 +42,7 @@ fn opening() -> Opening {
 /// The two directions as QUIC has them.
 fn raw(stream: Stream) -> (quinn::SendStream, quinn::RecvStream) {
     match (stream.send, stream.receive) {
-        (SendStream::Quic(send), RecvStream::Quic(receive)) => (send, receive),
+        (SendStream::Quic(send), RecvStream::Quic(receive, _)) => (send, receive),
         _ => panic!("not of QUIC"),
     }
 }
@@ -52,7 +52,7 @@ fn send_back(link: Arc<Link>) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         let mut incoming = link.accept().await.unwrap();
         assert!(matches!(incoming.purpose().await, Some(Purpose::Socket(_))));
-        let (mut send, mut receive) = raw(incoming.take().await.unwrap());
+        let (mut send, mut receive) = raw(incoming.take(0).await.unwrap());
         tokio::io::copy(&mut receive, &mut send).await.unwrap();
         send.finish().unwrap();
         let _ = send.stopped().await;
@@ -190,7 +190,7 @@ async fn a_peer_that_stalls_holds_up_the_writer() {
     let reading = tokio::spawn(async move {
         let mut incoming = b.accept().await.unwrap();
         assert!(incoming.purpose().await.is_some());
-        let (_send, mut receive) = raw(incoming.take().await.unwrap());
+        let (_send, mut receive) = raw(incoming.take(0).await.unwrap());
         while reads.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -228,7 +228,7 @@ async fn a_held_stream_waits_alone() {
         for _ in 0..2 {
             let mut incoming = b.accept().await.unwrap();
             assert!(incoming.purpose().await.is_some());
-            taken.push(incoming.take().await.unwrap());
+            taken.push(incoming.take(0).await.unwrap());
         }
         taken
     };

@@ -4,6 +4,7 @@ use tokio::time::timeout;
 
 use super::datachannel;
 use super::link::{LinkError, OPEN_WITHIN, lost};
+use super::news;
 use super::open::{self, Opening};
 use super::stream::{RecvStream, SendStream, Stream};
 use crate::label::{Label, Proto};
@@ -73,11 +74,11 @@ impl Incoming {
         }
     }
 
-    /// Takes it.
-    pub async fn take(self) -> Result<Stream, LinkError> {
+    /// Takes it. `as_of`: the last change of the listening sockets ([`super::Link::last_change`]) before its own was found; 0 promises nothing.
+    pub async fn take(self, as_of: u32) -> Result<Stream, LinkError> {
         match self {
             Incoming::Quic(mut send, receive) => {
-                send.write_all(&200u16.to_be_bytes()).await.map_err(|e| lost(&e))?;
+                send.write_all(&news::taken(as_of)).await.map_err(|e| lost(&e))?;
                 Ok(quic(send, receive))
             }
             Incoming::Channel(offered) => match offered.take() {
@@ -99,7 +100,12 @@ impl Incoming {
 }
 
 pub(super) fn quic(send: quinn::SendStream, receive: quinn::RecvStream) -> Stream {
-    Stream { send: SendStream::Quic(send), receive: RecvStream::Quic(receive) }
+    Stream { send: SendStream::Quic(send), receive: RecvStream::Quic(receive, None) }
+}
+
+/// One that the other end has still to take.
+pub(super) fn early(send: quinn::SendStream, receive: quinn::RecvStream, early: news::Early) -> Stream {
+    Stream { send: SendStream::Quic(send), receive: RecvStream::Quic(receive, Some(early)) }
 }
 
 pub(super) fn channel((send, receive): (datachannel::Sender, datachannel::Receiver)) -> Stream {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use quinn::{Connection, Endpoint, EndpointConfig, SendDatagramError, TokioRuntime};
 use tokio::time::timeout;
@@ -11,7 +12,8 @@ use tokio::time::timeout;
 use super::datachannel::{self, Terms, dcep};
 use super::echo::Echo;
 use super::gather::{LinkConfig, Search};
-use super::incoming::{Incoming, channel, quic};
+use super::incoming::{Incoming, channel, early, quic};
+use super::news::{self, Early, News};
 use super::open::{self, Opening};
 use super::pressure::{self, Backlog, Brake, Pressure};
 use super::road::{Checks, Road};
@@ -207,6 +209,8 @@ pub struct Link {
     window: Mutex<Window>,
     /// Of QUIC.
     pressure: Option<Arc<Pressure>>,
+    /// Of QUIC: who listens.
+    news: Arc<News>,
     ground: Ground,
 }
 
@@ -218,15 +222,17 @@ enum Carrier {
 
 impl Link {
     fn new(carrier: Carrier, road: Road, ground: Ground) -> Link {
+        let news = News::new();
         let pressure = match &carrier {
             Carrier::Quic(connection) => {
+                tokio::spawn(news.clone().tell(connection.clone()));
                 let pressure = Pressure::new();
                 tokio::spawn(pressure.clone().tell(connection.clone()));
                 Some(pressure)
             }
             Carrier::Channels(_) => None,
         };
-        Link { carrier, road, window: Mutex::new(Window::new(Instant::now())), pressure, ground }
+        Link { carrier, road, window: Mutex::new(Window::new(Instant::now())), pressure, news, ground }
     }
 
     /// For who writes to the stream with this number. One at a time.
@@ -263,15 +269,46 @@ impl Link {
         let opened = async {
             let (mut send, mut receive) = connection.open_bi().await.map_err(|e| lost(&e))?;
             send.write_chunk(opening.to_bytes()).await.map_err(|e| lost(&e))?;
-            let mut status = [0; 2];
-            receive.read_exact(&mut status).await.map_err(|e| lost(&e))?;
-            Ok((u16::from_be_bytes(status), quic(send, receive)))
+            let (status, as_of) = news::answer(&mut receive).await.map_err(|e| lost(&e))?;
+            if status == 200 {
+                self.news.learn(opening.label, as_of);
+            }
+            Ok((status, quic(send, receive)))
         };
         let opened = timeout(OPEN_WITHIN, opened).await.unwrap_or_else(|_| Err(lost(&"no answer to a stream")));
         match opened.map_err(OpenError::Lost)? {
             (200, stream) => Ok(stream),
             (status, _) => Err(OpenError::Refused(status)),
         }
+    }
+
+    /// Opens a stream for a socket that the other end is known to listen on, now, without waiting for its answer: that comes before the first byte
+    /// which is read. If it is a refusal after all, reading fails. `None`: that cannot be; [`Link::open`] can.
+    pub fn open_early(&self, opening: Opening) -> Option<Stream> {
+        let Carrier::Quic(connection) = &self.carrier else { return None };
+        if !self.news.knows(opening.label) || !self.road.works() {
+            return None;
+        }
+        let (mut send, receive) = connection.open_bi().now_or_never()?.ok()?;
+        let waits = Early::new(self.news.clone(), opening.label);
+        match send.write_chunk(opening.to_bytes()).now_or_never() {
+            Some(Ok(())) => Some(early(send, receive, waits)),
+            // No room for so little: it is nobody's.
+            _ => {
+                let _ = send.reset(super::RESET.into());
+                None
+            }
+        }
+    }
+
+    /// This end listens on other sockets than before: the other end is told.
+    pub fn changed(&self) {
+        self.news.change();
+    }
+
+    /// The last of these changes.
+    pub fn last_change(&self) -> u32 {
+        self.news.last()
     }
 
     /// The next stream that the other end opens.
@@ -344,6 +381,10 @@ impl Link {
             let mut stream = connection.accept_uni().await.map_err(|e| lost(&e))?;
             let mut first = [0];
             if !matches!(timeout(OPEN_WITHIN, stream.read_exact(&mut first)).await, Ok(Ok(()))) {
+                continue;
+            }
+            if first == [news::CHANGES] {
+                tokio::spawn(self.news.clone().listen(stream));
                 continue;
             }
             if let Some(pressure) = self.pressure.as_ref().filter(|_| first == [pressure::HOLDS]) {

@@ -19,6 +19,7 @@ mod handshake;
 mod incoming;
 mod interfaces;
 mod link;
+mod news;
 mod open;
 mod paths;
 mod pressure;
@@ -50,8 +51,8 @@ pub use stream::{Broken, RecvStream, SendStream, Stopped, Stream};
 pub use tcp::{Joined, Listening, Part, Trust};
 pub use tls::{Certificate, CertificateError};
 
-/// The protocol on top of QUIC (ALPN, RFC 7301). The second one has holds.
-pub const ALPN: &[u8] = b"sipbox/2";
+/// The protocol on top of QUIC (ALPN, RFC 7301). The second one has holds, the third one tells changes of what is listened on.
+pub const ALPN: &[u8] = b"sipbox/3";
 /// Error code of RESET_STREAM and STOP_SENDING that stands for a TCP reset.
 pub const RESET: u32 = 1;
 

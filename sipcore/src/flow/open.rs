@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! opener:   kind 1 byte (6 tcp, 17 udp, 1 echo) | port u16 | family 1 byte (4, 6) | address 4 or 16 bytes | port u16
-//! acceptor: status u16 (a SIP status: 200, 403, 486, 503)
+//! acceptor: status u16 (a SIP status: 200, 403, 486, 503) | after 200, but for echo: last change u32 (`news`)
 //! ```
 //! An echo is for nobody's socket: port and address are 0, and every byte comes back.
 //! Then, for TCP, the bytes of the two programs. A UDP stream carries nothing more and lasts as long as the flow does; a datagram is

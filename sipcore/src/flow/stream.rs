@@ -3,11 +3,18 @@
 use bytes::Bytes;
 
 use super::datachannel;
+use super::news::Early;
 
 /// Why a stream ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Broken(String);
+
+impl Broken {
+    pub(super) fn new(why: String) -> Broken {
+        Broken(why)
+    }
+}
 
 /// One stream of a link.
 pub struct Stream {
@@ -96,8 +103,8 @@ impl SendStream {
 
 /// The reading direction.
 pub enum RecvStream {
-    /// Of QUIC.
-    Quic(quinn::RecvStream),
+    /// Of QUIC; perhaps the other end has still to take it.
+    Quic(quinn::RecvStream, Option<Early>),
     /// Of a data channel.
     Channel(datachannel::Receiver),
 }
@@ -106,7 +113,8 @@ impl RecvStream {
     /// The next bytes, about `most`; `None` at the end.
     pub async fn read(&mut self, most: usize) -> Result<Option<Bytes>, Broken> {
         match self {
-            RecvStream::Quic(stream) => {
+            RecvStream::Quic(stream, early) => {
+                taken(stream, early).await?;
                 let chunk = stream.read_chunk(most, true).await.map_err(|e| Broken(e.to_string()))?;
                 Ok(chunk.map(|chunk| chunk.bytes))
             }
@@ -117,7 +125,10 @@ impl RecvStream {
     /// As many pieces of the next bytes as there are and as there is room for: how many; `None` at the end.
     pub async fn read_many(&mut self, pieces: &mut [Bytes]) -> Result<Option<usize>, Broken> {
         match self {
-            RecvStream::Quic(stream) => stream.read_chunks(pieces).await.map_err(|e| Broken(e.to_string())),
+            RecvStream::Quic(stream, early) => {
+                taken(stream, early).await?;
+                stream.read_chunks(pieces).await.map_err(|e| Broken(e.to_string()))
+            }
             RecvStream::Channel(channel) => {
                 let data = channel.read().await.map_err(|_| closed())?;
                 Ok(data.zip(pieces.first_mut()).map(|(data, first)| {
@@ -131,17 +142,26 @@ impl RecvStream {
     /// A TCP reset, towards who writes. Of a data channel both directions end.
     pub fn stop(&mut self) {
         match self {
-            RecvStream::Quic(stream) => drop(stream.stop(super::RESET.into())),
+            RecvStream::Quic(stream, _) => drop(stream.stop(super::RESET.into())),
             RecvStream::Channel(channel) => channel.stop(),
         }
     }
 
     /// Nobody reads any more, while what was written still has to arrive. A data channel stays open for that.
     pub fn abandon(&mut self) {
-        if let RecvStream::Quic(stream) = self {
+        if let RecvStream::Quic(stream, _) = self {
             let _ = stream.stop(super::RESET.into());
         }
     }
+}
+
+/// Waits until the other end has taken the stream, if it has not.
+async fn taken(stream: &mut quinn::RecvStream, early: &mut Option<Early>) -> Result<(), Broken> {
+    if let Some(waiting) = early {
+        waiting.answered(stream).await?;
+        *early = None;
+    }
+    Ok(())
 }
 
 fn closed() -> Broken {

@@ -62,7 +62,7 @@ async fn streams_and_datagrams() {
     let serving = tokio::spawn(async move {
         let mut incoming = called.accept().await.unwrap();
         assert_eq!(incoming.purpose().await, Some(Purpose::Socket(asked())));
-        let mut stream = incoming.take().await.unwrap();
+        let mut stream = incoming.take(0).await.unwrap();
         let got = read_to_end(&mut stream).await;
         stream.send.write(got.into()).await.unwrap();
         stream.send.finish();
@@ -135,14 +135,14 @@ async fn channels_carry_streams_and_datagrams() {
     let serving = tokio::spawn(async move {
         let mut incoming = called.accept().await.unwrap();
         assert_eq!(incoming.purpose().await, Some(Purpose::Socket(Asked { source_port: None, ..asked() })));
-        let mut stream = incoming.take().await.unwrap();
+        let mut stream = incoming.take(0).await.unwrap();
         let got = read_to_end(&mut stream).await;
         stream.send.write(got.into()).await.unwrap();
         stream.send.finish();
         assert_eq!(stream.send.stopped().await, Stopped::Delivered);
         drop(stream);
         called.accept().await.unwrap().refuse(486).await;
-        let datagrams = called.accept().await.unwrap().take().await.unwrap();
+        let datagrams = called.accept().await.unwrap().take(0).await.unwrap();
         for _ in 0..2 {
             let (flow, data) = called.datagram().await.unwrap();
             assert_eq!(flow, datagrams.id());

@@ -102,6 +102,8 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
         return incoming.refuse(503).await;
     }
     let seen_port = source_port.unwrap_or_else(|| links.next_port());
+    // In a namespace of its own the program listens without asking.
+    let as_of = if supervisor.network.is_some() { 0 } else { trunk.link.last_change() };
     let found = inbound::find(&supervisor, &from, proto, port, seen_port);
     let endpoint = match found {
         Ok(endpoint) => endpoint,
@@ -115,7 +117,7 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
         Proto::Tcp => {
             match to_program(&supervisor, endpoint, id).await {
                 Ok(socket) => {
-                    if let Ok(stream) = incoming.take().await {
+                    if let Ok(stream) = incoming.take(as_of).await {
                         // The peer is told when the program closes: by its own FIN or RST.
                         drop(ended);
                         pump::pump(socket, stream, &held.trunk().link, links.ending.subscribe()).await;
@@ -135,7 +137,7 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
                 return incoming.refuse(503).await;
             };
             trunk.attach(incoming.id(), socket.clone());
-            if let Ok(stream) = incoming.take().await {
+            if let Ok(stream) = incoming.take(as_of).await {
                 drop(busy);
                 datagrams::carry(supervisor, id, held, stream, socket, ended).await;
             }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use policy::Encrypted;
 use sipcore::agent::{Agent, CallError, Channels, End, Label, Offer, Proto, SessionId, Setup};
 use sipcore::flow::datachannel::Terms;
-use sipcore::flow::{Fingerprint, Gathered, Link, LinkError, Listening, OpenError, Opening, Role};
+use sipcore::flow::{Fingerprint, Gathered, Link, LinkError, Listening, OpenError, Opening, Role, Stream};
 use sipcore::message::Uri;
 
 use super::outer::{self, Clear, Outcome, TLS};
@@ -109,8 +109,13 @@ impl Plan {
     }
 }
 
+/// Of a peer: rules for one may want different flows.
+fn key(callee: &Callee) -> String {
+    format!("{} {} {}", callee.uri, callee.flows.words(), callee.flows.cleartext)
+}
+
 impl Links {
-    fn peer(&self, uri: &str) -> Arc<Peer> {
+    fn peer(&self, key: String) -> Arc<Peer> {
         let mut peers = self.peers.lock();
         if peers.len() >= PEERS {
             // Those whom nobody is speaking with.
@@ -118,7 +123,7 @@ impl Links {
                 Arc::strong_count(peer) > 1 || peer.trunk.try_lock().is_ok_and(|slot| slot.is_some())
             });
         }
-        peers.entry(uri.to_owned()).or_default().clone()
+        peers.entry(key).or_default().clone()
     }
 
     /// Whether this peer was on this machine when it was last called.
@@ -136,9 +141,7 @@ impl Links {
         direct: bool,
     ) -> Result<Flow, Failure> {
         let asked = Instant::now();
-        // Rules for one peer may want different flows.
-        let flows = &wanted.callee.flows;
-        let peer = self.peer(&format!("{} {} {}", wanted.callee.uri, flows.words(), flows.cleartext));
+        let peer = self.peer(key(wanted.callee));
         let mut rebuilt = false;
         loop {
             let plan = match Plan::of(&peer, &wanted, direct).by_tls(&peer) {
@@ -467,37 +470,73 @@ impl Links {
     ) -> Result<Flow, OpenError> {
         let io = |e: std::io::Error| OpenError::Lost(LinkError::NoSocket(e.to_string()));
         let stream = trunk.link.open(Opening { label: wanted.label, virtual_source: wanted.seen_as }).await?;
-        let (session, mut ended) = self.begin();
         let kind = trunk.link.kind();
-        supervisor.sessions.note(session);
-        supervisor.sessions.note_party(session, &wanted.callee.uri);
-        let media = match wanted.label.proto {
+        let (session, media) = match wanted.label.proto {
             Proto::Tcp => {
                 let gate = self.gate.get_or_try_init(|| async { gate::Gate::open(supervisor) }).await.map_err(io)?;
-                let mut expected = gate.expect(wanted.source);
-                let (links, busy, address) = (self.clone(), self.busy(), gate.address);
-                tokio::spawn(async move {
-                    let socket = tokio::select! {
-                        socket = expected.connected() => socket,
-                        // The program closed it before.
-                        _ = &mut ended => None,
-                    };
-                    match socket {
-                        Some(socket) => pump::pump(socket, stream, &held.trunk().link, links.ending.subscribe()).await,
-                        None => pump::withdraw(stream),
-                    }
-                    drop((held, busy));
-                });
-                address
+                return Ok(self.join(supervisor, gate, held, stream, (wanted.callee, wanted.source)));
             }
             Proto::Udp => {
+                let (session, ended) = self.begin();
+                supervisor.sessions.note(session);
+                supervisor.sessions.note_party(session, &wanted.callee.uri);
                 let (socket, address) = datagrams::stand_in(supervisor, wanted.source).map_err(io)?;
                 trunk.attach(stream.id(), socket.clone());
                 tokio::spawn(datagrams::carry(supervisor.clone(), session, held, stream, socket, ended));
-                address
+                (session, address)
             }
         };
         Ok(Flow { session, media, kind })
+    }
+
+    /// The program's socket will come to the gate, and is joined to its stream there.
+    fn join(
+        self: &Arc<Links>,
+        supervisor: &Supervisor,
+        gate: &Arc<gate::Gate>,
+        held: Held,
+        stream: Stream,
+        (callee, source): (&Callee, SocketAddrV4),
+    ) -> Flow {
+        let (session, mut ended) = self.begin();
+        supervisor.sessions.note(session);
+        supervisor.sessions.note_party(session, &callee.uri);
+        let kind = held.trunk().link.kind();
+        let mut expected = gate.expect(source);
+        let (links, busy, media) = (self.clone(), self.busy(), gate.address);
+        supervisor.runtime.spawn(async move {
+            let socket = tokio::select! {
+                socket = expected.connected() => socket,
+                // The program closed it before.
+                _ = &mut ended => None,
+            };
+            match socket {
+                Some(socket) => pump::pump(socket, stream, &held.trunk().link, links.ending.subscribe()).await,
+                None => pump::withdraw(stream),
+            }
+            drop((held, busy));
+        });
+        Flow { session, media, kind }
+    }
+
+    /// A flow to a socket that the peer is known to listen on, in the connection that stands with him: at once, and without a word of his.
+    /// `None`: [`Links::open`] finds out.
+    pub fn open_early(
+        self: &Arc<Links>,
+        supervisor: &Supervisor,
+        callee: &Callee,
+        opening: Opening,
+        source: SocketAddrV4,
+    ) -> Option<Flow> {
+        let by_trunk = callee.flows.encrypted.first().is_some_and(|kind| *kind != Encrypted::Tls);
+        if !by_trunk || self.is_near(&callee.uri) {
+            return None;
+        }
+        let gate = self.gate.get()?;
+        let peer = self.peers.lock().get(&key(callee))?.clone();
+        let held = peer.trunk.try_lock().ok()?.as_ref().filter(|trunk| !trunk.link.is_closed())?.hold();
+        let stream = held.trunk().link.open_early(opening)?;
+        Some(self.join(supervisor, gate, held, stream, (callee, source)))
     }
 }
 

@@ -11,6 +11,7 @@ mod outer;
 mod pump;
 mod secure;
 mod settings;
+mod short;
 mod trunk;
 mod warm;
 
@@ -23,6 +24,7 @@ pub use warm::begin as begin_to_gather;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddrV4};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -227,6 +229,26 @@ impl Links {
             used: trunk.users(),
         });
         shown.collect()
+    }
+
+    /// The program listens on other sockets than before.
+    pub fn listeners_changed(&self) {
+        let trunks: Vec<Arc<Trunk>> = self.trunks.lock().values().filter_map(Weak::upgrade).collect();
+        trunks.iter().for_each(|trunk| trunk.link.changed());
+    }
+
+    /// A socket of the program that is about to be connected to `media`: if its bytes pass this process its queue is kept short.
+    pub fn shorten(&self, socket: BorrowedFd<'_>, media: SocketAddrV4) {
+        if self.gate.get().is_some_and(|gate| gate.address == media) {
+            short::of_program(socket, socket);
+        }
+    }
+
+    /// A socket that the program accepts, likewise, if this process is at its other end.
+    pub fn shorten_accepted(&self, socket: BorrowedFd<'_>, listener: BorrowedFd<'_>, source: SocketAddrV4) {
+        if *source.ip() == self.physical {
+            short::of_program(socket, listener);
+        }
     }
 
     /// Counts what carries bytes, as long as it is held.

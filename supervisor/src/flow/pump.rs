@@ -13,6 +13,8 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::short;
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -44,6 +46,7 @@ enum Broken {
 /// Carries bytes until both directions have ended. `link`: the stream's; `ending`: the program is gone, and what comes for it need not be awaited.
 pub async fn pump(mut socket: TcpStream, stream: Stream, link: &Link, ending: watch::Receiver<bool>) {
     let _ = socket.set_nodelay(true);
+    short::own(&socket);
     let (mut brake, mut backlog) = (link.brake(stream.id()), link.backlog(stream.id()));
     let Stream { mut send, mut receive } = stream;
     let outcome = {

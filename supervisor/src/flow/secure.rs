@@ -11,6 +11,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::short;
+
 /// Pieces after which others have their turn.
 const TURN: u32 = 16;
 
@@ -26,6 +28,7 @@ enum Broken {
 struct Pump {
     program: TcpStream,
     peer: Secure,
+    way: short::Way,
     /// The program may write more.
     up_open: bool,
     /// The peer was told that nothing more comes.
@@ -41,9 +44,11 @@ struct Pump {
 /// Carries bytes until both directions have ended. `ending`: the program is gone, and what comes for it need not be delivered.
 pub async fn pump(program: TcpStream, peer: Secure, mut ending: watch::Receiver<bool>) {
     let _ = program.set_nodelay(true);
+    short::own(&program);
     let mut pump = Pump {
         program,
         peer,
+        way: short::Way::new(std::time::Instant::now()),
         up_open: true,
         up_shut: false,
         down_open: true,
@@ -99,6 +104,7 @@ impl Pump {
             self.up_shut = true;
             return Ok(true);
         }
+        self.way.look(std::time::Instant::now(), self.peer.io());
         match self.program.try_read_vectored(&mut self.peer.places()) {
             Ok(0) => {
                 self.peer.finish().map_err(Broken::Peer)?;
