@@ -113,7 +113,7 @@ fn stream(table: &mut Table) {
 }
 
 /// Thousands of datagrams a second that are tried.
-const RATES: [u32; 13] = [5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140];
+const RATES: [u32; 20] = [5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 220, 240, 270, 300];
 /// Their length.
 const BYTES: u32 = 1200;
 
