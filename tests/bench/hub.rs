@@ -11,8 +11,8 @@ use crate::{Goal, ROUNDS, Table};
 
 /// Users whose registrations the load renews.
 const USERS: usize = 100;
-/// SIPps that call at once: one alone is slower than either server.
-const CALLERS: usize = 2;
+/// SIPps that load a server together: one alone is slower than either server.
+const LOADS: usize = 2;
 /// Bytes that wait for SIPp in its socket: what it loses itself comes again after half a second, and is nobody's speed.
 const SIPP_BUFFER: &str = "2000000";
 /// Registrations, calls and contacts of one measurement.
@@ -163,8 +163,8 @@ pub fn rows(table: &mut Table) {
                     )
                 };
                 let values = format!("SEQUENTIAL\n{}", accounts.iter().map(line).collect::<String>());
-                let load = sipp(&world, &server, "bench-register.xml", &values);
-                measure(&server, vec![load], REGISTRATIONS)
+                let agents = (0..LOADS).map(|_| sipp(&world, &server, "bench-register.xml", &values)).collect();
+                measure(&server, agents, REGISTRATIONS)
             }),
         );
     }
@@ -188,7 +188,7 @@ pub fn rows(table: &mut Table) {
                 let register = sip::request("REGISTER", &format!("sip:{}", server.domain), &aor, from, &contact);
                 let answer = sip::ask(server.at, &register, &socket).unwrap_or_else(|| panic!("no answer to REGISTER"));
                 assert_eq!(sip::status(&answer), 200, "{answer}");
-                let callers = (0..CALLERS).map(|_| sipp(&world, &server, "bench-call.xml", &values)).collect();
+                let callers = (0..LOADS).map(|_| sipp(&world, &server, "bench-call.xml", &values)).collect();
                 let value = measure(&server, callers, CALLS);
                 called.stop();
                 value
