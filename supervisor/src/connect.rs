@@ -123,7 +123,7 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
         Ok(p) => p,
         Err(e) => return call.finish(Err(e)),
     };
-    let way = supervisor.way(&mut call, Proto::Tcp, peer);
+    let way = supervisor.way(&mut call, Proto::Tcp, None, peer);
     if let Way::Refused(e) = way
         && e != Errno::ECONNREFUSED
     {

@@ -18,7 +18,7 @@ use crate::call::{Call, Target, errno};
 use crate::connect::{destination, loopback_for_any};
 use crate::guard::Guard;
 use crate::sessions::{Callee, Failure};
-use crate::stub::deliver;
+use crate::stub::{self, deliver};
 use crate::supervisor::{Supervisor, Unsent, Way};
 use crate::table::{Anchor, Bound, Cookie, Datagram, Peer, Socket};
 
@@ -151,8 +151,13 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         other => destination(other, v6, v6only)?,
     };
     refuse_broadcast(target, &peer)?;
-    let known = ready_peer(&supervisor, target.cookie, &peer);
-    let way = if known.is_some() { None } else { Some(supervisor.way(call, Proto::Udp, peer)) };
+    let known = ready_peer(&supervisor, target.cookie, &peer)
+        .or_else(|| supervisor.table.lock().take_over(target.cookie, &canonical(peer)));
+    let way = if known.is_some() {
+        None
+    } else {
+        Some(supervisor.way(call, Proto::Udp, own_port(&supervisor, target.cookie), peer))
+    };
     if let Some(Way::Refused(e)) = way
         && e != Errno::ECONNREFUSED
     {
@@ -187,7 +192,8 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         }
         (None, Some(Way::Resolver)) => supervisor.resolver,
         (None, Some(Way::Peer(callee))) => {
-            supervisor.stub.expect(bound.physical, Holder::of(call, target), callee, peer)
+            let is_opening = supervisor.table.lock().is_opening(target.cookie, &canonical(peer));
+            supervisor.stub.expect(bound.physical, Holder::of(call, target), callee, peer, is_opening)
         }
         (None, Some(Way::Refused(_) | Way::Former) | None) => nobody,
     };
@@ -236,6 +242,11 @@ fn dissolve(supervisor: &Supervisor, cookie: Cookie) {
     if let Some(session) = ended {
         supervisor.sessions.close(session);
     }
+}
+
+/// The program's port of a socket that has one.
+pub fn own_port(supervisor: &Supervisor, cookie: Cookie) -> Option<u16> {
+    Some(supervisor.table.lock().get(cookie)?.bound?.virtual_.port())
 }
 
 fn connected_peer(supervisor: &Supervisor, cookie: Cookie) -> Option<SocketAddr> {
@@ -293,10 +304,11 @@ pub fn send(
     /// The largest UDP payload over IPv4.
     const LARGEST: usize = 65507;
     let supervisor = call.supervisor.clone();
-    let (v6, v6only, bound, hears) = {
+    let (v6, v6only, bound, hears, connected) = {
         let table = supervisor.table.lock();
         let s = table.get(target.cookie).ok_or(Errno::EBADF)?;
-        (s.v6, s.v6only, s.bound, s.datagram.as_ref().is_some_and(|d| d.lent.asks_for_errors))
+        let d = s.datagram.as_ref();
+        (s.v6, s.v6only, s.bound, d.is_some_and(|d| d.lent.asks_for_errors), d.and_then(|d| d.connected))
     };
     let to = match address {
         // AF_UNSPEC with an address is an old form of AF_INET (udp_sendmsg); on IPv6 it means "where it is connected".
@@ -344,7 +356,11 @@ pub fn send(
     if let Some(sent) = send_known(&supervisor, target, v6, &to, data, control, flags)? {
         return Ok(sent);
     }
-    match supervisor.way(call, Proto::Udp, to) {
+    // Where the socket points already: its session is asked for, or refused, as by a send without an address.
+    if connected.map(canonical) == Some(canonical(to)) {
+        return message::send(target.as_fd(), data, Destination::Connected, control, flags);
+    }
+    match supervisor.way(call, Proto::Udp, own_port(&supervisor, target.cookie), to) {
         Way::Refused(Errno::ECONNREFUSED) if supervisor.is_own(to.ip()) => lost(),
         Way::Former => lost(),
         Way::Refused(e) => Err(e),
@@ -445,8 +461,14 @@ struct Opening {
 impl Opening {
     async fn run(self, supervisor: Arc<Supervisor>) {
         let label = Label { proto: Proto::Udp, port: self.to.port() };
-        let local = supervisor.local_for(&self.to, self.source.port());
+        let port = own_port(&supervisor, self.cookie).unwrap_or(self.source.port());
+        let local = supervisor.local_for(&self.to, port);
         let opened = supervisor.sessions.open(&self.callee, label, self.source, local).await;
+        if let Some(waiting) = supervisor.stub.connected_meanwhile(&self.source, self.cookie, &self.to) {
+            let sent = supervisor.table.lock().take_pending(self.cookie, &canonical(self.to));
+            waiting.put_first(sent);
+            return stub::settle(&supervisor, self.source, &waiting, opened).await;
+        }
         let guarded = opened.and_then(|flow| match supervisor.guard(Proto::Udp, flow.media) {
             Ok(guard) => Ok((flow, guard)),
             Err(errno) => {
@@ -539,7 +561,9 @@ pub fn admit(supervisor: &Supervisor, cookie: Cookie, source: SocketAddrV4, want
             }
         }
     }
-    supervisor.former.lock().note(seen);
+    if let Some(port) = own_port(supervisor, cookie) {
+        supervisor.former.lock().note(port, seen);
+    }
     match supervisor.guard(Proto::Udp, source) {
         Ok(guard) => drop(note_peer(supervisor, cookie, seen, source, Some(session), guard)),
         Err(error) => tracing::warn!(%error, %source, "a service of this machine has the port of an inbound session"),

@@ -1,8 +1,9 @@
 //! Peers that have begun sessions with the program, by the addresses that it knows them by.
 //!
-//! What it sends to a datagram's sender whose session has ended is an answer that comes too late, and lost, as it is natively: it is
-//! not an attempt of the program's to reach somebody. And it may want to reach who called, at another port (FTP's active
-//! mode, RFC 959 section 3.2): who that is, its address tells.
+//! What it sends to a datagram's sender whose session has ended, from the port that heard him, is an answer that comes too late, and
+//! lost, as it is natively: it is not an attempt of the program's to reach somebody. And it may want to reach who called, at
+//! another port (FTP's active mode, RFC 959 section 3.2) or from another one (TFTP, RFC 1350 section 4): who that is, his
+//! address tells.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -11,8 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 /// As many as are remembered.
 const REMEMBERED: usize = 4096;
 
-/// The senders of datagrams.
-pub type Former = Remembered<SocketAddr, ()>;
+/// The senders of datagrams, with the ports of the program's that heard them.
+pub type Former = Remembered<(u16, SocketAddr), ()>;
 
 /// Who called, by address. None where two of them have the same one: neither is meant.
 pub type Callers = Remembered<IpAddr, Option<String>>;
@@ -45,13 +46,13 @@ impl<K: Copy + Eq + Hash, V> Remembered<K, V> {
 }
 
 impl Former {
-    /// A peer at this address begins to send.
-    pub fn note(&mut self, peer: SocketAddr) {
-        self.entry(peer, || ());
+    /// A peer at this address begins to send to `port`.
+    pub fn note(&mut self, port: u16, peer: SocketAddr) {
+        self.entry((port, peer), || ());
     }
 
-    pub fn knows(&self, peer: &SocketAddr) -> bool {
-        self.known.contains_key(peer)
+    pub fn knows(&self, port: u16, peer: SocketAddr) -> bool {
+        self.known.contains_key(&(port, peer))
     }
 }
 
@@ -81,9 +82,10 @@ mod tests {
     #[test]
     fn the_oldest_are_forgotten() {
         let mut former = Former::default();
-        (0..=REMEMBERED).for_each(|n| former.note(peer(n)));
-        former.note(peer(1));
-        assert!(!former.knows(&peer(0)) && former.knows(&peer(1)) && former.knows(&peer(REMEMBERED)));
+        (0..=REMEMBERED).for_each(|n| former.note(7, peer(n)));
+        former.note(7, peer(1));
+        assert!(!former.knows(7, peer(0)) && former.knows(7, peer(1)) && former.knows(7, peer(REMEMBERED)));
+        assert!(!former.knows(8, peer(1)));
         assert_eq!((former.known.len(), former.order.len()), (REMEMBERED, REMEMBERED));
     }
 

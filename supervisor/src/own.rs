@@ -252,7 +252,7 @@ impl Network {
     }
 
     /// Decides where `to` leads.
-    fn way(&self, call: &mut Call, proto: Proto, to: SocketAddr) -> Where {
+    fn way(&self, call: &mut Call, proto: Proto, port: Option<u16>, to: SocketAddr) -> Where {
         let supervisor = call.supervisor.clone();
         let to = sock::canonical(to);
         let own = supervisor.is_own(to.ip());
@@ -265,7 +265,7 @@ impl Network {
             }
             taken
         };
-        match supervisor.way(call, proto, to) {
+        match supervisor.way(call, proto, port, to) {
             Way::Own(..) => Where::There,
             Way::Resolver | Way::Peer(_) if taken(call) => Where::There,
             Way::Resolver => match self.resolve_at(&supervisor, net, to) {

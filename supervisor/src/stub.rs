@@ -17,10 +17,10 @@ use sipcore::agent::{Label, Proto};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use crate::datagram::{Holder, has_room, note_peer, physical, trace_flow};
-use crate::sessions::{Callee, Failure};
+use crate::datagram::{Holder, has_room, note_peer, own_port, physical, trace_flow};
+use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::{Supervisor, Unsent};
-use crate::table::Anchor;
+use crate::table::{Anchor, Cookie};
 
 /// Where the datagrams of connected sockets come out that have no session yet.
 pub struct Stub {
@@ -33,7 +33,7 @@ pub struct Stub {
 }
 
 /// A connected socket whose session does not stand yet.
-struct Waiting {
+pub struct Waiting {
     holder: Holder,
     callee: Arc<Callee>,
     peer: SocketAddr,
@@ -53,11 +53,31 @@ impl Stub {
         }
     }
 
-    /// Where the socket at `source` is to be connected to, which will lead to `peer`.
-    pub fn expect(&self, source: SocketAddrV4, holder: Holder, callee: Arc<Callee>, peer: SocketAddr) -> SocketAddrV4 {
-        let waiting = Waiting { holder, callee, peer, queue: Mutex::default() };
+    /// Where the socket at `source` is to be connected to, which will lead to `peer`. `is_opening`: what was sent there before, with
+    /// the address, has asked for the session already.
+    pub fn expect(
+        &self,
+        source: SocketAddrV4,
+        holder: Holder,
+        callee: Arc<Callee>,
+        peer: SocketAddr,
+        is_opening: bool,
+    ) -> SocketAddrV4 {
+        let waiting = Waiting { holder, callee, peer, queue: Mutex::new(is_opening.then(VecDeque::new)) };
         self.waiting.lock().insert(source, Arc::new(waiting));
         self.address
+    }
+
+    /// The socket at `source`, if it has been connected to `peer` while a session was set up for what it had sent there.
+    pub fn connected_meanwhile(
+        &self,
+        source: &SocketAddrV4,
+        cookie: Cookie,
+        peer: &SocketAddr,
+    ) -> Option<Arc<Waiting>> {
+        let waiting = self.waiting.lock().get(source).cloned()?;
+        (waiting.holder.cookie() == cookie && sock::canonical(waiting.peer) == sock::canonical(*peer))
+            .then_some(waiting)
     }
 
     /// The program closed the socket at `source`, or connects it elsewhere. What it has sent before goes on its way all the same.
@@ -141,8 +161,19 @@ pub async fn serve(supervisor: Arc<Supervisor>) {
 async fn open(supervisor: Arc<Supervisor>, source: SocketAddrV4, waiting: Arc<Waiting>, _unsent: Unsent) {
     let peer = waiting.peer;
     let label = Label { proto: Proto::Udp, port: peer.port() };
-    let local = supervisor.local_for(&peer, source.port());
+    let local = supervisor.local_for(&peer, own_port(&supervisor, waiting.holder.cookie()).unwrap_or(source.port()));
     let opened = supervisor.sessions.open(&waiting.callee, label, source, local).await;
+    settle(&supervisor, source, &waiting, opened).await;
+}
+
+/// Turns a connected socket to its session, or tells it that there is none.
+pub async fn settle(
+    supervisor: &Arc<Supervisor>,
+    source: SocketAddrV4,
+    waiting: &Arc<Waiting>,
+    opened: Result<Flow, Failure>,
+) {
+    let peer = waiting.peer;
     let _one = supervisor.stub.turning.lock().await;
     let socket = waiting.holder.find();
     let v6 = supervisor.table.lock().get(waiting.holder.cookie()).is_some_and(|s| s.v6);
@@ -155,9 +186,9 @@ async fn open(supervisor: Arc<Supervisor>, source: SocketAddrV4, waiting: Arc<Wa
     });
     let (flow, guard, anchor) = match guarded {
         Ok(guarded) => guarded,
-        Err(_) => return waiting.refuse(&supervisor, source, v6, socket),
+        Err(_) => return waiting.refuse(supervisor, source, v6, socket),
     };
-    trace_flow(&supervisor, &peer, &waiting.callee.uri, flow.kind);
+    trace_flow(supervisor, &peer, &waiting.callee.uri, flow.kind);
     let stub = &supervisor.stub;
     let turned = socket.as_ref().is_some_and(|socket| {
         // Turned to the peer before anything is sent: the answer must find the socket connected.
@@ -167,14 +198,14 @@ async fn open(supervisor: Arc<Supervisor>, source: SocketAddrV4, waiting: Arc<Wa
             if let Err(error) = sock::connect_nowait(socket.as_fd(), &physical(v6, flow.media)) {
                 tracing::warn!(%error, %peer, "connect to the media address failed");
             }
-            note_peer(&supervisor, waiting.holder.cookie(), peer, flow.media, Some(flow.session), guard);
+            note_peer(supervisor, waiting.holder.cookie(), peer, flow.media, Some(flow.session), guard);
         };
-        stub.if_still(&source, &waiting, turn)
+        stub.if_still(&source, waiting, turn)
     });
     if turned {
         // What was on its way here while the socket was being turned.
         stub.drain();
-        stub.remove(&source, &waiting);
+        stub.remove(&source, waiting);
         return deliver(socket.as_ref(), v6, source, flow.media, &waiting.take_queue()).await;
     }
     // The program has closed the socket, or connected it elsewhere; then it may still have its port.
@@ -194,6 +225,13 @@ impl Waiting {
             });
         }
         supervisor.stub.remove(&source, self);
+    }
+
+    /// What was sent before all that waits.
+    pub fn put_first(&self, mut first: VecDeque<Vec<u8>>) {
+        let mut queue = self.queue.lock();
+        first.extend(queue.take().unwrap_or_default());
+        *queue = Some(first);
     }
 
     fn take_queue(&self) -> VecDeque<Vec<u8>> {

@@ -229,8 +229,9 @@ impl Supervisor {
         }
     }
 
-    /// Decides where `destination` leads. What is refused is said on stderr, once a destination.
-    pub fn way(&self, call: &mut Call, proto: Proto, destination: SocketAddr) -> Way {
+    /// Decides where `destination` leads. `port`: the program's, of a datagram socket that has one. What is refused is said on
+    /// stderr, once a destination.
+    pub fn way(&self, call: &mut Call, proto: Proto, port: Option<u16>, destination: SocketAddr) -> Way {
         let canonical = SocketAddr::new(destination.ip().to_canonical(), destination.port());
         let own = self.is_own(canonical.ip());
         if own && let Some((cookie, bound)) = self.table.lock().own_endpoint(proto, &canonical) {
@@ -242,7 +243,7 @@ impl Supervisor {
             return Way::Resolver;
         }
         // Answers that come too late are no calls.
-        let late = proto == Proto::Udp && self.former.lock().knows(&canonical);
+        let late = port.is_some_and(|port| self.former.lock().knows(port, canonical));
         let caller = if late || own { None } else { self.callers.lock().at(canonical.ip()).map(str::to_owned) };
         match self.policy.connect_to(policy_proto(proto), canonical, caller.as_deref()) {
             ConnectDecision::Uri { uri, flows, rule } => {

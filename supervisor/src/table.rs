@@ -302,6 +302,42 @@ impl Table {
         self.by_session.insert(session, cookie);
     }
 
+    /// A datagram socket is connected to a peer whose session is that of another socket with its port, as servers do that have a
+    /// socket for each client: the session is its own from here on. Where the peer is.
+    pub fn take_over(&mut self, cookie: Cookie, peer: &SocketAddr) -> Option<SocketAddrV4> {
+        let bound = self.sockets.get(&cookie)?.bound?;
+        let shared = self.ports.get(&(Proto::Udp, bound.virtual_.port()))?;
+        let other = shared.iter().copied().find(|other| {
+            let socket = self.sockets.get(other).filter(|_| *other != cookie);
+            socket.is_some_and(|s| {
+                let elsewhere = s.datagram.as_ref().filter(|d| d.connected.is_none());
+                let known = elsewhere.and_then(|d| d.by_virtual.get(peer));
+                s.bound.is_some_and(|b| b.physical == bound.physical)
+                    && matches!(known, Some(Peer::Ready { session: Some(_), .. }))
+            })
+        })?;
+        let datagram = self.sockets.get_mut(&other)?.datagram.as_mut()?;
+        let Some(Peer::Ready { physical, session, _guard }) = datagram.by_virtual.remove(peer) else { return None };
+        datagram.by_physical.remove(&physical);
+        self.note_peer(cookie, *peer, physical, session, _guard);
+        Some(physical)
+    }
+
+    /// Whether a session is being set up for what was sent to `peer`.
+    pub fn is_opening(&self, cookie: Cookie, peer: &SocketAddr) -> bool {
+        let datagram = self.sockets.get(&cookie).and_then(|s| s.datagram.as_ref());
+        matches!(datagram.and_then(|d| d.by_virtual.get(peer)), Some(Peer::Pending(_)))
+    }
+
+    /// What waits for that session.
+    pub fn take_pending(&mut self, cookie: Cookie, peer: &SocketAddr) -> VecDeque<Vec<u8>> {
+        let datagram = self.sockets.get_mut(&cookie).and_then(|s| s.datagram.as_mut());
+        match datagram.and_then(|d| d.by_virtual.remove(peer)) {
+            Some(Peer::Pending(queue)) => queue,
+            _ => VecDeque::new(),
+        }
+    }
+
     /// Notes that `peer` of a datagram socket is at `media`, both ways: by a session, or because it is of this run. Returns what
     /// was known of the peer.
     pub fn note_peer(

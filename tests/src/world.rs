@@ -37,13 +37,14 @@ pub struct World {
 }
 
 /// Who has an account when the programs run over Kamailio: every name that they use.
-const ACCOUNTS: [&str; 27] = [
+const ACCOUNTS: [&str; 28] = [
     "alice",
     "blocking",
     "chat",
     "db",
     "dual",
     "echo",
+    "files",
     "ftp-user",
     "ftpd",
     "games",

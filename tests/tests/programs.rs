@@ -489,6 +489,45 @@ fn ftp() {
     assert!(back.stderr.contains("has called -> sip:ftp-user@"), "{}", back.stderr);
 }
 
+/// A server's sockets for one client each: the client hears another port of the server's, or the same from another socket.
+#[test]
+fn a_datagram_socket_for_each_client() {
+    let world = World::new("each-client");
+    let script = world.program("datagram_pair.py").to_string_lossy().into_owned();
+    let port = free_port().to_string();
+    let mut server = world.run(&["--as", "games"], "python3").args([&script, "server", &port]).start();
+    server.wait_for("listening on");
+    let flags = ["--as", "alice", "--map", "games.test:*=games"];
+    let client = world.run(&flags, "python3").args([&script, "client", "games.test", &port, "7777"]).finish().success();
+    client.says("connected answered").says("other answered");
+    server.wait().success().says("asked for connected by port 7777").says("all answered");
+}
+
+/// TFTP: the answer comes from a port of its own, to which the client connects then.
+#[test]
+fn tftp() {
+    let world = World::new("tftp");
+    let port = free_port().to_string();
+    let root = world.make_dir("files", 0o755);
+    let file: String = (0..20_000).map(|i| format!("{i}\n")).collect();
+    world.write("files/numbers", &file);
+    let user = world.user_name();
+    let server = world.run(&["--as", "files"], "/usr/sbin/atftpd").args(["--daemon", "--no-fork", "--port", &port]);
+    let mut server = server.args(["--user", &user, "--group", &user, "--logfile", "-"]).arg(&root).start();
+    // It says so before it binds: the client asks again.
+    server.wait_for("server started");
+    let got = world.path("got");
+    let client = world.run(&["--as", "alice", "--map", "files.test:*=files"], "atftp");
+    client
+        .args(["--option", "timeout 1", "--get", "-r", "numbers", "-l"])
+        .arg(&got)
+        .args(["files.test", &port])
+        .finish()
+        .success();
+    assert!(fs::read_to_string(&got).unwrap() == file, "the file came as another one");
+    server.stop();
+}
+
 #[test]
 fn mptcp_falls_back_to_tcp() {
     let world = World::new("mptcp");

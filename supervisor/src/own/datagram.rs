@@ -199,7 +199,7 @@ impl Network {
                 peer.set_port(peer.port().checked_add(1).unwrap_or(1024));
             }
         }
-        supervisor.former.lock().note(sock::canonical(peer));
+        supervisor.former.lock().note(program.port(), sock::canonical(peer));
         let near = place(self, Net::Peers, peer, program)?;
         far.connect(source).map_err(errno)?;
         let _inside = supervisor.runtime.enter();
@@ -366,7 +366,7 @@ fn lead(network: &Arc<Network>, call: &mut Call, target: &Target, to: SocketAddr
     if to.port() == 0 || (strange && to.is_ipv6()) {
         return Ok(true);
     }
-    match network.way(call, Proto::Udp, to) {
+    match network.way(call, Proto::Udp, port().ok().filter(|port| *port != 0), to) {
         Where::There => Ok(true),
         Where::Refused(e) => Err(e),
         // Where the kernel needs SO_BROADCAST it says so.

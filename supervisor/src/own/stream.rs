@@ -66,7 +66,7 @@ pub fn connect(network: &Arc<Network>, mut call: Call, target: Target, address: 
     // A port that nobody can have, and addresses that are no host's: the kernel's word.
     let canonical = sock::canonical(peer);
     let strange = peer.port() == 0 || canonical.ip().is_multicast() || is_broadcast_or_scoped(&canonical);
-    match if strange { Where::There } else { network.way(&mut call, Proto::Tcp, peer) } {
+    match if strange { Where::There } else { network.way(&mut call, Proto::Tcp, None, peer) } {
         Where::Refused(e) => call.finish(Err(e)),
         Where::There => there(call, target, peer, nonblocking),
         Where::Peer(callee, net) => {
