@@ -209,6 +209,18 @@ fn tcp_state(fd: BorrowedFd<'_>) -> io::Result<u8> {
     Ok(state)
 }
 
+/// Bytes of a TCP connection that its other end's kernel does not have yet (SIOCOUTQ, tcp(7)).
+///
+/// # Errors
+/// ENOTTY or EINVAL if this is no connection.
+pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, which `count` is.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    Errno::result(rc)?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 /// The round trip of a TCP connection as the kernel sees it, smoothed (TCP_INFO).
 ///
 /// # Errors

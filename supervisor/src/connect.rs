@@ -172,14 +172,17 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
             connect_near(call, target, ends, (to.physical, guard), nonblocking);
         }
         Way::Peer(callee) => {
+            let attempt = Arc::new(Attempt::new());
+            match claim(&supervisor, target.cookie, &attempt) {
+                Ok(()) => {}
+                // Another thread was faster: this one asks again, and joins it.
+                Err(Errno::EALREADY) => return connect_stream(call, target, address, false),
+                Err(e) => return call.finish(Err(e)),
+            }
             let label = Label { proto: Proto::Tcp, port: peer.port() };
             if let Some(flow) = supervisor.sessions.open_early(&supervisor, &callee, label, bound.physical, local) {
                 call.flow(|| format!("{}, at once", flow.kind));
-                return connect_standing(call, target, ends, flow, nonblocking);
-            }
-            let attempt = Arc::new(Attempt::new());
-            if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
-                s.state = State::Connecting(attempt.clone());
+                return connect_standing(call, target, ends, (flow, &attempt), nonblocking);
             }
             let connecting = Connecting { callee, target, ends, bound, attempt };
             let runtime = supervisor.runtime.clone();
@@ -190,6 +193,18 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
             }
         }
     }
+}
+
+/// Makes this the attempt of the socket, unless another thread has connected it meanwhile, or is about to.
+fn claim(supervisor: &Supervisor, cookie: Cookie, attempt: &Arc<Attempt>) -> Result<(), Errno> {
+    let mut table = supervisor.table.lock();
+    let Some(s) = table.get_mut(cookie) else { return Ok(()) };
+    match s.state {
+        State::Idle => s.state = State::Connecting(attempt.clone()),
+        State::Connecting(_) => return Err(Errno::EALREADY),
+        State::Listening | State::Connected { .. } => return Err(Errno::EISCONN),
+    }
+    Ok(())
 }
 
 /// A parked socket is connected before its attempt is said to be over: whom poll(2) has told already gets the kernel's word.
@@ -262,6 +277,7 @@ fn disconnect(supervisor: &Supervisor, target: &Target) -> Result<i64, Errno> {
     let before = table.get_mut(target.cookie).map(|s| std::mem::replace(&mut s.state, State::Idle));
     drop(table);
     match before {
+        Some(State::Listening) => supervisor.sessions.links.listeners_changed(),
         Some(State::Connected { session: Some(id), .. }) => supervisor.sessions.close(id),
         Some(State::Connecting(attempt)) => attempt.set(Progress::Abandoned),
         _ => {}
@@ -302,7 +318,11 @@ fn set_connected(
 }
 
 /// The kernel's connect failed after all.
-fn set_idle(supervisor: &Supervisor, cookie: Cookie) {
+fn set_idle(supervisor: &Supervisor, cookie: Cookie, why: Errno) {
+    // Another thread has connected it.
+    if matches!(why, Errno::EISCONN | Errno::EALREADY) {
+        return;
+    }
     if let Some(s) = supervisor.table.lock().get_mut(cookie) {
         s.state = State::Idle;
     }
@@ -313,23 +333,25 @@ fn connect_near(call: Call, target: Target, ends: Ends, (to, guard): (SocketAddr
     let supervisor = call.supervisor.clone();
     set_connected(&supervisor, target.cookie, ends, None, guard);
     let connected = sock::connect_known(target.as_fd(), &ends.physical(to), nonblocking && !call.dont_wait);
-    let connected = connected.map_err(errno).inspect_err(|_| set_idle(&supervisor, target.cookie));
+    let connected = connected.map_err(errno).inspect_err(|e| set_idle(&supervisor, target.cookie, *e));
     answer_connect(call, target, connected, nonblocking);
 }
 
-/// Connects to a flow that stands.
-fn connect_standing(call: Call, target: Target, ends: Ends, flow: Flow, nonblocking: bool) {
+/// Connects to a flow that stands. `attempt`: what other threads wait for.
+fn connect_standing(call: Call, target: Target, ends: Ends, (flow, attempt): (Flow, &Attempt), nonblocking: bool) {
     let supervisor = call.supervisor.clone();
     let cookie = target.cookie;
     let connected = supervisor.guard(Proto::Tcp, flow.media).and_then(|guard| {
         supervisor.sessions.links.shorten(target.as_fd(), flow.media);
         set_connected(&supervisor, cookie, ends, Some(flow.session), guard);
         let connected = sock::connect_known(target.as_fd(), &ends.physical(flow.media), nonblocking && !call.dont_wait);
-        connected.map_err(errno).inspect_err(|_| set_idle(&supervisor, cookie))
+        connected.map_err(errno)
     });
-    if connected.is_err() {
+    if let Err(e) = connected {
+        set_idle(&supervisor, cookie, e);
         supervisor.sessions.close(flow.session);
     }
+    attempt.set(Progress::Done(connected.map(drop)));
     answer_connect(call, target, connected, nonblocking);
 }
 
@@ -423,8 +445,8 @@ impl Connecting {
                 }
             }
         };
-        let connected = connected.await.inspect_err(|_| {
-            set_idle(supervisor, self.target.cookie);
+        let connected = connected.await.inspect_err(|e| {
+            set_idle(supervisor, self.target.cookie, *e);
             supervisor.sessions.close(flow.session);
         });
         connected.map(|()| flow.kind)
@@ -551,9 +573,10 @@ impl Connecting {
         match sock::connect_nowait(self.target.as_fd(), &self.ends.physical(flow.media)) {
             Ok(_) => Ok(()),
             Err(e) => {
-                set_idle(supervisor, self.target.cookie);
+                let e = errno(e);
+                set_idle(supervisor, self.target.cookie, e);
                 supervisor.sessions.close(flow.session);
-                Err(errno(e))
+                Err(e)
             }
         }
     }

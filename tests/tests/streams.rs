@@ -60,3 +60,45 @@ fn streams_take_turns() {
     assert!(number("slowest ") >= 0.5 * number("mean "), "{}", done.stdout);
     drop(server);
 }
+
+/// Takes a connection, answers it, and reads the second one only after a while.
+const SLOW: &str = r#"
+import socket, sys, time
+listener = socket.create_server(("", int(sys.argv[1])))
+print("listening on", sys.argv[1], flush=True)
+first, _ = listener.accept()
+first.sendall(first.recv(1))
+second, _ = listener.accept()
+time.sleep(1)
+count = 0
+while data := second.recv(65536):
+    assert data == bytes(len(data))
+    count += len(data)
+print("read", count, flush=True)
+"#;
+/// Connects twice, as the second connection need not wait for the peer, writes and is gone.
+const GONE: &str = r#"
+import socket, sys
+first = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+first.sendall(b"?")
+assert first.recv(1) == b"?"
+second = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+second.sendall(bytes(int(sys.argv[3])))
+"#;
+
+/// What a program wrote before it ended arrives, also where the peer reads late.
+#[test]
+fn the_last_words_of_a_program_arrive() {
+    for flow in ["quic", "tls"] {
+        let world = World::new(&format!("streams-last-{flow}"));
+        for count in ["1", "8000000"] {
+            let port = free_port().to_string();
+            let server = world.run(&["--flow", flow, "--as", "streams"], "python3");
+            let mut server = server.args(["-c", SLOW, &port]).start();
+            server.wait_for("listening on");
+            let client = world.run(&["--flow", flow, "--to", "streams"], "python3");
+            client.args(["-c", GONE, ANYWHERE, &port, count]).finish_within(Duration::from_secs(60)).success();
+            server.wait_within(Duration::from_secs(60)).success().says(&format!("read {count}"));
+        }
+    }
+}

@@ -23,6 +23,8 @@ pub struct Shaken {
     pub early: Vec<u8>,
     /// What has come after it, and was not looked at.
     pub rest: Vec<u8>,
+    /// It has said that nothing more comes.
+    pub ended: bool,
 }
 
 /// As who asks.
@@ -84,7 +86,7 @@ enum Next {
 
 async fn shake(io: &mut TcpStream, mut connection: impl Connection) -> io::Result<Shaken> {
     let (mut incoming, mut outgoing, mut early) = (Vec::with_capacity(8 * 1024), Vec::new(), Vec::new());
-    let mut failed = None;
+    let (mut ended, mut failed) = (false, None);
     loop {
         let UnbufferedStatus { mut discard, state, .. } = connection.process(&mut incoming);
         let next = match state {
@@ -105,6 +107,11 @@ async fn shake(io: &mut TcpStream, mut connection: impl Connection) -> io::Resul
                     None => break Ok(Next::Process),
                 }
             },
+            // It had little to say, and said it with the end of its handshake.
+            Ok(ConnectionState::PeerClosed) => {
+                ended = true;
+                Ok(Next::Process)
+            }
             Ok(ConnectionState::BlockedHandshake) => Ok(Next::Receive),
             Ok(ConnectionState::WriteTraffic(_)) => Ok(Next::Done),
             Ok(other) => Err(Error::General(format!("the handshake ends with {other:?}"))),
@@ -132,7 +139,7 @@ async fn shake(io: &mut TcpStream, mut connection: impl Connection) -> io::Resul
                 }
                 let (secrets, schedule) = connection.into_keys().map_err(invalid)?;
                 let protection = Protection::new(secrets, schedule).map_err(invalid)?;
-                return Ok(Shaken { protection, early, rest: incoming });
+                return Ok(Shaken { protection, early, rest: incoming, ended });
             }
             Err(why) => failed = Some(failed.unwrap_or(why)),
         }

@@ -146,8 +146,8 @@ impl Early {
                 self.as_of = Some(as_of);
                 Ok(())
             }
-            Ok((status, _)) => Err(Broken::new(format!("refused with {status}"))),
-            Err(e) => Err(Broken::new(e.to_string())),
+            Ok((status, _)) => Err(Broken::Refused(status)),
+            Err(e) => Err(Broken::Lost(e.to_string())),
         }
     }
 }

@@ -52,14 +52,14 @@ pub enum Received {
 
 impl Secure {
     pub(super) fn new(io: TcpStream, shaken: Shaken) -> Secure {
-        let Shaken { protection, early, rest } = shaken;
+        let Shaken { protection, early, rest, ended } = shaken;
         let mut wire = vec![0; WIRE.max(early.len() + rest.len() + LONGEST)].into_boxed_slice();
         let sealed = early.len()..early.len() + rest.len();
         wire[..early.len()].copy_from_slice(&early);
         wire[sealed.clone()].copy_from_slice(&rest);
         let plain = VecDeque::from_iter((!early.is_empty()).then_some(0..early.len()));
         let out = vec![0; RECORDS * FULL + WORDS].into_boxed_slice();
-        Secure { io, protection, out, unsent: 0..0, wire, sealed, plain, ended: false, finished: false }
+        Secure { io, protection, out, unsent: 0..0, wire, sealed, plain, ended, finished: false }
     }
 
     /// The socket, to wait for.
@@ -255,7 +255,8 @@ impl Secure {
                 }
             }
             match self.receive()? {
-                Received::Some => {}
+                // Perhaps it was no data: who sends much of that keeps nobody else from his turn.
+                Received::Some => tokio::task::yield_now().await,
                 Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Received::Nothing => {
                     // Answers of TLS itself.

@@ -7,13 +7,14 @@ use super::news::Early;
 
 /// Why a stream ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Broken(String);
-
-impl Broken {
-    pub(super) fn new(why: String) -> Broken {
-        Broken(why)
-    }
+#[non_exhaustive]
+pub enum Broken {
+    /// The other end has not taken it after all; with a SIP status: 403, 486, 503.
+    #[error("refused with {0}")]
+    Refused(u16),
+    /// It was reset, or its connection ended.
+    #[error("{0}")]
+    Lost(String),
 }
 
 /// One stream of a link.
@@ -55,7 +56,7 @@ impl SendStream {
     /// Writes all of it, as fast as the other end takes it.
     pub async fn write(&mut self, data: Bytes) -> Result<(), Broken> {
         match self {
-            SendStream::Quic(stream) => stream.write_chunk(data).await.map_err(|e| Broken(e.to_string())),
+            SendStream::Quic(stream) => stream.write_chunk(data).await.map_err(|e| Broken::Lost(e.to_string())),
             SendStream::Channel(channel) => channel.write(data).await.map_err(|_| closed()),
         }
     }
@@ -94,7 +95,7 @@ impl SendStream {
                 },
                 Waiting::Channel(stopped) => match stopped.await {
                     datachannel::Stopped::Delivered => Stopped::Delivered,
-                    datachannel::Stopped::Closed => Stopped::Refused(closed().0),
+                    datachannel::Stopped::Closed => Stopped::Refused(closed().to_string()),
                 },
             }
         }
@@ -110,12 +111,20 @@ pub enum RecvStream {
 }
 
 impl RecvStream {
+    /// Waits until the other end has taken the stream: reading does so before the first byte. What it said is lost if the wait is broken off.
+    pub async fn taken(&mut self) -> Result<(), Broken> {
+        match self {
+            RecvStream::Quic(stream, early) => taken(stream, early).await,
+            RecvStream::Channel(_) => Ok(()),
+        }
+    }
+
     /// The next bytes, about `most`; `None` at the end.
     pub async fn read(&mut self, most: usize) -> Result<Option<Bytes>, Broken> {
         match self {
             RecvStream::Quic(stream, early) => {
                 taken(stream, early).await?;
-                let chunk = stream.read_chunk(most, true).await.map_err(|e| Broken(e.to_string()))?;
+                let chunk = stream.read_chunk(most, true).await.map_err(|e| Broken::Lost(e.to_string()))?;
                 Ok(chunk.map(|chunk| chunk.bytes))
             }
             RecvStream::Channel(channel) => channel.read().await.map_err(|_| closed()),
@@ -127,7 +136,7 @@ impl RecvStream {
         match self {
             RecvStream::Quic(stream, early) => {
                 taken(stream, early).await?;
-                stream.read_chunks(pieces).await.map_err(|e| Broken(e.to_string()))
+                stream.read_chunks(pieces).await.map_err(|e| Broken::Lost(e.to_string()))
             }
             RecvStream::Channel(channel) => {
                 let data = channel.read().await.map_err(|_| closed())?;
@@ -165,5 +174,5 @@ async fn taken(stream: &mut quinn::RecvStream, early: &mut Option<Early>) -> Res
 }
 
 fn closed() -> Broken {
-    Broken("the channel was closed".to_owned())
+    Broken::Lost("the channel was closed".to_owned())
 }

@@ -117,10 +117,19 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
         Proto::Tcp => {
             match to_program(&supervisor, endpoint, id).await {
                 Ok(socket) => {
-                    if let Ok(stream) = incoming.take(as_of).await {
-                        // The peer is told when the program closes: by its own FIN or RST.
-                        drop(ended);
-                        pump::pump(socket, stream, &held.trunk().link, links.ending.subscribe()).await;
+                    match incoming.take(as_of).await {
+                        Ok(stream) => {
+                            // The peer is told when the program closes: by its own FIN or RST.
+                            drop(ended);
+                            let (link, ending) = (&held.trunk().link, links.ending.subscribe());
+                            // Nobody refuses what he has opened.
+                            let _ = pump::pump(socket, stream, link, ending).await;
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, "the peer was gone before its connection was taken");
+                            // An end would say that there was nothing to say.
+                            let _ = sock::reset_on_close(socket.as_fd());
+                        }
                     }
                 }
                 Err(error) => {

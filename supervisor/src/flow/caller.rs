@@ -474,7 +474,7 @@ impl Links {
         let (session, media) = match wanted.label.proto {
             Proto::Tcp => {
                 let gate = self.gate.get_or_try_init(|| async { gate::Gate::open(supervisor) }).await.map_err(io)?;
-                return Ok(self.join(supervisor, gate, held, stream, (wanted.callee, wanted.source)));
+                return Ok(self.join(supervisor, gate, held, stream, wanted.label, (wanted.callee, wanted.source)));
             }
             Proto::Udp => {
                 let (session, ended) = self.begin();
@@ -496,22 +496,25 @@ impl Links {
         gate: &Arc<gate::Gate>,
         held: Held,
         stream: Stream,
+        label: Label,
         (callee, source): (&Callee, SocketAddrV4),
     ) -> Flow {
-        let (session, mut ended) = self.begin();
+        let (session, ended) = self.begin();
         supervisor.sessions.note(session);
         supervisor.sessions.note_party(session, &callee.uri);
         let kind = held.trunk().link.kind();
         let mut expected = gate.expect(source);
-        let (links, busy, media) = (self.clone(), self.busy(), gate.address);
+        let (links, busy, media, uri) = (self.clone(), self.busy(), gate.address, callee.uri.clone());
         supervisor.runtime.spawn(async move {
-            let socket = tokio::select! {
-                socket = expected.connected() => socket,
-                // The program closed it before.
-                _ = &mut ended => None,
-            };
-            match socket {
-                Some(socket) => pump::pump(socket, stream, &held.trunk().link, links.ending.subscribe()).await,
+            match expected.connected_before(ended).await {
+                Some(socket) => {
+                    let pumped = pump::pump(socket, stream, &held.trunk().link, links.ending.subscribe());
+                    if let Err(status) = pumped.await {
+                        // The program was connected at once, and can be told no other way.
+                        let (_, why) = refusal(status);
+                        crate::say::say!("{label} of {uri}: {why} (a reset to the program)");
+                    }
+                }
                 None => pump::withdraw(stream),
             }
             drop((held, busy));
@@ -536,7 +539,7 @@ impl Links {
         let peer = self.peers.lock().get(&key(callee))?.clone();
         let held = peer.trunk.try_lock().ok()?.as_ref().filter(|trunk| !trunk.link.is_closed())?.hold();
         let stream = held.trunk().link.open_early(opening)?;
-        Some(self.join(supervisor, gate, held, stream, (callee, source)))
+        Some(self.join(supervisor, gate, held, stream, opening.label, (callee, source)))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +16,8 @@ use crate::supervisor::Supervisor;
 
 /// Connections that wait to be accepted here.
 const BACKLOG: i32 = 4096;
+/// How long one may wait there that the program has closed meanwhile.
+const QUEUED: Duration = Duration::from_secs(1);
 
 /// The listener and those who are awaited.
 pub struct Gate {
@@ -50,7 +53,7 @@ async fn serve(gate: Arc<Gate>, listener: TcpListener) {
             Err(error) => {
                 // No descriptor is free, or the connection is gone already: it stays in the queue, or not.
                 tracing::warn!(%error, "a program's socket could not be joined to its stream");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
@@ -77,6 +80,16 @@ impl Expected {
     /// Waits for it. `None`: another is awaited from there by now.
     pub async fn connected(&mut self) -> Option<TcpStream> {
         (&mut self.told).await.ok()
+    }
+
+    /// The same, as long as the program has its socket. `ended`: it has closed it; what it wrote before may wait here to be accepted.
+    pub async fn connected_before(&mut self, ended: oneshot::Receiver<()>) -> Option<TcpStream> {
+        tokio::select! {
+            biased;
+            socket = self.connected() => return socket,
+            _ = ended => {}
+        }
+        tokio::time::timeout(QUEUED, self.connected()).await.ok().flatten()
     }
 }
 

@@ -9,6 +9,7 @@ mod glare;
 mod moving;
 mod outer;
 mod pump;
+mod rest;
 mod secure;
 mod settings;
 mod short;

@@ -187,7 +187,7 @@ async fn join_program(
     joined: Joined,
 ) -> std::io::Result<Flow> {
     let gate = links.gate.get_or_try_init(|| async { gate::Gate::open(supervisor) }).await?;
-    let mut ended = links.begin_as(session);
+    let ended = links.begin_as(session);
     supervisor.sessions.note(session);
     let mut expected = gate.expect(wanted.source);
     let (links, busy, media, supervisor) = (links.clone(), links.busy(), gate.address, supervisor.clone());
@@ -196,12 +196,7 @@ async fn join_program(
         Joined::Clear(_) => "flow in the clear",
     };
     tokio::spawn(async move {
-        let program = tokio::select! {
-            program = expected.connected() => program,
-            // The program closed it before.
-            _ = &mut ended => None,
-        };
-        if let Some(program) = program {
+        if let Some(program) = expected.connected_before(ended).await {
             carry(&links, program, joined).await;
         }
         supervisor.sessions.close(session);

@@ -13,13 +13,14 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::short;
+use super::{rest, short};
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Broken::Program(e) => write!(f, "the program's end: {e}"),
             Broken::Peer(why) => write!(f, "the peer's end: {why}"),
+            Broken::Refused(status) => write!(f, "the peer refused with {status}"),
             Broken::NoReader => f.write_str("nobody reads any more"),
         }
     }
@@ -39,37 +40,79 @@ const CHUNKS: usize = 64;
 enum Broken {
     Program(io::Error),
     Peer(String),
+    /// The peer has not taken the stream after all, with this status.
+    Refused(u16),
     /// The run ends, and nobody reads.
     NoReader,
 }
 
+impl From<sipcore::flow::Broken> for Broken {
+    fn from(why: sipcore::flow::Broken) -> Broken {
+        match why {
+            sipcore::flow::Broken::Refused(status) => Broken::Refused(status),
+            other => Broken::Peer(other.to_string()),
+        }
+    }
+}
+
 /// Carries bytes until both directions have ended. `link`: the stream's; `ending`: the program is gone, and what comes for it need not be awaited.
-pub async fn pump(mut socket: TcpStream, stream: Stream, link: &Link, ending: watch::Receiver<bool>) {
+///
+/// # Errors
+/// The status with which the peer refused a stream that was opened before it was asked.
+pub async fn pump(
+    mut socket: TcpStream,
+    stream: Stream,
+    link: &Link,
+    ending: watch::Receiver<bool>,
+) -> Result<(), u16> {
     let _ = socket.set_nodelay(true);
     short::own(&socket);
     let (mut brake, mut backlog) = (link.brake(stream.id()), link.backlog(stream.id()));
     let Stream { mut send, mut receive } = stream;
     let outcome = {
-        let (reader, writer) = socket.split();
-        let mut up = pin!(upwards(reader, &mut send, &mut brake, link));
+        let (mut reader, writer) = socket.split();
         let mut down = pin!(downwards(writer, &mut receive, &mut backlog, ending));
-        let (mut up_ended, mut down_ended) = (false, false);
-        loop {
-            let ended = tokio::select! {
-                ended = &mut up, if !up_ended => { up_ended = true; ended }
-                ended = &mut down, if !down_ended => { down_ended = true; ended }
-            };
-            match ended {
-                Err(Broken::NoReader) if !up_ended => {}
-                Err(why) => break Err(why),
-                Ok(()) if up_ended && down_ended => break Ok(()),
-                Ok(()) => {}
+        let (mut up_ended, mut down_ended, mut down_whole) = (false, false, false);
+        let ended = {
+            let mut up = pin!(upwards(&mut reader, &mut send, &mut brake, link));
+            loop {
+                let ended = tokio::select! {
+                    ended = &mut up, if !up_ended => { up_ended = true; ended }
+                    ended = &mut down, if !down_ended => {
+                        (down_ended, down_whole) = (true, ended.is_ok());
+                        ended
+                    }
+                };
+                match ended {
+                    Err(Broken::NoReader) if !up_ended => {}
+                    Err(why) => break Err(why),
+                    Ok(()) if up_ended && down_ended => break Ok(()),
+                    Ok(()) => {}
+                }
             }
+        };
+        match ended {
+            // It reads no more, perhaps because it has ended: what it wrote before is not lost by that.
+            Err(Broken::Peer(why)) if !down_ended => {
+                tracing::debug!(why, "nobody reads at the other end of a stream");
+                tokio::select! {
+                    ended = &mut down => ended.map(|()| true),
+                    end = rest::unheard(reader.as_ref()) => Err(Broken::Program(end)),
+                }
+            }
+            // The program has everything, and the end, before it is reset.
+            Err(Broken::Peer(why)) if down_whole => {
+                rest::delivered(reader.as_ref()).await;
+                Err(Broken::Peer(why))
+            }
+            ended => ended.map(|()| false),
         }
     };
     match outcome {
         // What was written last is on its way: it is waited for, or the connection may end before.
-        Ok(()) => drop(send.stopped().await),
+        Ok(false) => drop(send.stopped().await),
+        // A close with something unread, or what the program writes after it, would take back what is in the queue.
+        Ok(true) => rest::delivered(&socket).await,
         Err(why) => {
             tracing::debug!(%why, "a stream was reset");
             if matches!(why, Broken::NoReader) {
@@ -80,11 +123,15 @@ pub async fn pump(mut socket: TcpStream, stream: Stream, link: &Link, ending: wa
                 send.reset();
                 let _ = sandbox::sock::reset_on_close(socket.as_fd());
             }
+            if let Broken::Refused(status) = why {
+                return Err(status);
+            }
         }
     }
+    Ok(())
 }
 
-async fn upwards(mut from: ReadHalf<'_>, to: &mut SendStream, brake: &mut Brake, link: &Link) -> Result<(), Broken> {
+async fn upwards(from: &mut ReadHalf<'_>, to: &mut SendStream, brake: &mut Brake, link: &Link) -> Result<(), Broken> {
     let mut stopped = pin!(to.stopped());
     let (mut buffer, mut piece, mut much) = (BytesMut::new(), PIECE[0], false);
     loop {
@@ -120,7 +167,7 @@ async fn upwards(mut from: ReadHalf<'_>, to: &mut SendStream, brake: &mut Brake,
             piece = (2 * piece).min(PIECE[1]);
         }
         much = count >= MUCH;
-        to.write(buffer.split().freeze()).await.map_err(|e| Broken::Peer(e.to_string()))?;
+        to.write(buffer.split().freeze()).await?;
         drop(turn);
         link.written();
     }
@@ -146,12 +193,14 @@ async fn downwards(
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
     // The sender lives as long as the run.
     let mut ended = pin!(ending.wait_for(|ending| *ending));
+    // A peer that has not taken it yet has nothing of what was written, whatever his host has: also where nobody reads.
+    from.taken().await?;
     loop {
         let count = tokio::select! {
             count = from.read_many(&mut chunks) => count,
             _ = &mut ended => return Err(Broken::NoReader),
         };
-        let mut open = match count.map_err(|e| Broken::Peer(e.to_string()))? {
+        let mut open = match count? {
             Some(count) => {
                 write(&to, &mut chunks[..count], backlog).await.map_err(Broken::Program)?;
                 true
@@ -170,7 +219,7 @@ async fn downwards(
                     }
                 }
                 count = from.read_many(&mut chunks), if open && backlog.has_room() => {
-                    match count.map_err(|e| Broken::Peer(e.to_string()))? {
+                    match count? {
                         Some(count) => chunks[..count].iter_mut().for_each(|chunk| backlog.push(&std::mem::take(chunk))),
                         None => open = false,
                     }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::short;
+use super::{rest, short};
 
 /// Pieces after which others have their turn.
 const TURN: u32 = 16;
@@ -33,6 +33,8 @@ struct Pump {
     up_open: bool,
     /// The peer was told that nothing more comes.
     up_shut: bool,
+    /// The peer reads no more: what the program has written since.
+    unheard: Option<usize>,
     down_open: bool,
     down_shut: bool,
     /// The program is gone: nobody reads.
@@ -51,12 +53,14 @@ pub async fn pump(program: TcpStream, peer: Secure, mut ending: watch::Receiver<
         way: short::Way::new(std::time::Instant::now()),
         up_open: true,
         up_shut: false,
+        unheard: None,
         down_open: true,
         down_shut: false,
         no_reader: false,
         patience: None,
     };
     let broken = match pump.run(&mut ending).await {
+        Ok(()) if pump.unheard.is_some() => return rest::delivered(&pump.program).await,
         Ok(()) => return,
         Err(broken) => broken,
     };
@@ -67,6 +71,10 @@ pub async fn pump(program: TcpStream, peer: Secure, mut ending: watch::Receiver<
     // An alert, perhaps, and then a reset as the program would see or send it.
     let _ = pump.peer.flush();
     let _ = sandbox::sock::reset_on_close(pump.peer.io().as_fd());
+    if pump.down_shut && matches!(broken, Broken::Peer(_)) {
+        // The program has everything, and the end, before it is reset.
+        rest::delivered(&pump.program).await;
+    }
     let _ = sandbox::sock::reset_on_close(pump.program.as_fd());
 }
 
@@ -78,7 +86,13 @@ impl Pump {
             if self.no_reader && self.up_shut && self.patience.is_none() {
                 self.patience = Some(Instant::now() + LATE);
             }
-            let sent = self.peer.flush().map_err(Broken::Peer)?;
+            let sent = match self.unheard {
+                Some(_) => true,
+                None => match self.peer.flush() {
+                    Ok(sent) => sent,
+                    Err(error) => self.lose(error).map(|()| true)?,
+                },
+            };
             let moved = self.upwards(sent)? | self.downwards()?;
             if self.up_shut && self.down_shut {
                 return Ok(());
@@ -90,14 +104,42 @@ impl Pump {
                 }
                 continue;
             }
-            self.wait(sent, ending).await?;
+            match self.wait(sent, ending).await {
+                Err(Broken::Peer(error)) => self.lose(error)?,
+                other => other?,
+            }
         }
+    }
+
+    /// The peer reads no more, perhaps because it has ended: what it wrote before is not lost by that.
+    fn lose(&mut self, error: io::Error) -> Result<(), Broken> {
+        if self.down_shut || self.unheard.is_some() {
+            return Err(Broken::Peer(error));
+        }
+        tracing::debug!(%error, "nobody reads at the other end of a TLS flow");
+        (self.up_shut, self.unheard) = (true, Some(0));
+        Ok(())
+    }
+
+    /// Throws away what the program writes, if that is not too much; whether there was something.
+    fn unheard(&mut self) -> Result<bool, Broken> {
+        let Some(count) = self.unheard.as_mut().filter(|_| self.up_open) else { return Ok(false) };
+        match self.program.try_read(&mut [0; 16 << 10]) {
+            Ok(0) => self.up_open = false,
+            Ok(read) => *count += read,
+            Err(e) if is_not_yet(&e) => return Ok(false),
+            Err(e) => return Err(Broken::Program(e)),
+        }
+        if *count > rest::UNHEARD {
+            return Err(Broken::Program(io::ErrorKind::BrokenPipe.into()));
+        }
+        Ok(true)
     }
 
     /// From the program to the peer, if the last piece is on its way; whether something was moved.
     fn upwards(&mut self, sent: bool) -> Result<bool, Broken> {
         if !sent || self.up_shut {
-            return Ok(false);
+            return self.unheard();
         }
         if !self.up_open {
             shutdown(self.peer.io());
@@ -156,7 +198,7 @@ impl Pump {
             ready = program.ready(Interest::ERROR), if !self.up_open && !self.no_reader => {
                 Err(Broken::Program(ready.err().unwrap_or_else(reset)))
             }
-            ready = peer.ready(Interest::ERROR), if !self.down_open || pending => {
+            ready = peer.ready(Interest::ERROR), if (!self.down_open || pending) && self.unheard.is_none() => {
                 Err(Broken::Peer(ready.err().unwrap_or_else(reset)))
             }
             // A close with something unread would be a reset, and the peer may not have read all yet: its own end is awaited a little.

@@ -17,7 +17,19 @@ const MOST: usize = 2 << 20;
 /// How often a way is looked at.
 const OFTEN: Duration = Duration::from_secs(1);
 
+/// What a send buffer may be set to (net.core.wmem_max, socket(7)). The kernel's own size may be larger, and is not to be had back.
+fn largest() -> usize {
+    static LARGEST: OnceLock<usize> = OnceLock::new();
+    *LARGEST.get_or_init(|| {
+        let set = std::fs::read_to_string("/proc/sys/net/core/wmem_max");
+        set.ok().and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(LEAST)
+    })
+}
+
 fn set(socket: BorrowedFd<'_>, bytes: usize) {
+    if bytes > largest() {
+        return;
+    }
     // It is only slower without.
     if let Err(error) = setsockopt(&socket, sockopt::SndBuf, &bytes) {
         tracing::debug!(%error, "a send buffer could not be set");
@@ -46,11 +58,13 @@ pub struct Way {
     next: Instant,
     /// What its buffer was set to.
     set: Option<usize>,
+    /// What it may be set to.
+    largest: usize,
 }
 
 impl Way {
     pub fn new(now: Instant) -> Way {
-        Way { trip: None, next: now, set: None }
+        Way { trip: None, next: now, set: None, largest: largest() }
     }
 
     /// Keeps the send buffer of its socket as large as the way is long.
@@ -74,8 +88,8 @@ impl Way {
         let wanted = ((trip.as_secs_f64() * RATE) as usize).max(LEAST);
         let wanted = match self.set {
             // The kernel's own size, which there is no way back to.
-            None if wanted > MOST => return None,
-            _ => wanted.min(2 * MOST),
+            None if wanted > MOST.min(self.largest) => return None,
+            _ => wanted.min(2 * MOST).min(self.largest),
         };
         let changed = self.set.is_none_or(|before| wanted > before + before / 4 || wanted < before / 2);
         changed.then(|| {
@@ -92,15 +106,23 @@ mod tests {
     #[test]
     fn as_long_as_the_way() {
         let micros = Duration::from_micros;
-        let mut near = Way::new(Instant::now());
+        let fresh = || Way { trip: None, next: Instant::now(), set: None, largest: 16 << 20 };
+        let mut near = fresh();
         assert_eq!(near.measured(micros(20)), Some(LEAST));
         assert_eq!(near.measured(micros(5000)), None, "a queue");
         assert_eq!(near.measured(micros(20)), None);
         let far = (0..100).filter_map(|_| near.measured(micros(50_000))).last();
         assert_eq!(far, Some(2 * MOST), "it leads elsewhere now");
-        let mut far = Way::new(Instant::now());
+        let mut far = fresh();
         assert_eq!(far.measured(micros(20_000)), None, "the kernel's own size");
-        let mut between = Way::new(Instant::now());
+        let mut between = fresh();
         assert_eq!(between.measured(micros(200)), Some(500_000));
+        // Debian's.
+        let small = || Way { largest: 212_992, ..fresh() };
+        assert_eq!(small().measured(micros(200)), None, "more than can be set");
+        let mut near = small();
+        assert_eq!(near.measured(micros(20)), Some(LEAST));
+        let far = (0..100).filter_map(|_| near.measured(micros(50_000))).last();
+        assert_eq!(far, Some(212_992), "the most there is");
     }
 }

@@ -1,5 +1,6 @@
 //! Against rustls's own record layer, and against peers that misbehave.
 
+use std::io::BufRead;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -294,4 +295,47 @@ async fn who_shows_another_certificate_is_told_so() {
     assert_eq!(shaken.err().unwrap().kind(), io::ErrorKind::InvalidData);
     let told = peer.err().unwrap().to_string();
     assert!(told.to_lowercase().contains("alert"), "{told}");
+}
+
+/// Finished, a byte and close_notify in one segment: whoever has little to say ends so.
+#[tokio::test]
+async fn who_ends_with_the_handshake_is_heard() {
+    let (mut near, mut far) = pair().await;
+    let [own, other] = [0; 2].map(|_| Certificate::new().unwrap());
+    let config = tls::as_server(&own, other.fingerprint).unwrap();
+    let serving = tokio::spawn(async move {
+        let shaken = handshake::server(&mut near, config).await.unwrap();
+        Secure::new(near, shaken)
+    });
+    let config = tls::as_client(&other, own.fingerprint).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name()).unwrap();
+    let (mut said, mut heard) = (Vec::new(), [0; 4096]);
+    client.write_tls(&mut said).unwrap();
+    far.write_all(&said).await.unwrap();
+    while client.is_handshaking() {
+        let count = far.read(&mut heard).await.unwrap();
+        assert!(count > 0, "the server is gone");
+        client.read_tls(&mut &heard[..count]).unwrap();
+        client.process_new_packets().unwrap();
+    }
+    io::Write::write_all(&mut client.writer(), b"x").unwrap();
+    client.send_close_notify();
+    said.clear();
+    while client.wants_write() {
+        client.write_tls(&mut said).unwrap();
+    }
+    far.write_all(&said).await.unwrap();
+    let mut secure = tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();
+    let mut got = [0; 1];
+    secure.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"x");
+    assert_eq!(outcome(&mut secure).await.unwrap(), Received::End);
+    // The other direction goes on.
+    secure.send(b"yes").await.unwrap();
+    while client.reader().fill_buf().is_err() {
+        let count = far.read(&mut heard).await.unwrap();
+        client.read_tls(&mut &heard[..count]).unwrap();
+        client.process_new_packets().unwrap();
+    }
+    assert_eq!(client.reader().fill_buf().unwrap(), b"yes");
 }
