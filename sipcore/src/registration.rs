@@ -184,10 +184,11 @@ impl Registration {
         self.phase == Phase::Standing
     }
 
-    /// The registrar says that the binding stands for `left` only (RFC 3680 5.1, "shortened"): it is refreshed after 50 to 60 % of that at the latest.
+    /// The registrar says that the binding stands for `left` only (RFC 3680 5.1, "shortened"): it is refreshed after 50 to 60 % of that at the latest,
+    /// and not before a second has passed.
     pub fn on_shortened(&mut self, now: Instant, left: Duration, jitter: f64) {
         if self.phase == Phase::Standing {
-            let soon = now + left.mul_f64(0.5 + 0.1 * jitter);
+            let soon = now + left.mul_f64(0.5 + 0.1 * jitter).max(SPREAD);
             self.next = Some(self.next.map_or(soon, |next| next.min(soon)));
         }
     }
@@ -330,6 +331,8 @@ mod tests {
         assert_eq!(registration.next(), Some(now + Duration::from_secs(30)));
         registration.on_shortened(now, HOUR, 0.0);
         assert_eq!(registration.next(), Some(now + Duration::from_secs(30)), "it is never put off");
+        registration.on_shortened(now, Duration::ZERO, 0.0);
+        assert_eq!(registration.next(), Some(now + SPREAD), "nor is it asked in a loop");
         let mut end = |registration: &mut Registration, retry_after| {
             registration.on_ended(now, retry_after, 1.0);
             assert!(!registration.is_standing() && !registration.is_settled());

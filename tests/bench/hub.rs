@@ -11,7 +11,7 @@ use crate::{Goal, ROUNDS, Table};
 
 /// Users whose registrations the load renews.
 const USERS: usize = 100;
-/// SIPps that load a server together: one alone is slower than either server.
+/// SIPps that share the load of a server, so that neither of them is at its end before it.
 const LOADS: usize = 2;
 /// Bytes that wait for SIPp in its socket: what it loses itself comes again after half a second, and is nobody's speed.
 const SIPP_BUFFER: &str = "2000000";

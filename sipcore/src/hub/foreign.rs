@@ -10,6 +10,7 @@ use crate::message::{Message, Method, Uri, name};
 use crate::transaction::ServerId;
 use crate::transport::{Core, Flow, Transport};
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -17,6 +18,8 @@ use tracing::{debug, info};
 
 /// Requests that wait for DNS; one more is answered 503.
 const MAX_WAITING: usize = 1000;
+/// Those of one address among them.
+const MAX_OF_SOURCE: usize = 250;
 /// Servers of a domain that are tried for one request.
 const MAX_SERVERS: usize = 4;
 
@@ -49,6 +52,17 @@ impl Foreign {
         self.domains.iter().any(|domain| uri.host().eq_ignore_ascii_case(domain))
     }
 
+    /// There are other domains.
+    pub fn is_open(&self) -> bool {
+        !self.domains.is_empty()
+    }
+
+    /// One more that came from there may wait.
+    fn has_room(&self, source: IpAddr) -> bool {
+        let of_source = || self.waiting.values().filter(|waiting| waiting.came.remote.ip() == source).count();
+        self.waiting.len() < MAX_WAITING && (self.waiting.len() < MAX_OF_SOURCE || of_source() < MAX_OF_SOURCE)
+    }
+
     fn ask(&mut self, id: u64, waiting: Waiting, to: Uri) {
         self.waiting.insert(id, waiting);
         self.asks.push_back((id, to));
@@ -70,7 +84,7 @@ impl HomeProxy {
 
     /// A request whose route has been looked at goes to another domain, or within a dialog to a host that has a name.
     pub(super) fn lead_away(&mut self, now: Instant, server: ServerId, before: Message, waiting: Waiting, to: Uri) {
-        if self.foreign.waiting.len() >= MAX_WAITING {
+        if !self.foreign.has_room(waiting.came.remote.ip()) {
             let answer = Message::response_to(&before, 503, "Too Many Requests Wait For DNS");
             return self.respond(now, server, answer.header(name::RETRY_AFTER, 1));
         }
@@ -80,7 +94,7 @@ impl HomeProxy {
 
     /// The same for ACK, which nobody answers.
     pub(super) fn lead_ack_away(&mut self, waiting: Waiting, to: Uri) {
-        if self.foreign.waiting.len() < MAX_WAITING {
+        if self.foreign.has_room(waiting.came.remote.ip()) {
             self.last_context += 1;
             self.foreign.ask(self.last_context, waiting, to);
         }

@@ -142,10 +142,11 @@ impl HomeProxy {
         if self.has_passed(&ack, mark) {
             return;
         }
-        let Routed { destination, .. } = self.route(now, flow, &mut ack);
+        let Routed { destination, sealed } = self.route(now, flow, &mut ack);
         let targets = match destination {
             Destination::Targets(targets) => targets,
-            Destination::Elsewhere(to) if ack.decrement_max_forwards() == Ok(true) => {
+            // ACK has no answer, so nobody can be asked who he is: only within a dialog.
+            Destination::Elsewhere(to) if sealed && ack.decrement_max_forwards() == Ok(true) => {
                 return self.lead_ack_away(Waiting { request: ack, came: flow, mark }, to);
             }
             _ => return,

@@ -5,13 +5,14 @@ use crate::random;
 use crate::transaction::Timers;
 use crate::transport::{Flow, Transport};
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Contacts of one address of record.
 const MAX_CONTACTS: usize = 64;
-/// Bindings in all: less than half a gigabyte.
+/// Bindings in all. Those that agents make take 1 to 2 KiB each; of the longest that are taken (see `registrar`) one takes 6 KiB.
 const MAX_BINDINGS: usize = 250_000;
 /// Addresses of record that are remembered, with or without bindings.
 const MAX_RECORDS: usize = 250_000;
@@ -80,8 +81,10 @@ pub(super) enum Lookup {
 pub(super) struct Location {
     records: HashMap<Arc<str>, Vec<Binding>>,
     owners: HashMap<u64, Arc<str>>,
-    /// Where each binding is to be found on the network.
-    places: HashMap<Place, Ids>,
+    /// Where each binding is to be found on the network: under its place, and under that with its user.
+    places: HashMap<u64, Ids>,
+    /// What places are hashed with.
+    key: RandomState,
     /// What was registered on each connection.
     connections: HashMap<Flow, Ids>,
     /// Address of record and instance of each handle.
@@ -186,11 +189,26 @@ impl Location {
         }
     }
 
-    /// The flow of a binding whose contact is at the place that a URI names.
+    /// The flow of a binding whose contact is at the place that a URI names: one of the same user, if there is one. (Behind different NATs many are at
+    /// one and the same private address.)
     pub fn flow_to(&self, uri: &Uri) -> Option<Flow> {
-        let id = self.places.get(&Place::of(uri))?.last()?;
+        let place = Place::of(uri);
+        let [anyone, same] = self.keys(&place, uri);
+        let id = self.places.get(&same).or_else(|| self.places.get(&anyone))?.last()?;
         let bindings = self.records.get(self.owners.get(&id)?)?;
-        bindings.iter().find(|binding| binding.id == id).map(|binding| binding.contact.flow)
+        let is_it = |binding: &&Binding| binding.id == id && Place::of(&binding.contact.uri) == place;
+        bindings.iter().find(is_it).map(|binding| binding.contact.flow)
+    }
+
+    /// What a URI at this place is found under: without its user, and with it.
+    fn keys(&self, place: &Place, uri: &Uri) -> [u64; 2] {
+        [self.key.hash_one(place), self.key.hash_one((place, uri.user_decoded()))]
+    }
+
+    /// What a contact is found under.
+    fn keys_of(&self, contact: &Contact) -> impl Iterator<Item = u64> + use<> {
+        let keys = place(contact).map(|place| self.keys(&place, &contact.uri));
+        keys.into_iter().flatten()
     }
 
     /// A connection has ended: what was bound on it is to be reached by its Contact, or not at all any more (RFC 5626 5.3). The addresses of record
@@ -294,8 +312,8 @@ impl Location {
             Some((known, _)) => known.clone(),
             None => record.into(),
         };
-        if let Some(place) = place(&contact) {
-            self.places.entry(place).or_default().insert(id);
+        for key in self.keys_of(&contact) {
+            self.places.entry(key).or_default().insert(id);
         }
         if contact.flow.transport.is_reliable() {
             self.connections.entry(contact.flow).or_default().insert(id);
@@ -322,8 +340,8 @@ impl Location {
             self.handles.remove(&handle);
         }
         self.expiry.update(id, Some(binding.expires_at), None);
-        if let Some(place) = place(&binding.contact) {
-            forget(&mut self.places, &place, id);
+        for key in self.keys_of(&binding.contact) {
+            forget(&mut self.places, &key, id);
         }
         forget(&mut self.connections, &binding.contact.flow, id);
     }
@@ -486,6 +504,31 @@ mod tests {
         // The name of the one that has gone makes room, too.
         location.update("bob@x", "a", 2, false, vec![change("sip:h:5060", hour)]).unwrap();
         assert_eq!((location.len(), location.records()), (MAX_BINDINGS, MAX_RECORDS));
+    }
+
+    #[test]
+    fn who_shares_a_place_is_told_apart_by_the_user() {
+        let mut location = Location::default();
+        let hour = Some(Instant::now() + Duration::from_secs(3600));
+        let bind = |location: &mut Location, name: &str, remote: &str, expires_at| {
+            let mut change = change(&format!("sip:{name}@192.168.1.2"), expires_at);
+            change.contact.flow.remote = remote.parse().unwrap();
+            location.update(&format!("{name}@x"), remote, 1, false, vec![change]).unwrap();
+        };
+        let to = |location: &Location, uri: &str| {
+            location.flow_to(&uri.parse().unwrap()).map(|flow| flow.remote.to_string())
+        };
+        bind(&mut location, "alice", "10.0.0.1:5060", hour);
+        bind(&mut location, "bob", "10.0.0.2:5060", hour);
+        assert_eq!(to(&location, "sip:alice@192.168.1.2").as_deref(), Some("10.0.0.1:5060"));
+        assert_eq!(to(&location, "sip:bob@192.168.1.2:5060").as_deref(), Some("10.0.0.2:5060"));
+        assert_eq!(to(&location, "sip:carol@192.168.1.2").as_deref(), Some("10.0.0.2:5060"), "the newest");
+        assert_eq!(to(&location, "sip:alice@192.168.1.2;transport=tcp"), None);
+        bind(&mut location, "bob", "10.0.0.3:5060", None);
+        assert_eq!(to(&location, "sip:bob@192.168.1.2").as_deref(), Some("10.0.0.1:5060"));
+        bind(&mut location, "alice", "10.0.0.4:5060", None);
+        assert_eq!(to(&location, "sip:alice@192.168.1.2"), None);
+        assert!(location.places.is_empty());
     }
 
     #[test]

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// Proxies that a contact may be behind, and the length of the URI of each in bytes.
 const MAX_PATH: usize = 8;
 const MAX_PATH_URI: usize = 512;
+/// The URI of a contact, its instance, the Call-ID of its REGISTER and the name of a user, in bytes: what a binding keeps.
+const MAX_CONTACT_URI: usize = 512;
+const MAX_TEXT: usize = 256;
 /// Contacts of one address of record that are many.
 const CROWD: usize = 8;
 
@@ -46,6 +49,9 @@ impl HomeProxy {
         if !self.is_ours(&to) {
             return Err(refuse(404, "Not Our Domain"));
         }
+        if user.len() > MAX_TEXT {
+            return Err(refuse(400, "User Name Too Long"));
+        }
         if let Some(guard) = &mut self.guard {
             guard.check(now, flow, request, &user, true)?;
         }
@@ -53,6 +59,9 @@ impl HomeProxy {
         let (Ok(call_id), Ok(cseq)) = (request.call_id(), request.cseq()) else {
             return Err(refuse(400, "Bad Request"));
         };
+        if call_id.len() > MAX_TEXT {
+            return Err(refuse(400, "Call-ID Too Long"));
+        }
         let star = request.has_star_contact();
         if star && request.expires() != Some(0) {
             return Err(refuse(400, "Contact * Needs Expires 0"));
@@ -113,6 +122,9 @@ impl HomeProxy {
         if !uri.is_sip() {
             return Err(refuse(400, "Contact Is Not A SIP URI"));
         }
+        if uri.as_str().len() > MAX_CONTACT_URI {
+            return Err(refuse(400, "Contact Too Long"));
+        }
         if uri.has_param("gr") && self.is_ours(&uri) {
             return Err(refuse(403, "Contact Is A GRUU"));
         }
@@ -124,6 +136,9 @@ impl HomeProxy {
             return Err(Box::new(answer.header(name::MIN_EXPIRES, min)));
         }
         let instance: Option<Box<str>> = contact.params.get("+sip.instance").map(|text| text.as_ref().into());
+        if instance.as_ref().is_some_and(|instance| instance.len() > MAX_TEXT) {
+            return Err(refuse(400, "Instance Too Long"));
+        }
         let reg_id = contact.params.token("reg-id").and_then(|id| id.parse().ok()).filter(|id| *id > 0);
         let reg_id: Option<u32> = reg_id.filter(|_| instance.is_some() && has_token(request, "outbound"));
         if reg_id.is_some() && !way.keeps_flows {

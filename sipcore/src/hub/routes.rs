@@ -70,6 +70,8 @@ impl HomeProxy {
             sealed |= is_sealed(&top);
             request.pop_first(name::ROUTE);
         }
+        // The mark is of a dialog, and what begins one is not within it: else a Call-ID seen once would be a way for everything and for ever.
+        sealed &= request.to_tag().is_some();
         let destination = match (top_route(request), request.request_uri()) {
             (Some(next), _) => self.direct(flow, &next, sealed),
             (None, Ok(uri)) if !uri.is_sip() => Destination::Nowhere(416, "Unsupported URI Scheme"),
@@ -107,10 +109,14 @@ impl HomeProxy {
     /// To a URI that is not ours: only to a contact that is bound here, or within a dialog that went through here.
     fn direct(&self, flow: Flow, uri: &Uri, sealed: bool) -> Destination {
         let transport = transport_of(uri);
-        let target = match (self.location.flow_to(uri), address_of(uri)) {
+        // What the operator calls another domain is nobody's here, whatever contacts say.
+        let known = (!self.foreign.leads_to(uri)).then(|| self.location.flow_to(uri)).flatten();
+        let target = match (known, address_of(uri)) {
             (Some(known), _) => known,
-            // Within a dialog that goes through here, or where the operator lets users go.
-            (None, None) if sealed || self.foreign.leads_to(uri) => return Destination::Elsewhere(uri.clone()),
+            // Within a dialog that goes through here, or where the operator lets users go. Without other domains nobody asks DNS.
+            (None, None) if (sealed && self.foreign.is_open()) || self.foreign.leads_to(uri) => {
+                return Destination::Elsewhere(uri.clone());
+            }
             (None, None) => return Destination::Nowhere(404, "Not Our Domain"),
             (None, Some(_)) if !sealed && self.foreign.leads_to(uri) => return Destination::Elsewhere(uri.clone()),
             (None, Some(addr)) if sealed => {

@@ -297,6 +297,19 @@ fn registers_that_are_refused() {
     let many: Vec<_> = (0..65).map(|port| format!("<sip:bob@10.0.0.9:{}>", 2000 + port)).collect();
     let many = bench.register(&format!("Contact: {}\r\n", many.join(", ")));
     assert_eq!(bench.status(many), 503);
+    // What a binding keeps is bounded.
+    let long = "x".repeat(600);
+    let contacts = [format!("<sip:{long}@10.0.0.9>"), format!("<sip:bob@10.0.0.9>;+sip.instance=\"<urn:x:{long}>\"")];
+    for contact in contacts {
+        let register = bench.register(&format!("Contact: {contact}\r\n"));
+        assert_eq!(bench.status(register), 400, "{contact}");
+    }
+    let mut by_call_id = bench.register("Contact: <sip:bob@10.0.0.9>\r\n");
+    by_call_id.set(name::CALL_ID, &long);
+    assert_eq!(bench.status(by_call_id), 400);
+    let mut by_name = bench.register("Contact: <sip:bob@10.0.0.9>\r\n");
+    by_name.set(name::TO, format!("<sip:{long}@sipbox.invalid>"));
+    assert_eq!(bench.status(by_name), 400);
     assert_eq!(bench.hub.activity().bindings, 1);
 }
 
@@ -406,6 +419,7 @@ fn later_requests_of_a_dialog_take_the_recorded_route() {
     // To a contact that is not bound here, but by a route that was made here for this Call-ID.
     let mut bye = bench.request("BYE", "sip:alice@10.0.0.5:6666", &format!("Route: {recorded}\r\n"));
     bye.set(name::CALL_ID, &call_id);
+    bye.set(name::TO, "<sip:bob@sipbox.invalid>;tag=b");
     let sent = bench.put(9, bye);
     assert_eq!(sent[0].0, 5);
     assert_eq!(sent[0].1.header(name::ROUTE).map(|route| route.text().into_owned()), None);
@@ -413,11 +427,24 @@ fn later_requests_of_a_dialog_take_the_recorded_route() {
     let uri = recorded.trim_matches(['<', '>']).to_string();
     let mut strict = bench.request("BYE", &uri, "Route: <sip:alice@10.0.0.5:6666>\r\n");
     strict.set(name::CALL_ID, &call_id);
+    strict.set(name::TO, "<sip:bob@sipbox.invalid>;tag=b");
     let sent = bench.put(9, strict);
     assert_eq!((sent[0].0, sent[0].1.start_line().into_owned()), (5, "BYE sip:alice@10.0.0.5:6666 SIP/2.0".into()));
     // The same route with another Call-ID leads nowhere.
-    let stolen = bench.request("BYE", "sip:alice@10.0.0.5:6666", &format!("Route: {recorded}\r\n"));
+    let mut stolen = bench.request("BYE", "sip:alice@10.0.0.5:6666", &format!("Route: {recorded}\r\n"));
+    stolen.set(name::TO, "<sip:bob@sipbox.invalid>;tag=b");
     assert_eq!(bench.status(stolen), 403);
+    // Nor does what begins a dialog of its own.
+    let mut beginning = bench.request("INVITE", "sip:alice@10.0.0.5:6666", &format!("Route: {recorded}\r\n"));
+    beginning.set(name::CALL_ID, &call_id);
+    assert_eq!(bench.status(beginning), 403);
+    // To a host whose name is bound no more: nobody is asked where it is.
+    let mut gone = bench.request("BYE", "sip:alice@x.invalid", &format!("Route: {recorded}\r\n"));
+    gone.set(name::CALL_ID, &call_id);
+    gone.set(name::TO, "<sip:bob@sipbox.invalid>;tag=b");
+    assert_eq!(bench.status(gone), 404);
+    bench.pass(300 * SECOND);
+    assert_eq!(bench.hub.leftovers()[2..], [0; 4]);
 }
 
 #[test]

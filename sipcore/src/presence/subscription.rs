@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 const SPREAD: Duration = Duration::from_secs(1);
 /// A server that keeps raising Min-Expires is not followed for ever.
 const MIN_EXPIRES_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A server whose notifications never follow each other is asked for the whole state this seldom.
+const GAP_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -56,6 +58,8 @@ pub(crate) struct Subscription {
     /// A SUBSCRIBE of the dialog that stands has no answer yet.
     refreshing: bool,
     next: Option<Instant>,
+    /// When the whole state is to be asked for, because something was missed; and when that was done last.
+    whole: (Option<Instant>, Option<Instant>),
 }
 
 impl Subscription {
@@ -68,6 +72,7 @@ impl Subscription {
             backoff: Backoff::default(),
             refreshing: false,
             next: None,
+            whole: (None, None),
         }
     }
 
@@ -92,9 +97,12 @@ impl Subscription {
         }
     }
 
-    /// A refresh is due now.
-    pub fn hurry(&mut self, now: Instant) {
-        self.on_doubt(now, 0.0);
+    /// Notifications were missed: a refresh is due soon, though not within a minute of the last one that was made for this.
+    pub fn on_gap(&mut self, now: Instant) {
+        if self.phase == Phase::Standing && !self.refreshing && self.whole.0.is_none() {
+            let soon = now + SPREAD;
+            self.whole.0 = Some(self.whole.1.map_or(soon, |last| soon.max(last + GAP_PAUSE)));
+        }
     }
 
     /// 2xx to SUBSCRIBE. NOTIFY has to come within `limit` (timer N), else it counts as silence. `jitter` is between 0 and 1.
@@ -182,15 +190,20 @@ impl Subscription {
     }
 
     pub fn next(&self) -> Option<Instant> {
-        self.next
+        let whole = self.whole.0.filter(|_| self.phase == Phase::Standing);
+        self.next.into_iter().chain(whole).min()
     }
 
     /// The deadline has passed. The first NOTIFY that did not come is to be told by `on_failure`: `Err`.
     pub fn on_timer(&mut self, now: Instant) -> Result<Option<Ask>, ()> {
-        if self.next.is_none_or(|at| at > now) {
+        if self.next().is_none_or(|at| at > now) {
             return Ok(None);
         }
         self.next = None;
+        // Whatever is sent now brings the whole state.
+        if self.whole.0.take().is_some() {
+            self.whole.1 = Some(now);
+        }
         match self.phase {
             Phase::Asking | Phase::Ending => Err(()),
             Phase::Standing => {
@@ -250,6 +263,28 @@ mod tests {
         assert_eq!((due, never.on_timer(due)), (now + LIMIT, Err(())));
         assert!(!never.on_failure(due, Failure::Silence, false, 1.0));
         assert_eq!(never.on_timer(never.next().unwrap()), Ok(Some(Ask::New)));
+    }
+
+    #[test]
+    fn the_whole_state_is_asked_for_soon_and_seldom() {
+        let hour = 60 * MINUTE;
+        let mut now = Instant::now();
+        let mut subscription = standing(now);
+        subscription.on_accepted(now, hour, LIMIT, 0.0);
+        let end = now + hour / 3;
+        let mut asked = Vec::new();
+        while now < end {
+            // Each notification has a gap.
+            subscription.on_notify(now, &SubscriptionState::active(hour), 0.0);
+            subscription.on_gap(now);
+            now += Duration::from_millis(100);
+            if subscription.on_timer(now) == Ok(Some(Ask::Refresh)) {
+                asked.push(now);
+                subscription.on_accepted(now, hour, LIMIT, 0.0);
+            }
+        }
+        assert_eq!(asked[0], end - hour / 3 + SPREAD);
+        assert!(asked.len() > 15 && asked.windows(2).all(|two| two[1] - two[0] >= GAP_PAUSE), "{asked:?}");
     }
 
     #[test]

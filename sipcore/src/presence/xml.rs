@@ -14,6 +14,8 @@ pub(crate) const MAX_BYTES: usize = 256 * 1024;
 const MAX_DEPTH: usize = 32;
 /// Elements and attributes of one text.
 const MAX_PIECES: usize = 20_000;
+/// The name of a namespace, in bytes.
+const MAX_NAMESPACE: usize = 256;
 /// The namespace of `xml:lang` (Namespaces in XML 1.0, section 3).
 const XML: &str = "http://www.w3.org/XML/1998/namespace";
 
@@ -251,6 +253,10 @@ fn read_start(scope: &NamespaceResolver, start: &BytesStart<'_>, pieces: &mut us
 fn namespace_of(found: ResolveResult<'_>) -> Result<Box<str>, XmlError> {
     match found {
         ResolveResult::Unbound => Ok("".into()),
+        // Each element has a copy of its own: a long name that is written once would be kept as often as there are elements.
+        ResolveResult::Bound(namespace) if namespace.into_inner().len() > MAX_NAMESPACE => {
+            Err(XmlError::TooLarge("a namespace of more than 256 bytes"))
+        }
         ResolveResult::Bound(namespace) => Ok(namespace.into_inner().into()),
         ResolveResult::Unknown(prefix) => Err(XmlError::Malformed(format!("the prefix {prefix:?} is not declared"))),
     }
@@ -344,6 +350,12 @@ mod tests {
         assert!(matches!(Element::parse(deep.as_bytes()), Err(XmlError::TooLarge(_))));
         let wide = format!("<a>{}</a>", "<b/>".repeat(MAX_PIECES));
         assert!(matches!(Element::parse(wide.as_bytes()), Err(XmlError::TooLarge(_))));
+        let named = |length: usize| format!("<a xmlns='{0}'><b/></a>", "n".repeat(length));
+        let prefixed = |length: usize| format!("<a xmlns:p='{0}' p:x=''/>", "n".repeat(length));
+        for text in [named(MAX_NAMESPACE + 1), prefixed(MAX_NAMESPACE + 1)] {
+            assert!(matches!(Element::parse(text.as_bytes()), Err(XmlError::TooLarge(_))), "{text}");
+        }
+        assert!(Element::parse(named(MAX_NAMESPACE).as_bytes()).is_ok());
         assert!(matches!(Element::parse(&[b' '; MAX_BYTES + 1]), Err(XmlError::TooLarge(_))));
     }
 

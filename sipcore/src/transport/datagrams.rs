@@ -8,12 +8,14 @@ use super::tap::count;
 use super::{Flow, Machine, Sign, Transport, stun};
 use crate::message::Message;
 use bytes::Bytes;
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
@@ -28,6 +30,8 @@ const OVERHEAD: usize = 64;
 const BATCH: usize = 16;
 /// Batches after which the other tasks of this thread get their turn.
 const BATCHES: usize = 8;
+/// A network device that was full has sent something after this time.
+const DEVICE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Datagrams in their order, in bounded memory.
 #[derive(Debug, Default)]
@@ -88,7 +92,7 @@ impl Datagrams {
         let mut outbox = self.outbox.lock();
         if outbox.datagrams.is_empty() {
             match self.send_now(&payload, remote) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if is_full(&error) => {}
                 done => return done,
             }
         }
@@ -123,7 +127,7 @@ impl Datagrams {
         while let Some((remote, payload)) = outbox.datagrams.front() {
             let remote = *remote;
             let sent = self.send_now(payload, remote);
-            if !sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+            if !sent.as_ref().is_err_and(is_full) {
                 outbox.pop();
             }
             sent.map_err(|error| (remote, error))?;
@@ -148,6 +152,12 @@ impl Datagrams {
             }
         }
     }
+}
+
+/// The socket, or the queue of the network device behind it, takes no more just now. The latter, ENOBUFS, is only told to sockets that want to hear of
+/// refusals (ip(7), IP_RECVERR; udp_send_skb() in the kernel), and nothing tells when it is over.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(Errno::ENOBUFS as i32)
 }
 
 fn flow(local: u16, remote: SocketAddr) -> Flow {
@@ -209,6 +219,7 @@ pub(super) async fn write<M: Machine>(core: Arc<Core<M>>, local: u16, udp: Arc<D
                         return;
                     }
                 }
+                _ if is_full(&error) => tokio::time::sleep(DEVICE_PAUSE).await,
                 _ => {
                     count(&core.cells.unsent);
                     core.unreachable(flow(local, remote), &error.to_string());
@@ -291,6 +302,13 @@ mod tests {
             assert_eq!(&buffer[..n], expected.as_bytes());
         }
         assert_eq!(ours.outbox.lock().bytes, 0);
+    }
+
+    #[test]
+    fn a_full_device_is_waited_for() {
+        assert!(is_full(&io::Error::from_raw_os_error(Errno::ENOBUFS as i32)));
+        assert!(is_full(&io::Error::from_raw_os_error(Errno::EAGAIN as i32)));
+        assert!(!is_full(&io::Error::from_raw_os_error(Errno::ECONNREFUSED as i32)));
     }
 
     /// A network that takes nothing costs bounded memory, and the caller is told.

@@ -44,6 +44,8 @@ struct Scripted {
     /// The SUBSCRIBE that made the subscription, as long as that stands.
     subscribed: Option<Message>,
     subscribes: usize,
+    /// Those of them that end a subscription.
+    ended: usize,
     cseq: u32,
     branch: u32,
     /// Answers to NOTIFY.
@@ -60,6 +62,7 @@ impl Scripted {
             registers: 0,
             subscribed: None,
             subscribes: 0,
+            ended: 0,
             cseq: 0,
             branch: 0,
             answers: Vec::new(),
@@ -88,6 +91,7 @@ impl Scripted {
                     let target = if message.to_tag().is_some() { "sip:10.0.0.1" } else { "sip:bob@sipbox.invalid" };
                     assert_eq!(message.request_uri().unwrap().as_str(), target);
                     self.subscribes += 1;
+                    self.ended += usize::from(message.expires() == Some(0));
                     let answer = Message::response_to(&message, 200, "OK").to_tag("n");
                     let answer = answer.header(name::CONTACT, "<sip:10.0.0.1>").header(name::EXPIRES, LONG.as_secs());
                     self.put(answer.build());
@@ -257,6 +261,27 @@ fn who_is_rejected_does_not_come_back() {
     scripted.pass(SECOND);
     assert!(scripted.agent.is_registered());
     assert_eq!(scripted.subscribes, 2);
+}
+
+/// The end of a subscription that was given up says nothing about the one that was made since.
+#[test]
+fn a_late_end_is_not_that_of_the_next() {
+    let mut scripted = Scripted::registered(TELLS);
+    let again = |scripted: &mut Scripted, extra| {
+        scripted.extra = extra;
+        scripted.agent.handle_unreachable(scripted.now, flow(), "Connection refused");
+        assert_eq!(scripted.registers_within(SECOND), 1);
+        scripted.ended
+    };
+    let silent = (name::SERVER, "another");
+    assert_eq!(again(&mut scripted, silent), 1);
+    let old = scripted.subscribed.take();
+    assert_eq!(again(&mut scripted, TELLS), 1);
+    assert!(scripted.subscribed.is_some(), "it is made anew");
+    let new = std::mem::replace(&mut scripted.subscribed, old);
+    assert_eq!(scripted.tell("terminated;reason=timeout", "text/plain", ""), 200);
+    scripted.subscribed = new;
+    assert_eq!(again(&mut scripted, silent), 2, "it is still known");
 }
 
 #[test]

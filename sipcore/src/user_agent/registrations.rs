@@ -80,7 +80,11 @@ impl UserAgent {
     }
 
     /// The subscription does not stand. It is tried again unless it is `over`.
-    pub(super) fn on_registrations_untold(&mut self, over: bool, error: &PresenceError) {
+    pub(super) fn on_registrations_untold(&mut self, id: SubscriptionId, over: bool, error: &PresenceError) {
+        // One that was given up before, at another server, says nothing about the one that stands.
+        if self.reg.id != Some(id) {
+            return;
+        }
         debug!(aor = %self.config.aor, %error, over, "not told of the own registration");
         // Whoever tells of it next begins anew.
         self.reg.named.clear();

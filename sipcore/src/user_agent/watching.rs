@@ -232,7 +232,7 @@ impl UserAgent {
         match package {
             Package::Presence if told => self.notices.push_back(Notice::SubscriptionLost { id, error, over }),
             Package::Presence => {}
-            Package::Reg => self.on_registrations_untold(over, &error),
+            Package::Reg => self.on_registrations_untold(id, over, &error),
         }
     }
 
@@ -336,7 +336,7 @@ impl UserAgent {
             watch.version = version;
             if gap && heard == Heard::Stands {
                 // Something was missed: SUBSCRIBE brings the whole state (RFC 4662 5.2, RFC 3680 5).
-                watch.machine.hurry(now);
+                watch.machine.on_gap(now);
             }
         }
         let package = watch.package;
@@ -363,7 +363,7 @@ impl UserAgent {
                         self.notices.push_back(Notice::SubscriptionLost { id, error, over: true });
                     }
                     Package::Presence => {}
-                    Package::Reg => self.on_registrations_untold(true, &error),
+                    Package::Reg => self.on_registrations_untold(id, true, &error),
                 }
             }
         }

@@ -144,16 +144,43 @@ fn names_within_a_dialog_are_looked_for() {
     }
     let other = within(&mut bench, "BYE", "another");
     assert_eq!(bench.status(other), 404);
+    let other = within(&mut bench, "ACK", "another");
+    assert!(bench.put(9, other).is_empty());
     assert!(bench.hub.poll_ask().is_none());
+}
+
+/// A contact at a domain that is led to does not take its calls, nor is ACK led there for anybody.
+#[test]
+fn contacts_take_nothing_from_other_domains() {
+    let mut bench = foreign_bench();
+    for host in ["else.example", "10.0.0.7"] {
+        bench.bind(&format!("<sip:mallory@{host}>"));
+        bench.bind(&format!("<sip:bob@{host}>"));
+        let uri = format!("sip:bob@{host}");
+        let (_, id, to) = bench.asked("INVITE", &uri, "");
+        assert_eq!(to.as_str(), uri);
+        assert!(matches!(&bench.located(id, Ok(vec![server(8, Transport::Udp)]))[..], [(8, _)]));
+        for tag in ["", ";tag=b"] {
+            let mut ack = bench.request("ACK", &uri, "");
+            ack.set(name::TO, format!("<{uri}>{tag}"));
+            assert!(bench.put(9, ack).is_empty());
+            assert!(bench.hub.poll_ask().is_none());
+        }
+    }
 }
 
 #[test]
 fn what_waits_for_dns_is_bounded() {
     let mut bench = foreign_bench();
-    let mut refused = 0;
-    for _ in 0..1100 {
-        let request = bench.request("OPTIONS", BOB, "");
-        refused += bench.put(9, request).iter().filter(|(_, answer)| answer.status() == Some(503)).count();
-    }
-    assert_eq!(refused, 100);
+    let mut refused_of = |host: u8, count: usize| {
+        let mut ask = || {
+            let request = bench.request("OPTIONS", BOB, "");
+            bench.put(host, request).iter().filter(|(_, answer)| answer.status() == Some(503)).count()
+        };
+        (0..count).map(|_| ask()).sum::<usize>()
+    };
+    // One source, then others, and then no one more.
+    assert_eq!(refused_of(9, 300), 50);
+    assert_eq!([10, 11, 12].map(|host| refused_of(host, 250)), [0; 3]);
+    assert_eq!(refused_of(13, 10), 10);
 }
