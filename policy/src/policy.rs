@@ -304,8 +304,11 @@ impl Policy {
             {
                 ConnectDecision::Local { rule: words.clone() }
             }
+            // The address of a name that leads to somebody else is not the caller's.
             None if let Some(uri) = caller.and_then(crate::aor_form)
-                && *default == ConnectDefault::Callers =>
+                && *default == ConnectDefault::Callers
+                && name
+                    .is_none_or(|n| self.leads_to(n).is_some_and(|lead| crate::owner(lead) == crate::owner(&uri))) =>
             {
                 ConnectDecision::Uri { uri, flows: self.flows.clone(), rule: format!("{words}: has called") }
             }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -151,8 +151,8 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         other => destination(other, v6, v6only)?,
     };
     refuse_broadcast(target, &peer)?;
-    let known = ready_peer(&supervisor, target.cookie, &peer)
-        .or_else(|| supervisor.table.lock().take_over(target.cookie, &canonical(peer)));
+    let ready = ready_peer(&supervisor, target.cookie, &peer);
+    let known = ready.or_else(|| supervisor.table.lock().shared(target.cookie, &canonical(peer)));
     let way = if known.is_some() {
         None
     } else {
@@ -177,10 +177,11 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         _ => (nobody, None),
     };
     // To where it is connected already, and its session stands: that goes on.
-    let as_before = known.is_some() && connected_peer(&supervisor, target.cookie) == Some(peer);
+    let as_before = ready.is_some() && connected_peer(&supervisor, target.cookie) == Some(peer);
     if !as_before {
         dissolve(&supervisor, target.cookie);
     }
+    let mut callee_to_be = None;
     let to = match (known, way) {
         (Some(_), _) => to,
         (None, Some(Way::Own(other, b))) => {
@@ -192,8 +193,18 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         }
         (None, Some(Way::Resolver)) => supervisor.resolver,
         (None, Some(Way::Peer(callee))) => {
-            let is_opening = supervisor.table.lock().is_opening(target.cookie, &canonical(peer));
-            supervisor.stub.expect(bound.physical, Holder::of(call, target), callee, peer, is_opening)
+            if supervisor.stub.is_taken(&bound.physical, target.cookie) {
+                supervisor.sessions.say_once(&format!("two:{}", bound.virtual_), || {
+                    format!(
+                        "two sockets of the program with the address udp/{} are connected to peers at once, and which of them \
+                         sends cannot be told until the first has its session; the program can try again, or bind another port",
+                        bound.virtual_
+                    )
+                });
+                return Err(Errno::EADDRINUSE);
+            }
+            callee_to_be = Some(callee);
+            supervisor.stub.address()
         }
         (None, Some(Way::Refused(_) | Way::Former) | None) => nobody,
     };
@@ -208,8 +219,21 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         return Err(errno(error));
     }
     drop(before);
-    if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
-        datagram_of(s).connected = Some(peer);
+    {
+        let mut table = supervisor.table.lock();
+        if known.is_some() && ready.is_none() {
+            table.take_over(target.cookie, &canonical(peer));
+        }
+        if let Some(s) = table.get_mut(target.cookie) {
+            datagram_of(s).connected = Some(peer);
+        }
+    }
+    if let Some(callee) = callee_to_be
+        && let Some(media) = supervisor.stub.expect(&supervisor, bound.physical, Holder::of(call, target), callee, peer)
+    {
+        let guard = supervisor.guard(Proto::Udp, media)?;
+        supervisor.table.lock().set_anchor(target.cookie, Some(Anchor { physical: media, _guard: guard }));
+        sock::connect_nowait(target.as_fd(), &physical(v6, media)).map_err(errno)?;
     }
     supervisor.published.note();
     Ok(0)
@@ -226,12 +250,14 @@ fn dissolve(supervisor: &Supervisor, cookie: Cookie) {
     };
     // First: a session that stands just now does not turn the socket to its peer any more.
     if let Some(source) = source {
-        supervisor.stub.forget(&source);
+        supervisor.stub.forget(supervisor, &source, cookie);
     }
     let mut table = supervisor.table.lock();
     let Some(d) = table.get_mut(cookie).and_then(|s| s.datagram.as_mut()) else { return };
     let Some(peer) = d.connected.take() else { return };
-    let ended = match d.by_virtual.remove(&canonical(peer)) {
+    // A session that is being set up has to carry what was sent.
+    let stands = matches!(d.by_virtual.get(&canonical(peer)), Some(Peer::Ready { .. }));
+    let ended = match stands.then(|| d.by_virtual.remove(&canonical(peer))).flatten() {
         Some(Peer::Ready { physical, session, .. }) => {
             d.by_physical.remove(&physical);
             session
@@ -360,6 +386,11 @@ pub fn send(
     if connected.map(canonical) == Some(canonical(to)) {
         return message::send(target.as_fd(), data, Destination::Connected, control, flags);
     }
+    // A socket with the same port has this peer.
+    let shared = supervisor.table.lock().shared(target.cookie, &canonical(to));
+    if let Some(media) = shared {
+        return message::send(target.as_fd(), data, inet(v6, media), control, flags);
+    }
     match supervisor.way(call, Proto::Udp, own_port(&supervisor, target.cookie), to) {
         Way::Refused(Errno::ECONNREFUSED) if supervisor.is_own(to.ip()) => lost(),
         Way::Former => lost(),
@@ -464,11 +495,6 @@ impl Opening {
         let port = own_port(&supervisor, self.cookie).unwrap_or(self.source.port());
         let local = supervisor.local_for(&self.to, port);
         let opened = supervisor.sessions.open(&self.callee, label, self.source, local).await;
-        if let Some(waiting) = supervisor.stub.connected_meanwhile(&self.source, self.cookie, &self.to) {
-            let sent = supervisor.table.lock().take_pending(self.cookie, &canonical(self.to));
-            waiting.put_first(sent);
-            return stub::settle(&supervisor, self.source, &waiting, opened).await;
-        }
         let guarded = opened.and_then(|flow| match supervisor.guard(Proto::Udp, flow.media) {
             Ok(guard) => Ok((flow, guard)),
             Err(errno) => {
@@ -476,19 +502,36 @@ impl Opening {
                 Err(Failure { errno })
             }
         });
-        match guarded {
-            Ok((flow, guard)) => {
-                trace_flow(&supervisor, &self.to, &self.callee.uri, flow.kind);
-                let waiting = note_peer(&supervisor, self.cookie, self.to, flow.media, Some(flow.session), guard);
-                if let Some(Peer::Pending(queue)) = waiting {
-                    deliver(Some(&self.fd), self.v6, self.source, flow.media, &queue).await;
+        let (guarded, guard) = match guarded {
+            Ok((flow, guard)) => (Ok(flow), guard),
+            Err(failure) => (Err(failure), None),
+        };
+        let peer = canonical(self.to);
+        let mut sent = None;
+        let note = || {
+            let mut table = supervisor.table.lock();
+            sent = match &guarded {
+                Ok(flow) => {
+                    let before = table.note_peer(self.cookie, peer, flow.media, Some(flow.session), guard);
+                    match before {
+                        Some(Peer::Pending(queue)) => Some((flow.media, queue)),
+                        _ => None,
+                    }
                 }
-            }
-            Err(_) => {
-                if let Some(s) = supervisor.table.lock().get_mut(self.cookie) {
-                    datagram_of(s).by_virtual.insert(canonical(self.to), Peer::Failed(Instant::now()));
-                }
-            }
+                Err(_) => table.note_failed(self.cookie, &peer),
+            };
+        };
+        let connected = supervisor.stub.connected_meanwhile(&self.source, self.cookie, &self.to, note);
+        if let Some(waiting) = connected {
+            let sent = supervisor.table.lock().take_pending(self.cookie, &peer);
+            waiting.put_first(sent);
+            return stub::settle(&supervisor, self.source, &waiting, guarded, Some(self.fd)).await;
+        }
+        if let Ok(flow) = &guarded {
+            trace_flow(&supervisor, &self.to, &self.callee.uri, flow.kind);
+        }
+        if let Some((media, queue)) = sent {
+            deliver(Some(&self.fd), self.v6, self.source, media, &queue).await;
         }
     }
 }
@@ -565,7 +608,7 @@ pub fn admit(supervisor: &Supervisor, cookie: Cookie, source: SocketAddrV4, want
         supervisor.former.lock().note(port, seen);
     }
     match supervisor.guard(Proto::Udp, source) {
-        Ok(guard) => drop(note_peer(supervisor, cookie, seen, source, Some(session), guard)),
+        Ok(guard) => supervisor.table.lock().admit(cookie, seen, source, session, guard),
         Err(error) => tracing::warn!(%error, %source, "a service of this machine has the port of an inbound session"),
     }
 }

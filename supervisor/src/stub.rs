@@ -20,7 +20,7 @@ use tokio::net::UdpSocket;
 use crate::datagram::{Holder, has_room, note_peer, own_port, physical, trace_flow};
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::{Supervisor, Unsent};
-use crate::table::{Anchor, Cookie};
+use crate::table::{Anchor, Cookie, Standing};
 
 /// Where the datagrams of connected sockets come out that have no session yet.
 pub struct Stub {
@@ -39,6 +39,8 @@ pub struct Waiting {
     peer: SocketAddr,
     /// Nothing was sent yet: None. A session is being set up: what it is to carry.
     queue: Mutex<Option<VecDeque<Vec<u8>>>>,
+    /// The session was asked for by what was sent with the address, before the socket was connected.
+    asked: bool,
 }
 
 impl Stub {
@@ -53,40 +55,75 @@ impl Stub {
         }
     }
 
-    /// Where the socket at `source` is to be connected to, which will lead to `peer`. `is_opening`: what was sent there before, with
-    /// the address, has asked for the session already.
+    /// Where sockets are connected to.
+    pub fn address(&self) -> SocketAddrV4 {
+        self.address
+    }
+
+    /// Whether a socket with this address waits, which is another one: what comes out could not be told apart.
+    pub fn is_taken(&self, source: &SocketAddrV4, cookie: Cookie) -> bool {
+        self.waiting.lock().get(source).is_some_and(|waiting| waiting.holder.cookie() != cookie)
+    }
+
+    /// The socket at `source` is connected here, which is to lead to `peer`. Where its session stands already, when what was sent
+    /// there before, with the address, had asked for it: then it has to be turned there.
     pub fn expect(
         &self,
+        supervisor: &Supervisor,
         source: SocketAddrV4,
         holder: Holder,
         callee: Arc<Callee>,
         peer: SocketAddr,
-        is_opening: bool,
-    ) -> SocketAddrV4 {
-        let waiting = Waiting { holder, callee, peer, queue: Mutex::new(is_opening.then(VecDeque::new)) };
-        self.waiting.lock().insert(source, Arc::new(waiting));
-        self.address
+    ) -> Option<SocketAddrV4> {
+        let mut known = self.waiting.lock();
+        let asked = match supervisor.table.lock().standing(holder.cookie(), &sock::canonical(peer)) {
+            Standing::Ready(physical) => return Some(physical),
+            Standing::Opening => true,
+            Standing::None => false,
+        };
+        let queue = Mutex::new(asked.then(VecDeque::new));
+        known.insert(source, Arc::new(Waiting { holder, callee, peer, queue, asked }));
+        None
     }
 
-    /// The socket at `source`, if it has been connected to `peer` while a session was set up for what it had sent there.
+    /// The socket at `source`, if it has been connected to `peer` while a session was set up for what it had sent there; else `act`
+    /// is done, and it cannot be connected meanwhile.
     pub fn connected_meanwhile(
         &self,
         source: &SocketAddrV4,
         cookie: Cookie,
         peer: &SocketAddr,
+        act: impl FnOnce(),
     ) -> Option<Arc<Waiting>> {
-        let waiting = self.waiting.lock().get(source).cloned()?;
-        (waiting.holder.cookie() == cookie && sock::canonical(waiting.peer) == sock::canonical(*peer))
-            .then_some(waiting)
+        let known = self.waiting.lock();
+        let waiting = known.get(source).filter(|waiting| {
+            waiting.asked
+                && waiting.holder.cookie() == cookie
+                && sock::canonical(waiting.peer) == sock::canonical(*peer)
+        });
+        match waiting {
+            Some(waiting) => Some(waiting.clone()),
+            None => {
+                act();
+                None
+            }
+        }
     }
 
     /// The program closed the socket at `source`, or connects it elsewhere. What it has sent before goes on its way all the same.
-    pub fn forget(&self, source: &SocketAddrV4) {
-        if !self.waiting.lock().contains_key(source) {
+    pub fn forget(&self, supervisor: &Supervisor, source: &SocketAddrV4, cookie: Cookie) {
+        let is_it = |waiting: &Arc<Waiting>| waiting.holder.cookie() == cookie;
+        if !self.waiting.lock().get(source).is_some_and(is_it) {
             return;
         }
         self.drain();
-        self.waiting.lock().remove(source);
+        let mut known = self.waiting.lock();
+        if known.get(source).is_some_and(is_it)
+            && let Some(waiting) = known.remove(source)
+            && waiting.asked
+        {
+            supervisor.table.lock().add_pending(cookie, &sock::canonical(waiting.peer), waiting.take_queue());
+        }
     }
 
     /// Does this unless the program has closed the socket or connected it elsewhere, and while it cannot. Whether it was done.
@@ -163,19 +200,21 @@ async fn open(supervisor: Arc<Supervisor>, source: SocketAddrV4, waiting: Arc<Wa
     let label = Label { proto: Proto::Udp, port: peer.port() };
     let local = supervisor.local_for(&peer, own_port(&supervisor, waiting.holder.cookie()).unwrap_or(source.port()));
     let opened = supervisor.sessions.open(&waiting.callee, label, source, local).await;
-    settle(&supervisor, source, &waiting, opened).await;
+    settle(&supervisor, source, &waiting, opened, None).await;
 }
 
-/// Turns a connected socket to its session, or tells it that there is none.
+/// Turns a connected socket to its session, or tells it that there is none. `held`: a duplicate of it, for when the program has
+/// closed its own.
 pub async fn settle(
     supervisor: &Arc<Supervisor>,
     source: SocketAddrV4,
     waiting: &Arc<Waiting>,
     opened: Result<Flow, Failure>,
+    held: Option<OwnedFd>,
 ) {
     let peer = waiting.peer;
     let _one = supervisor.stub.turning.lock().await;
-    let socket = waiting.holder.find();
+    let socket = held.or_else(|| waiting.holder.find());
     let v6 = supervisor.table.lock().get(waiting.holder.cookie()).is_some_and(|s| s.v6);
     let guarded = opened.and_then(|flow| match [(); 2].map(|()| supervisor.guard(Proto::Udp, flow.media)) {
         [Ok(one), Ok(other)] => Ok((flow, one, other)),

@@ -447,7 +447,7 @@ impl Supervisor {
                 a.set(crate::attempt::Progress::Abandoned);
             }
             if let Some(s) = source {
-                self.stub.forget(&s);
+                self.stub.forget(self, &s, cookie);
             }
             for s in sessions {
                 self.sessions.close(s);

@@ -82,6 +82,11 @@ pub struct Datagram {
     pub by_virtual: HashMap<SocketAddr, Peer>,
     /// By the address in the kernel.
     pub by_physical: HashMap<SocketAddrV4, SocketAddr>,
+    /// Peers that called while a session with them was being set up: they are heard, and what is sent waits for that session,
+    /// since a caller does not know yet that he may be sent to.
+    crossed: HashMap<SocketAddr, (SocketAddrV4, SessionId, Option<Guard>)>,
+    /// Sessions beside those that are used: both ends called each other. They end with the socket.
+    replaced: Vec<(SessionId, SocketAddrV4)>,
     /// Peers whose sessions have ended: what they sent before may still wait in the kernel's queue.
     departed: VecDeque<(Instant, SocketAddrV4)>,
     pub lent: Lent,
@@ -131,7 +136,16 @@ impl Datagram {
             self.by_virtual.retain(|_, p| matches!(p, Peer::Ready { session: Some(_), .. } | Peer::Pending(_)));
         }
         self.by_physical.insert(media, peer);
-        self.by_virtual.insert(peer, Peer::Ready { physical: media, session, _guard: guard })
+        let before = self.by_virtual.insert(peer, Peer::Ready { physical: media, session, _guard: guard });
+        if let Some(Peer::Ready { session: Some(old), physical, .. }) = &before
+            && Some(*old) != session
+        {
+            self.replaced.push((*old, *physical));
+        }
+        if let Some((physical, other, _)) = self.crossed.remove(&peer) {
+            self.replaced.push((other, physical));
+        }
+        before
     }
 
     /// Nobody is at `physical` any more. (A connected socket is the kernel's to keep or to refuse.)
@@ -147,6 +161,22 @@ impl Datagram {
     /// The peer ended this session: the next datagram to it asks for a new one.
     fn depart(&mut self, session: SessionId) {
         let departed = &mut self.departed;
+        let by_virtual = &self.by_virtual;
+        let is_used = |at: &SocketAddrV4| {
+            by_virtual.values().any(|p| matches!(p, Peer::Ready { physical, .. } if physical == at))
+        };
+        self.replaced.retain(|(ended, physical)| {
+            if *ended == session && !is_used(physical) {
+                departed.push_back((Instant::now(), *physical));
+            }
+            *ended != session
+        });
+        self.crossed.retain(|_, (physical, ended, _)| {
+            if *ended == session {
+                departed.push_back((Instant::now(), *physical));
+            }
+            *ended != session
+        });
         self.by_virtual.retain(|_, p| match p {
             Peer::Ready { physical, session: Some(held), .. } if *held == session => {
                 departed.push_back((Instant::now(), *physical));
@@ -169,6 +199,13 @@ pub enum Peer {
     },
     /// Setting it up failed at this instant; datagrams are dropped as a network would, until it is tried again.
     Failed(Instant),
+}
+
+/// How far a session is.
+pub enum Standing {
+    Ready(SocketAddrV4),
+    Opening,
+    None,
 }
 
 /// A socket that the kernel's own tables must show.
@@ -302,40 +339,100 @@ impl Table {
         self.by_session.insert(session, cookie);
     }
 
-    /// A datagram socket is connected to a peer whose session is that of another socket with its port, as servers do that have a
-    /// socket for each client: the session is its own from here on. Where the peer is.
-    pub fn take_over(&mut self, cookie: Cookie, peer: &SocketAddr) -> Option<SocketAddrV4> {
+    /// A socket with the port of this one, and where it has this peer, if that is by a session of its own.
+    fn sharing(&self, cookie: Cookie, peer: &SocketAddr) -> Option<(Cookie, SocketAddrV4)> {
         let bound = self.sockets.get(&cookie)?.bound?;
-        let shared = self.ports.get(&(Proto::Udp, bound.virtual_.port()))?;
-        let other = shared.iter().copied().find(|other| {
-            let socket = self.sockets.get(other).filter(|_| *other != cookie);
-            socket.is_some_and(|s| {
-                let elsewhere = s.datagram.as_ref().filter(|d| d.connected.is_none());
-                let known = elsewhere.and_then(|d| d.by_virtual.get(peer));
-                s.bound.is_some_and(|b| b.physical == bound.physical)
-                    && matches!(known, Some(Peer::Ready { session: Some(_), .. }))
-            })
-        })?;
-        let datagram = self.sockets.get_mut(&other)?.datagram.as_mut()?;
-        let Some(Peer::Ready { physical, session, _guard }) = datagram.by_virtual.remove(peer) else { return None };
-        datagram.by_physical.remove(&physical);
-        self.note_peer(cookie, *peer, physical, session, _guard);
-        Some(physical)
+        let holders = self.ports.get(&(Proto::Udp, bound.virtual_.port()))?;
+        holders.iter().filter(|other| **other != cookie).find_map(|other| {
+            let socket = self.sockets.get(other).filter(|s| s.bound.is_some_and(|b| b.physical == bound.physical))?;
+            match socket.datagram.as_ref()?.by_virtual.get(peer)? {
+                Peer::Ready { physical, session: Some(_), .. } => Some((*other, *physical)),
+                _ => None,
+            }
+        })
     }
 
-    /// Whether a session is being set up for what was sent to `peer`.
-    pub fn is_opening(&self, cookie: Cookie, peer: &SocketAddr) -> bool {
+    /// Where another socket with the port of this one has this peer: servers have a socket for each client.
+    pub fn shared(&self, cookie: Cookie, peer: &SocketAddr) -> Option<SocketAddrV4> {
+        self.sharing(cookie, peer).map(|(_, physical)| physical)
+    }
+
+    /// A datagram socket is connected to such a peer: the session is its own from here on.
+    pub fn take_over(&mut self, cookie: Cookie, peer: &SocketAddr) {
+        let Some((other, _)) = self.sharing(cookie, peer) else { return };
+        let Some(datagram) = self.sockets.get_mut(&other).and_then(|s| s.datagram.as_mut()) else { return };
+        if datagram.connected.is_some() {
+            return;
+        }
+        let Some(Peer::Ready { physical, session, _guard }) = datagram.by_virtual.remove(peer) else { return };
+        // What came before waits in the queue of the other one.
+        datagram.departed.push_back((Instant::now(), physical));
+        self.note_peer(cookie, *peer, physical, session, _guard);
+    }
+
+    /// How far a session of a datagram socket with `peer` is.
+    pub fn standing(&self, cookie: Cookie, peer: &SocketAddr) -> Standing {
         let datagram = self.sockets.get(&cookie).and_then(|s| s.datagram.as_ref());
-        matches!(datagram.and_then(|d| d.by_virtual.get(peer)), Some(Peer::Pending(_)))
+        match datagram.and_then(|d| d.by_virtual.get(peer)) {
+            Some(Peer::Ready { physical, .. }) => Standing::Ready(*physical),
+            Some(Peer::Pending(_)) => Standing::Opening,
+            Some(Peer::Failed(_)) | None => Standing::None,
+        }
     }
 
     /// What waits for that session.
     pub fn take_pending(&mut self, cookie: Cookie, peer: &SocketAddr) -> VecDeque<Vec<u8>> {
-        let datagram = self.sockets.get_mut(&cookie).and_then(|s| s.datagram.as_mut());
-        match datagram.and_then(|d| d.by_virtual.remove(peer)) {
+        match self.datagram_mut(cookie).and_then(|d| d.by_virtual.remove(peer)) {
             Some(Peer::Pending(queue)) => queue,
             _ => VecDeque::new(),
         }
+    }
+
+    /// More that waits for it.
+    pub fn add_pending(&mut self, cookie: Cookie, peer: &SocketAddr, more: VecDeque<Vec<u8>>) {
+        if let Some(Peer::Pending(queue)) = self.datagram_mut(cookie).and_then(|d| d.by_virtual.get_mut(peer)) {
+            queue.extend(more);
+        }
+    }
+
+    /// A peer called.
+    pub fn admit(
+        &mut self,
+        cookie: Cookie,
+        peer: SocketAddr,
+        media: SocketAddrV4,
+        session: SessionId,
+        guard: Option<Guard>,
+    ) {
+        if !matches!(self.standing(cookie, &peer), Standing::Opening) {
+            self.note_peer(cookie, peer, media, Some(session), guard);
+            return;
+        }
+        self.note_session(session, cookie);
+        if let Some(datagram) = self.datagram_mut(cookie) {
+            datagram.departed.retain(|(_, gone)| *gone != media);
+            datagram.by_physical.insert(media, peer);
+            if let Some((physical, former, _)) = datagram.crossed.insert(peer, (media, session, guard)) {
+                datagram.replaced.push((former, physical));
+            }
+        }
+    }
+
+    /// No session with `peer` came about. Where the peer is, and what is to go there, if it has called meanwhile.
+    pub fn note_failed(&mut self, cookie: Cookie, peer: &SocketAddr) -> Option<(SocketAddrV4, VecDeque<Vec<u8>>)> {
+        let datagram = self.datagram_mut(cookie)?;
+        let Some((physical, session, guard)) = datagram.crossed.remove(peer) else {
+            datagram.by_virtual.insert(*peer, Peer::Failed(Instant::now()));
+            return None;
+        };
+        match datagram.note(*peer, physical, Some(session), guard) {
+            Some(Peer::Pending(queue)) => Some((physical, queue)),
+            _ => None,
+        }
+    }
+
+    fn datagram_mut(&mut self, cookie: Cookie) -> Option<&mut Datagram> {
+        self.sockets.get_mut(&cookie)?.datagram.as_deref_mut()
     }
 
     /// Notes that `peer` of a datagram socket is at `media`, both ways: by a session, or because it is of this run. Returns what
@@ -652,6 +749,8 @@ impl Table {
                 _ => {}
             }
         }
+        sessions.extend(socket.datagram.iter().flat_map(|d| d.replaced.iter().map(|(session, _)| *session)));
+        sessions.extend(socket.datagram.iter().flat_map(|d| d.crossed.values().map(|(_, session, _)| *session)));
         if let Some(anchor) = socket.datagram.as_ref().and_then(|d| d.anchor.as_ref()) {
             self.part(&anchor.physical, cookie);
         }

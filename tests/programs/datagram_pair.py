@@ -1,13 +1,16 @@
-"""datagram_pair.py server PORT | client HOST PORT LOCAL: datagrams of sockets that a server has for one client each.
+"""datagram_pair.py server PORT | client HOST PORT LOCAL | peer HOST PORT: datagrams of sockets that a server has for one client each.
 
 The server hears a word from each of its clients on PORT, and answers as it says: "connected": from a socket with the same
 port that is connected to the client (as for DTLS); "other": from a socket with a port of its own, bound to an address,
 that is connected, too, and sends with the address all the same (as for TFTP). The client asks for both, first from port
-LOCAL, and goes on with the address that answered.
+LOCAL, and goes on with the address that answered. Peers have the same port, begin both at once, when they are told to by a
+line, and hear each other.
 """
 
+import select
 import socket
 import sys
+import time
 
 PATIENCE = 20
 
@@ -63,7 +66,38 @@ def client(host, port, local):
         print(word, "answered", flush=True)
 
 
-if sys.argv[1] == "server":
+def peer(host, port):
+    mine = datagrams()
+    mine.bind(("0.0.0.0", port))
+    at = (socket.gethostbyname(host), port)
+    print("listening on", port, flush=True)
+    sys.stdin.readline()
+    # As programs do that use datagrams: what is not heard is said again.
+    mine.settimeout(0.5)
+    wanted = {b"word %d" % number for number in range(5)}
+    heard, end = set(), time.monotonic() + PATIENCE
+    while heard != wanted and time.monotonic() < end:
+        for word in sorted(wanted):
+            mine.sendto(word, at)
+        try:
+            while heard != wanted:
+                word, source = mine.recvfrom(100)
+                # Where the two sessions cross, the second is seen at the next port.
+                assert source[0] == at[0] and source[1] in (port, port + 1), source
+                heard.add(word)
+        except TimeoutError:
+            pass
+    assert heard == wanted, heard
+    print("all heard", flush=True)
+    # The other one may not have.
+    while not select.select([sys.stdin], [], [], 0.3)[0]:
+        for word in sorted(wanted):
+            mine.sendto(word, at)
+
+
+if sys.argv[1] == "peer":
+    peer(sys.argv[2], int(sys.argv[3]))
+elif sys.argv[1] == "server":
     server(int(sys.argv[2]))
 else:
     client(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

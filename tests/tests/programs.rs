@@ -503,6 +503,32 @@ fn a_datagram_socket_for_each_client() {
     server.wait().success().says("asked for connected by port 7777").says("all answered");
 }
 
+/// Both ends begin at once, from the port that the other one sends to, as games and calls do that know each other's addresses.
+#[test]
+fn datagrams_that_cross() {
+    let world = World::new("cross");
+    let script = world.program("datagram_pair.py").to_string_lossy().into_owned();
+    let port = free_port().to_string();
+    let start = |own: &str, other: &str| {
+        let map = format!("other.test:*={other}");
+        let run = world.run(&["--as", own, "--map", &map], "python3");
+        let mut peer = run.args([&script, "peer", "other.test", &port]).talk().start();
+        peer.wait_for("listening on");
+        peer
+    };
+    let mut both = [start("alice", "games"), start("games", "alice")];
+    for peer in &mut both {
+        peer.say("go\n");
+    }
+    for peer in &mut both {
+        peer.wait_for("all heard");
+    }
+    for mut peer in both {
+        peer.say("end\n");
+        peer.wait().success();
+    }
+}
+
 /// TFTP: the answer comes from a port of its own, to which the client connects then.
 #[test]
 fn tftp() {

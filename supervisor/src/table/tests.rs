@@ -162,3 +162,32 @@ fn a_departed_peer_is_still_known_by_what_it_sent() {
     assert_eq!(d.by_physical.get(&media), Some(&peer));
     assert!(!d.by_virtual.contains_key(&peer));
 }
+
+/// A server's socket for one client takes the session over; what both ends sent each other at once is not lost.
+#[test]
+fn sessions_of_datagram_sockets_with_one_port() {
+    let (mut table, peer, media) =
+        (Table::default(), "198.18.0.9:7".parse().unwrap(), "127.64.0.2:4000".parse().unwrap());
+    for cookie in [1, 2] {
+        table.socket(cookie, || socket(Proto::Udp, false, State::Idle));
+        table.bind(cookie, bound("0.0.0.0:69", 3000));
+        table.get_mut(cookie).unwrap().datagram.get_or_insert_default();
+    }
+    let [first, second] = [SessionId::next(), SessionId::next()];
+    table.note_peer(1, peer, media, Some(first), None);
+    assert_eq!((table.shared(2, &peer), table.shared(1, &peer)), (Some(media), None));
+    table.take_over(2, &peer);
+    assert_eq!((table.shared(2, &peer), table.shared(1, &peer)), (None, Some(media)));
+    assert!(table.remove(1).unwrap().sessions.is_empty());
+    // Both call each other: what was sent waits for the session that was asked for here, and both end with the socket.
+    let (third, other) = (SessionId::next(), "198.18.0.10:7".parse().unwrap());
+    let datagram = table.get_mut(2).unwrap().datagram.as_mut().unwrap();
+    datagram.await_session(other, &[b"one"]);
+    table.admit(2, other, media, second, None);
+    assert!(matches!(table.standing(2, &other), Standing::Opening));
+    let waited = table.note_peer(2, other, media, Some(third), None);
+    assert!(matches!(waited, Some(Peer::Pending(queue)) if queue == [b"one"]));
+    let mut ended = table.remove(2).unwrap().sessions;
+    ended.sort();
+    assert_eq!(ended, [first, second, third]);
+}
