@@ -86,12 +86,15 @@ impl Way {
         let trip = self.trip.map_or(trip, |before| trip.min(before * 5 / 4));
         self.trip = Some(trip);
         let wanted = ((trip.as_secs_f64() * RATE) as usize).max(LEAST);
+        let end = self.largest.min(2 * MOST);
         let wanted = match self.set {
             // The kernel's own size, which there is no way back to.
             None if wanted > MOST.min(self.largest) => return None,
-            _ => wanted.min(2 * MOST).min(self.largest),
+            _ => wanted.min(end),
         };
-        let changed = self.set.is_none_or(|before| wanted > before + before / 4 || wanted < before / 2);
+        let changed = self.set.is_none_or(|before| {
+            wanted > before + before / 4 || wanted < before / 2 || (wanted == end && before < end)
+        });
         changed.then(|| {
             self.set = Some(wanted);
             wanted
