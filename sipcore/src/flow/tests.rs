@@ -132,6 +132,7 @@ async fn nobody_there_is_said() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channels_carry_streams_and_datagrams() {
     let (caller, called) = channels().await;
+    let (say_sent, sent_all) = tokio::sync::oneshot::channel();
     let serving = tokio::spawn(async move {
         let mut incoming = called.accept().await.unwrap();
         assert_eq!(incoming.purpose().await, Some(Purpose::Socket(Asked { source_port: None, ..asked() })));
@@ -148,6 +149,7 @@ async fn channels_carry_streams_and_datagrams() {
             assert_eq!(flow, datagrams.id());
             called.send_datagram(flow, &data).await.unwrap();
         }
+        say_sent.send(()).unwrap();
         called.closed().await
     });
     let Stream { mut send, receive } = caller.open(opening()).await.unwrap();
@@ -172,6 +174,8 @@ async fn channels_carry_streams_and_datagrams() {
         caller.send_datagram(datagrams.id(), &data[..length]).await.unwrap();
         assert_eq!(caller.datagram().await.unwrap(), (datagrams.id(), data[..length].to_vec().into()));
     }
+    // The last datagram may be here before the end that sent it is told so.
+    sent_all.await.unwrap();
     caller.close();
     assert!(matches!(timeout(PATIENCE, serving).await.unwrap().unwrap(), LinkError::Lost(_)));
 }
