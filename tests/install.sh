@@ -13,7 +13,7 @@ kamailio kamailio-outbound-modules kamailio-tls-modules kamailio-presence-module
 chromium-headless-shell unbound
 netcat-openbsd openssl tmux hyperfine libfaketime
 coturn rtpengine-daemon nftables
-minetest minetest-server vsftpd tnftp atftpd atftp
+minetest minetest-server vsftpd tnftp atftpd atftp dnsmasq-base bind9-dnsutils
 util-linux procps iproute2
 "
 GO_VERSION=1.27.3                       # listeners ask for MPTCP by default from 1.24 on

@@ -259,6 +259,11 @@ impl Destination {
         self.host.covers(&other.host) && self.ports.covers(other.ports)
     }
 
+    /// Whether it means more than "wherever a name server may be": it names ports, or who is to be reached there.
+    pub fn is_particular(&self) -> bool {
+        self.ports != Ports::ALL || self.virtual_name().is_some()
+    }
+
     /// The name that must have a virtual address for the rule to be met.
     pub fn virtual_name(&self) -> Option<&str> {
         match &self.host {

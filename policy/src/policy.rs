@@ -286,12 +286,8 @@ impl Policy {
     pub fn connect_to(&self, proto: Proto, dest: SocketAddr, caller: Option<&str>) -> ConnectDecision {
         let address = plain(dest.ip());
         let name = self.names.name_of(address);
-        // The loopback is the program's own, whatever "any address" leads to; a rule that names it means it.
-        let meant = |rule: &&ConnectRule| !(address.is_loopback() && rule.to.host == crate::destination::Host::Any);
-        let mut rules = self.connects.iter().filter(meant);
-        let met = rules.find(|rule| rule.matches(proto, address, name, dest.port()));
         let (default, words) = &self.connect_default;
-        match met {
+        match self.met(proto, dest) {
             Some(ConnectRule { lead: Lead::Uri { uri, flows }, words, .. }) => {
                 let flows = self.flagged.clone().over(flows.clone()).or(&self.flows);
                 ConnectDecision::Uri { uri: uri.clone(), flows, rule: words.clone() }
@@ -315,6 +311,21 @@ impl Policy {
             None if *default == ConnectDefault::Refuse => self.refuse(Errno::Econnrefused, words, None, proto, dest),
             None => self.refuse(Errno::Eacces, words, None, proto, dest),
         }
+    }
+
+    /// The first rule that is about `dest`.
+    fn met(&self, proto: Proto, dest: SocketAddr) -> Option<&ConnectRule> {
+        let address = plain(dest.ip());
+        let name = self.names.name_of(address);
+        // The loopback is the program's own, whatever "any address" leads to; a rule that names it means it.
+        let meant = |rule: &&ConnectRule| !(address.is_loopback() && rule.to.host == crate::destination::Host::Any);
+        self.connects.iter().filter(meant).find(|rule| rule.matches(proto, address, name, dest.port()))
+    }
+
+    /// Whether the rule that decides about `dest`, port 53, means a name server of its own: it names the port, or a name that
+    /// leads to a peer. Otherwise the run's resolver answers there, wherever the system has its name servers.
+    pub fn means_a_name_server(&self, proto: Proto, dest: SocketAddr) -> bool {
+        self.met(proto, dest).is_some_and(|rule| rule.to.is_particular())
     }
 
     fn refuse(

@@ -238,7 +238,7 @@ impl Supervisor {
             call.rule(|| "own socket".to_owned());
             return Way::Own(cookie, bound);
         }
-        if canonical.port() == DNS {
+        if canonical.port() == DNS && !self.policy.means_a_name_server(policy_proto(proto), canonical) {
             call.rule(|| "resolver".to_owned());
             return Way::Resolver;
         }

@@ -554,6 +554,31 @@ fn tftp() {
     server.stop();
 }
 
+/// A name server of a peer's: who names its port, or a name that leads to it, means it and not the run's own resolver, which goes
+/// on answering at every other address.
+#[test]
+fn a_name_server() {
+    let world = World::new("dns");
+    let server = world.run(&["--as", "ns"], "/usr/sbin/dnsmasq");
+    let server = server.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user="]);
+    let mut server = server.args(["--address=/www.site.test/192.0.2.7", "--address=/ns.test/192.0.2.8"]).start();
+    server.wait_for_err("cleared cache");
+    for (map, ask) in [("198.18.0.53:53=ns", "198.18.0.53"), ("ns.test:*=ns", "ns.test")] {
+        let maps = ["--map", map, "--map", "*:*=nobody"];
+        let client = |extra: &[&str]| {
+            let client = world.run(&maps, "dig").args([format!("@{ask}").as_str(), "+short", "+tries=1", "+time=5"]);
+            client.args(extra).finish().success().stdout
+        };
+        assert_eq!(client(&["www.site.test"]), "192.0.2.7\n", "{ask} by UDP");
+        assert_eq!(client(&["www.site.test", "+tcp"]), "192.0.2.7\n", "{ask} by TCP");
+    }
+    // Whoever has rules for all ports still resolves names by the run's own.
+    let own = world.run(&["--to", "ns", "--map", "ns.test:53=ns"], "dig").args(["@198.18.0.53", "+short", "ns.test"]);
+    let own = own.finish().success().stdout;
+    assert!(own.starts_with("198.1"), "no virtual address: {own}");
+    server.stop();
+}
+
 #[test]
 fn mptcp_falls_back_to_tcp() {
     let world = World::new("mptcp");
