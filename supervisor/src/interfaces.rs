@@ -117,6 +117,11 @@ impl<'a> Asked<'a> {
         self.flags & flag == flag
     }
 
+    /// Whether a GET asks for all there is: either half of NLM_F_DUMP does it (net/core/rtnetlink.c).
+    fn is_dump(&self) -> bool {
+        self.kind >= FIRST_TYPE && self.kind % 4 == 2 && self.flags & libc::NLM_F_DUMP as u16 != 0
+    }
+
     /// NLMSG_ERROR: an errno, or an acknowledgement.
     fn error(&self, errno: Option<Errno>) -> Vec<u8> {
         let code = -errno.map_or(0, |e| e as i32);
@@ -161,7 +166,7 @@ impl Interfaces {
                 continue;
             }
             let found = if asked.kind < FIRST_TYPE { Ok(Vec::new()) } else { self.look_up(&asked) };
-            let dump = found.is_ok() && asked.kind >= FIRST_TYPE && asked.is(libc::NLM_F_DUMP);
+            let dump = found.is_ok() && asked.is_dump();
             match found {
                 Ok(messages) => {
                     out.extend((!messages.is_empty()).then(|| messages.concat()));
@@ -176,12 +181,14 @@ impl Interfaces {
                 Err(e) => out.push(asked.error(Some(e))),
             }
         }
+        // A request of any length comes back in an error; readers step over each message by NLMSG_ALIGN of its length.
+        out.iter_mut().for_each(|datagram| datagram.resize(datagram.len().next_multiple_of(4), 0));
         out
     }
 
     /// The messages of one answer. EPERM for what would change something: the program is not root here.
     fn look_up(&self, asked: &Asked) -> Result<Vec<Vec<u8>>, Errno> {
-        let dump = asked.is(libc::NLM_F_DUMP);
+        let dump = asked.is_dump();
         let of_family = |family: u8| matches!(asked.family(), 0) || asked.family() == family;
         let flags = if dump { libc::NLM_F_MULTI as u16 } else { 0 };
         match (asked.kind, dump) {
@@ -201,7 +208,7 @@ impl Interfaces {
                 Ok(all.map(|(ip, ..)| self.all[1].route(*ip, flags, asked)).collect())
             }
             // Neighbours, rules and the like: there are none. Every fourth type is a question (rtnetlink(7)): NEW, DEL, GET, SET.
-            (kind, true) if kind % 4 == 2 => Ok(Vec::new()),
+            (_, true) => Ok(Vec::new()),
             (kind, false) if kind % 4 == 2 => Err(Errno::EOPNOTSUPP),
             _ => Err(Errno::EPERM),
         }
@@ -395,6 +402,19 @@ mod tests {
         assert_eq!(ask(libc::RTM_GETROUTE, libc::AF_INET as u8), [libc::RTM_NEWROUTE, done]);
         // RTM_GETNEIGH.
         assert_eq!(ask(30, 0), [done]);
+    }
+
+    /// Net-SNMP asks so, with a body of one octet.
+    #[test]
+    fn half_of_the_dump_flag_and_an_odd_length() {
+        for half in [libc::NLM_F_ROOT, libc::NLM_F_MATCH] {
+            let asked = request(libc::RTM_GETLINK, libc::NLM_F_REQUEST | half, &[10]);
+            let done = libc::NLMSG_DONE as u16;
+            assert_eq!(kinds(&interfaces().answer(&asked, 99)), [libc::RTM_NEWLINK, libc::RTM_NEWLINK, done]);
+        }
+        let refused = interfaces().answer(&request(libc::RTM_NEWADDR, libc::NLM_F_REQUEST, &[10]), 99);
+        assert_eq!(refused[0].len(), 40);
+        assert_eq!(refused[0][..4], 37u32.to_ne_bytes());
     }
 
     #[test]
