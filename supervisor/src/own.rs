@@ -200,12 +200,14 @@ impl Network {
                 open && !mine.contains(&e.cookie) && is_reachable(supervisor, proto, &e.local)
             });
         }
+        // Peers have an address of each family for the program: where it has a socket of each, that of IPv4 hears them.
+        all.sort_by_key(|e| e.local.is_ipv6());
         if let Some(found) = all.iter().find(|e| Some(e.local.port()) == port) {
             return Some(*found);
         }
         let first = all.first()?;
-        // Sockets that share one address (SO_REUSEPORT) are one endpoint.
-        all.iter().all(|e| e.local == first.local).then_some(*first)
+        // What shares a port (SO_REUSEPORT, the two families) is one endpoint.
+        all.iter().all(|e| e.local.port() == first.local.port()).then_some(*first)
     }
 
     /// Listeners, and datagram sockets that were bound to a port of the program's choice.

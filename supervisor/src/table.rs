@@ -560,15 +560,17 @@ impl Table {
             let b = s.bound?;
             (s.is_open() && s.proto == proto && reachable(&b.virtual_)).then_some((*c, b))
         };
-        if let Some(found) =
-            port.and_then(|p| self.ports.get(&(proto, p))).and_then(|cookies| cookies.iter().find_map(ready))
-        {
+        let one_of = |cookies: &Vec<Cookie>| {
+            // Peers have an address of each family for the program: where it has a socket of each, that of IPv4 hears them.
+            cookies.iter().filter_map(ready).min_by_key(|(_, b)| b.virtual_.is_ipv6())
+        };
+        if let Some(found) = port.and_then(|p| self.ports.get(&(proto, p))).and_then(one_of) {
             return Some(found);
         }
-        let mut all = self.ports.iter().filter(|((p, _), _)| *p == proto).flat_map(|(_, c)| c).filter_map(ready);
-        let first = all.next()?;
-        // Sockets that share one address (SO_REUSEPORT) are one endpoint.
-        all.all(|(_, b)| b.physical == first.1.physical).then_some(first)
+        // What shares a port (SO_REUSEPORT, the two families) is one endpoint.
+        let mut ports = self.ports.iter().filter(|((p, _), _)| *p == proto).filter_map(|(_, c)| one_of(c));
+        let only = ports.next()?;
+        ports.next().is_none().then_some(only)
     }
 
     /// Listeners, and datagram sockets that were bound to a port of the program's choice, by the names that the program gave them.

@@ -63,6 +63,16 @@ fn a_label_means_its_port_or_the_only_socket() {
     assert_eq!(table.labelled(Proto::Udp, Some(7000), |_| true), None);
 }
 
+/// Servers such as ngircd and sshd listen once for each family.
+#[test]
+fn a_port_in_both_families_is_one_endpoint() {
+    let mut table = Table::default();
+    listener(&mut table, 1, "[::]:7000", 7000);
+    listener(&mut table, 2, "0.0.0.0:7000", 7001);
+    let find = |port| table.labelled(Proto::Tcp, port, |_| true).map(|(c, _)| c);
+    assert_eq!([find(Some(7000)), find(Some(80)), find(None)], [Some(2); 3]);
+}
+
 fn expected(listener: Cookie, session: SessionId) -> Expected {
     Expected { listener, peer: "198.18.0.9:1".parse().unwrap(), local: None, session: Some(session) }
 }
