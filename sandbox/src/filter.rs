@@ -57,7 +57,7 @@ impl Filter {
 
 /// The hardening filters; of two that refuse a call the first one counts.
 fn refusals(scope: Scope) -> Result<[Vec<libc::sock_filter>; 4], FilterError> {
-    Ok([no_protocols()?, protocols(scope)?, families()?, hardening()?])
+    Ok([no_protocols()?, protocols(scope)?, families()?, hardening(scope)?])
 }
 
 /// One program of many: what `notify` neither refuses nor kills goes on to the refusals, and what none of those refuses is notified
@@ -256,7 +256,7 @@ fn int(index: u8, operator: SeccompCmpOp, value: i32) -> Result<SeccompCondition
     SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, u64::from(value as u32))
 }
 
-fn hardening() -> Result<Vec<libc::sock_filter>, FilterError> {
+fn hardening(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
     use SeccompCmpOp::{Eq, MaskedEq};
     let mut rules: Rules = BTreeMap::new();
 
@@ -327,6 +327,23 @@ fn hardening() -> Result<Vec<libc::sock_filter>, FilterError> {
         clone.push(SeccompRule::new(vec![int(0, MaskedEq(flag as u32 as u64), flag)?])?);
     }
     rules.insert(libc::SYS_clone, clone);
+
+    if scope != Scope::Here && !crate::netns::is_privileged() {
+        // In a user namespace with one user and one group the kernel knows no other (EINVAL). Outside they are only not the program's
+        // to take, and daemons that would give up rights go on after that.
+        let (user, group) = (nix::unistd::getuid().as_raw() as i32, nix::unistd::getgid().as_raw() as i32);
+        for (call, own, arguments) in [
+            (libc::SYS_setuid, user, 1),
+            (libc::SYS_setreuid, user, 2),
+            (libc::SYS_setresuid, user, 3),
+            (libc::SYS_setgid, group, 1),
+            (libc::SYS_setregid, group, 2),
+            (libc::SYS_setresgid, group, 3),
+        ] {
+            let foreign = |i| SeccompRule::new(vec![int(i, SeccompCmpOp::Ne, own)?, int(i, SeccompCmpOp::Ne, -1)?]);
+            rules.insert(call, (0..arguments).map(foreign).collect::<Result<_, _>>()?);
+        }
+    }
 
     refuse(rules, libc::EPERM)
 }

@@ -387,7 +387,7 @@ fn make(v4: Ipv4Addr, v6: Ipv6Addr) -> io::Result<(Option<File>, File, File)> {
 }
 
 /// Whether this process may make network namespaces as it is (CAP_SYS_ADMIN), and interfaces in them (CAP_NET_ADMIN).
-fn is_privileged() -> bool {
+pub(crate) fn is_privileged() -> bool {
     const NEEDED: u64 = 1 << 21 | 1 << 12;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:")).map(str::trim).unwrap_or_default();

@@ -191,23 +191,10 @@ fn run_all(world: &World) -> Vec<Outcome> {
 }
 
 /// The explanation of a difference, if it has one.
-/// What differs in `--isolation netns` besides.
-const EXPLAINED_IN_NETNS: &[Explained] = &[Explained {
-    case: "processes.root_and_user",
-    kinds: &[],
-    why: "The program's user namespace has one user, its own: another is no user there (EINVAL), where natively it may not become one \
-          (EPERM).",
-}];
-
-fn in_netns() -> bool {
-    std::env::var_os("SIPBOX_TEST_ISOLATION").is_some_and(|value| value == "netns")
-}
-
 fn explanation(outcome: &Outcome) -> Option<&'static Explained> {
     let name = format!("{}.{}", outcome.group, outcome.case);
     let means = |e: &Explained| e.case == name && (e.kinds.is_empty() || e.kinds.contains(&outcome.kind.as_str()));
-    let besides = EXPLAINED_IN_NETNS.iter().filter(|_| in_netns());
-    EXPLAINED.iter().chain(besides).find(|e| means(e))
+    EXPLAINED.iter().find(|e| means(e))
 }
 
 fn document(outcomes: &[Outcome]) -> String {
@@ -261,10 +248,7 @@ fn document(outcomes: &[Outcome]) -> String {
             let _ = writeln!(out, "\n{}:\n\n```\n{text}```", who.join(", "));
         }
     }
-    out.push_str("\n## In `--isolation netns` besides\n");
-    for e in EXPLAINED_IN_NETNS {
-        let _ = writeln!(out, "\n### {}\n\n{}", e.case, e.why);
-    }
+    out.push_str("\nWith `--isolation netns` there is no other difference.\n");
     out
 }
 
