@@ -15,7 +15,7 @@ demo: build
 	@tests/demo.sh
 
 # Tests of programs, which run in both ways of keeping them apart.
-APART = programs faults foreign shows kamailio interfaces attacks unix conformance cpython hub sipp flows streams peers presence agents
+APART = programs datagrams faults foreign shows kamailio interfaces attacks unix conformance cpython hub sipp flows streams peers presence agents
 
 # Everything but the long runs; then the program pairs once more, over a real Kamailio with digest authentication, and
 # again over encrypted flows; and every test of programs in a network of the program's own.

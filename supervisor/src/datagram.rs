@@ -181,7 +181,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
     if !as_before {
         dissolve(&supervisor, target.cookie);
     }
-    let mut callee_to_be = None;
+    let mut to_be = None;
     let to = match (known, way) {
         (Some(_), _) => to,
         (None, Some(Way::Own(other, b))) => {
@@ -193,47 +193,57 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         }
         (None, Some(Way::Resolver)) => supervisor.resolver,
         (None, Some(Way::Peer(callee))) => {
-            if supervisor.stub.is_taken(&bound.physical, target.cookie) {
-                supervisor.sessions.say_once(&format!("two:{}", bound.virtual_), || {
+            let free = supervisor.stub.place(&supervisor, &bound.physical, target.cookie);
+            let free = free.inspect_err(|_| {
+                supervisor.sessions.say_once(&format!("many:{}", bound.virtual_), || {
                     format!(
-                        "two sockets of the program with the address udp/{} are connected to peers at once, and which of them \
-                         sends cannot be told until the first has its session; the program can try again, or bind another port",
+                        "more sockets of the program with the address udp/{} than can be told apart are connected to peers at once; \
+                         the program can try again when some of them have their sessions, or bind another port",
                         bound.virtual_
                     )
                 });
-                return Err(Errno::EADDRINUSE);
-            }
-            callee_to_be = Some(callee);
-            supervisor.stub.address()
+            })?;
+            let address = free.address;
+            to_be = Some((free, callee));
+            address
         }
         (None, Some(Way::Refused(_) | Way::Former) | None) => nobody,
     };
     if v6 {
         ancillary::lend_errors(&supervisor, target, Some(&peer))?;
     }
-    let anchor = Anchor { physical: to, _guard: guard };
+    let anchor = Anchor { physical: to, _guard: guard, led: None };
     // The one before is given up when nothing points there any more.
     let before = supervisor.table.lock().set_anchor(target.cookie, Some(anchor));
     if let Err(error) = sock::connect_nowait(target.as_fd(), &physical(v6, to)) {
         supervisor.table.lock().set_anchor(target.cookie, before);
         return Err(errno(error));
     }
-    drop(before);
     {
         let mut table = supervisor.table.lock();
         if known.is_some() && ready.is_none() {
             table.take_over(target.cookie, &canonical(peer));
         }
         if let Some(s) = table.get_mut(target.cookie) {
-            datagram_of(s).connected = Some(peer);
+            let d = datagram_of(s);
+            d.connected = Some(peer);
+            if as_before && let Some(anchor) = &mut d.anchor {
+                anchor.led = before.as_ref().and_then(|b| b.led.clone());
+            }
         }
     }
-    if let Some(callee) = callee_to_be
-        && let Some(media) = supervisor.stub.expect(&supervisor, bound.physical, Holder::of(call, target), callee, peer)
+    drop(before);
+    if let Some((place, callee)) = to_be
+        && let Some((media, led)) =
+            supervisor.stub.expect(&supervisor, place, bound.physical, Holder::of(call, target), (callee, peer))
     {
-        let guard = supervisor.guard(Proto::Udp, media)?;
-        supervisor.table.lock().set_anchor(target.cookie, Some(Anchor { physical: media, _guard: guard }));
-        sock::connect_nowait(target.as_fd(), &physical(v6, media)).map_err(errno)?;
+        // A service of this machine may have the port, too, and would be the next to be reached by it.
+        let (to, guard) = match supervisor.guard(Proto::Udp, media) {
+            Ok(guard) => (media, guard),
+            Err(_) => (nobody, None),
+        };
+        supervisor.table.lock().set_anchor(target.cookie, Some(Anchor { physical: to, _guard: guard, led: Some(led) }));
+        sock::connect_nowait(target.as_fd(), &physical(v6, to)).map_err(errno)?;
     }
     supervisor.published.note();
     Ok(0)

@@ -20,28 +20,39 @@ pub type Callers = Remembered<IpAddr, Option<String>>;
 
 /// The latest that were noted.
 pub struct Remembered<K, V> {
-    known: HashMap<K, V>,
-    order: VecDeque<K>,
+    /// With the number of the last note of each.
+    known: HashMap<K, (u64, V)>,
+    /// All notes of late, the oldest first; where a key was noted again, the older note counts for nothing.
+    order: VecDeque<(u64, K)>,
+    notes: u64,
 }
 
 impl<K, V> Default for Remembered<K, V> {
     fn default() -> Self {
-        Remembered { known: HashMap::new(), order: VecDeque::new() }
+        Remembered { known: HashMap::new(), order: VecDeque::new(), notes: 0 }
     }
 }
 
 impl<K: Copy + Eq + Hash, V> Remembered<K, V> {
     /// What is known of this one, which is `new` when nothing was. The one that was noted longest ago may be forgotten for it.
     fn entry(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
-        if !self.known.contains_key(&key) {
-            self.order.push_back(key);
-            if self.order.len() > REMEMBERED
-                && let Some(oldest) = self.order.pop_front()
-            {
+        if self.order.len() >= 2 * REMEMBERED {
+            let known = &self.known;
+            self.order.retain(|(note, key)| known.get(key).is_some_and(|(last, _)| last == note));
+        }
+        self.notes += 1;
+        self.order.push_back((self.notes, key));
+        while !self.known.contains_key(&key)
+            && self.known.len() >= REMEMBERED
+            && let Some((note, oldest)) = self.order.pop_front()
+        {
+            if self.known.get(&oldest).is_some_and(|(last, _)| *last == note) {
                 self.known.remove(&oldest);
             }
         }
-        self.known.entry(key).or_insert_with(new)
+        let (last, value) = self.known.entry(key).or_insert_with(|| (0, new()));
+        *last = self.notes;
+        value
     }
 }
 
@@ -67,7 +78,7 @@ impl Callers {
 
     /// Who has called from this address.
     pub fn at(&self, ip: IpAddr) -> Option<&str> {
-        self.known.get(&ip)?.as_deref()
+        self.known.get(&ip)?.1.as_deref()
     }
 }
 
@@ -83,10 +94,21 @@ mod tests {
     fn the_oldest_are_forgotten() {
         let mut former = Former::default();
         (0..=REMEMBERED).for_each(|n| former.note(7, peer(n)));
-        former.note(7, peer(1));
         assert!(!former.knows(7, peer(0)) && former.knows(7, peer(1)) && former.knows(7, peer(REMEMBERED)));
         assert!(!former.knows(8, peer(1)));
         assert_eq!((former.known.len(), former.order.len()), (REMEMBERED, REMEMBERED));
+    }
+
+    #[test]
+    fn who_is_noted_again_is_remembered_the_longer() {
+        let mut former = Former::default();
+        (0..REMEMBERED).for_each(|n| former.note(7, peer(n)));
+        former.note(7, peer(0));
+        former.note(7, peer(REMEMBERED));
+        assert!(former.knows(7, peer(0)) && !former.knows(7, peer(1)));
+        (0..4 * REMEMBERED).for_each(|_| former.note(7, peer(2)));
+        assert_eq!(former.known.len(), REMEMBERED);
+        assert!(former.order.len() <= 2 * REMEMBERED && former.knows(7, peer(0)));
     }
 
     #[test]

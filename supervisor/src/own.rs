@@ -299,7 +299,7 @@ impl Network {
             attempt.set(Progress::Abandoned);
         }
         for flow in kept.datagrams.remove(&cookie).into_iter().flat_map(datagram::Peers::into_flows) {
-            flow.end();
+            flow.abandon();
         }
     }
 

@@ -247,15 +247,7 @@ impl Run {
         let (physical, guard) = claim_address()?;
         let _inside = runtime.enter();
         let dns = dns::Sockets::bind(physical).map_err(|e| format!("the resolver cannot be started: {e}"))?;
-        let stub = std::net::UdpSocket::bind((physical, 0)).and_then(|s| {
-            s.set_nonblocking(true)?;
-            tokio::net::UdpSocket::from_std(s)
-        });
-        let stub = stub.map_err(|e| format!("no UDP socket on {physical}: {e}"))?;
-        let stub_address = match stub.local_addr() {
-            Ok(SocketAddr::V4(a)) => a,
-            other => return Err(format!("no UDP socket on {physical}: {other:?}")),
-        };
+        let stub = Stub::new(physical).map_err(|e| format!("no UDP socket on {physical}: {e}"))?;
         let (own_v4, own_v6) = policy.virtual_addresses(&identity.aor);
         let limit = policy.limits().sessions as usize;
         let supervisor = Arc::new(Supervisor {
@@ -274,7 +266,7 @@ impl Run {
             nobody: Nobody::new(physical).map_err(|e| format!("no port on {physical}: {e}"))?,
             guards: Guards::of(physical),
             lot: sandbox::park::Lot::new(physical).map_err(|e| e.to_string())?,
-            stub: Stub::new(stub, stub_address),
+            stub,
             former: Mutex::default(),
             callers: Mutex::default(),
             unsent: Unsent::default(),
@@ -288,7 +280,7 @@ impl Run {
         });
         supervisor.sessions.serve(&supervisor);
         published::serve(&supervisor);
-        runtime.spawn(stub::serve(supervisor.clone()));
+        stub::serve(&supervisor);
         dns.serve(&supervisor);
         supervisor
             .deaths

@@ -2,7 +2,7 @@
 //! that the first of them asks for stands.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -10,30 +10,57 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use sandbox::message::{self, Destination};
 use sandbox::sock;
 use sipcore::agent::{Label, Proto};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use crate::datagram::{Holder, has_room, note_peer, own_port, physical, trace_flow};
+use crate::datagram::{Holder, RETRY_AFTER, has_room, note_peer, own_port, physical, trace_flow};
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::{Supervisor, Unsent};
 use crate::table::{Anchor, Cookie, Standing};
 
 /// Where the datagrams of connected sockets come out that have no session yet.
 pub struct Stub {
-    address: SocketAddrV4,
-    socket: UdpSocket,
-    waiting: Mutex<HashMap<SocketAddrV4, Arc<Waiting>>>,
+    ip: Ipv4Addr,
+    /// Sockets of the program with one address are connected to one spot each: what comes out of it is then of one socket.
+    spots: Mutex<Vec<Arc<Spot>>>,
+    /// By the spot that the socket is connected to, and its address.
+    waiting: Mutex<HashMap<(SocketAddrV4, SocketAddrV4), Arc<Waiting>>>,
     supervisor: OnceLock<Weak<Supervisor>>,
+    /// One socket at a time is given a spot.
+    placing: Mutex<()>,
     /// One socket at a time is looked for and had here: a duplicate of it keeps its address from what is to stand in for it.
     turning: tokio::sync::Mutex<()>,
 }
 
+/// A socket that sockets of the program are connected to.
+struct Spot {
+    address: SocketAddrV4,
+    socket: UdpSocket,
+}
+
+impl Spot {
+    /// At `ip`, in the runtime that is entered.
+    fn new(ip: Ipv4Addr) -> std::io::Result<Spot> {
+        let socket = std::net::UdpSocket::bind((ip, 0))?;
+        socket.set_nonblocking(true)?;
+        let SocketAddr::V4(address) = socket.local_addr()? else { return Err(Errno::EAFNOSUPPORT.into()) };
+        Ok(Spot { address, socket: UdpSocket::from_std(socket)? })
+    }
+}
+
+/// A place that a socket of the program may be connected to; nobody else is given one meanwhile.
+pub struct Place<'a> {
+    pub address: SocketAddrV4,
+    _one: MutexGuard<'a, ()>,
+}
+
 /// A connected socket whose session does not stand yet.
 pub struct Waiting {
+    spot: SocketAddrV4,
     holder: Holder,
     callee: Arc<Callee>,
     peer: SocketAddr,
@@ -44,45 +71,71 @@ pub struct Waiting {
 }
 
 impl Stub {
-    /// `socket` is bound to `address`, and not connected.
-    pub fn new(socket: UdpSocket, address: SocketAddrV4) -> Stub {
-        Stub {
-            address,
-            socket,
+    /// At `ip`, in the runtime that is entered. Fails when no port is left there.
+    pub fn new(ip: Ipv4Addr) -> std::io::Result<Stub> {
+        Ok(Stub {
+            ip,
+            spots: Mutex::new(vec![Arc::new(Spot::new(ip)?)]),
             waiting: Mutex::default(),
             supervisor: OnceLock::new(),
+            placing: Mutex::default(),
             turning: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Where the socket at `source` is to be connected to: where no other one with this address waits.
+    ///
+    /// # Errors
+    /// EADDRINUSE: too many sockets with this address wait. ENOBUFS: no socket is left for one more.
+    pub fn place(&self, supervisor: &Arc<Supervisor>, source: &SocketAddrV4, cookie: Cookie) -> Result<Place<'_>, Errno> {
+        let one = self.placing.lock();
+        let is_free = |spot: &SocketAddrV4| {
+            self.waiting.lock().get(&(*spot, *source)).is_none_or(|waiting| waiting.holder.cookie() == cookie)
+        };
+        let known: Vec<_> = self.spots.lock().iter().map(|spot| spot.address).collect();
+        if let Some(address) = known.iter().copied().find(is_free) {
+            return Ok(Place { address, _one: one });
         }
+        if known.len() >= SPOTS {
+            return Err(Errno::EADDRINUSE);
+        }
+        let _inside = supervisor.runtime.enter();
+        let spot = Arc::new(Spot::new(self.ip).map_err(|error| {
+            tracing::warn!(%error, "no socket for one more of the program's with the same address");
+            Errno::ENOBUFS
+        })?);
+        let address = spot.address;
+        self.spots.lock().push(spot.clone());
+        supervisor.runtime.spawn(listen(supervisor.clone(), spot));
+        Ok(Place { address, _one: one })
     }
 
-    /// Where sockets are connected to.
-    pub fn address(&self) -> SocketAddrV4 {
-        self.address
+    /// Where this socket of the program waits, and how.
+    fn find(&self, source: &SocketAddrV4, cookie: Cookie) -> Option<Arc<Waiting>> {
+        let known = self.waiting.lock();
+        let at = |spot: &Arc<Spot>| known.get(&(spot.address, *source)).filter(|w| w.holder.cookie() == cookie).cloned();
+        self.spots.lock().iter().find_map(at)
     }
 
-    /// Whether a socket with this address waits, which is another one: what comes out could not be told apart.
-    pub fn is_taken(&self, source: &SocketAddrV4, cookie: Cookie) -> bool {
-        self.waiting.lock().get(source).is_some_and(|waiting| waiting.holder.cookie() != cookie)
-    }
-
-    /// The socket at `source` is connected here, which is to lead to `peer`. Where its session stands already, when what was sent
+    /// The socket at `source` is connected to `place`, which is to lead to `peer`. Where its session stands already, when what was sent
     /// there before, with the address, had asked for it: then it has to be turned there.
     pub fn expect(
         &self,
         supervisor: &Supervisor,
+        place: Place<'_>,
         source: SocketAddrV4,
         holder: Holder,
-        callee: Arc<Callee>,
-        peer: SocketAddr,
-    ) -> Option<SocketAddrV4> {
+        (callee, peer): (Arc<Callee>, SocketAddr),
+    ) -> Option<(SocketAddrV4, Arc<Waiting>)> {
         let mut known = self.waiting.lock();
-        let asked = match supervisor.table.lock().standing(holder.cookie(), &sock::canonical(peer)) {
-            Standing::Ready(physical) => return Some(physical),
-            Standing::Opening => true,
-            Standing::None => false,
-        };
+        let standing = supervisor.table.lock().standing(holder.cookie(), &sock::canonical(peer));
+        let asked = matches!(standing, Standing::Opening);
         let queue = Mutex::new(asked.then(VecDeque::new));
-        known.insert(source, Arc::new(Waiting { holder, callee, peer, queue, asked }));
+        let waiting = Arc::new(Waiting { spot: place.address, holder, callee, peer, queue, asked });
+        if let Standing::Ready(physical) = standing {
+            return Some((physical, waiting));
+        }
+        known.insert((place.address, source), waiting);
         None
     }
 
@@ -96,7 +149,8 @@ impl Stub {
         act: impl FnOnce(),
     ) -> Option<Arc<Waiting>> {
         let known = self.waiting.lock();
-        let waiting = known.get(source).filter(|waiting| {
+        let spots: Vec<_> = self.spots.lock().iter().map(|spot| spot.address).collect();
+        let waiting = spots.into_iter().filter_map(|spot| known.get(&(spot, *source))).find(|waiting| {
             waiting.asked
                 && waiting.holder.cookie() == cookie
                 && sock::canonical(waiting.peer) == sock::canonical(*peer)
@@ -112,24 +166,25 @@ impl Stub {
 
     /// The program closed the socket at `source`, or connects it elsewhere. What it has sent before goes on its way all the same.
     pub fn forget(&self, supervisor: &Supervisor, source: &SocketAddrV4, cookie: Cookie) {
-        let is_it = |waiting: &Arc<Waiting>| waiting.holder.cookie() == cookie;
-        if !self.waiting.lock().get(source).is_some_and(is_it) {
+        if self.find(source, cookie).is_none() {
             return;
         }
         self.drain();
+        // After what was sent has been taken: the first of it asks for a session, and changes nothing here.
+        let Some(waiting) = self.find(source, cookie) else { return };
         let mut known = self.waiting.lock();
-        if known.get(source).is_some_and(is_it)
-            && let Some(waiting) = known.remove(source)
-            && waiting.asked
-        {
-            supervisor.table.lock().add_pending(cookie, &sock::canonical(waiting.peer), waiting.take_queue());
+        if known.get(&(waiting.spot, *source)).is_some_and(|now| Arc::ptr_eq(now, &waiting)) {
+            known.remove(&(waiting.spot, *source));
+            if waiting.asked {
+                supervisor.table.lock().add_pending(cookie, &sock::canonical(waiting.peer), waiting.take_queue());
+            }
         }
     }
 
     /// Does this unless the program has closed the socket or connected it elsewhere, and while it cannot. Whether it was done.
     fn if_still(&self, source: &SocketAddrV4, waiting: &Arc<Waiting>, act: impl FnOnce()) -> bool {
         let known = self.waiting.lock();
-        let still = known.get(source).is_some_and(|now| Arc::ptr_eq(now, waiting));
+        let still = known.get(&(waiting.spot, *source)).is_some_and(|now| Arc::ptr_eq(now, waiting));
         if still {
             act();
         }
@@ -138,29 +193,32 @@ impl Stub {
 
     fn remove(&self, source: &SocketAddrV4, waiting: &Arc<Waiting>) {
         let mut known = self.waiting.lock();
-        if known.get(source).is_some_and(|now| Arc::ptr_eq(now, waiting)) {
-            known.remove(source);
+        let at = (waiting.spot, *source);
+        if known.get(&at).is_some_and(|now| Arc::ptr_eq(now, waiting)) {
+            known.remove(&at);
         }
     }
 
     /// Takes what was sent until now: it came out here as it was sent, only the task that takes it may not have been woken.
     pub fn drain(&self) {
         if let Some(supervisor) = self.supervisor.get().and_then(Weak::upgrade) {
-            self.take(&supervisor, &mut vec![0; LARGEST]);
+            let spots = self.spots.lock().clone();
+            let mut buffer = vec![0; LARGEST];
+            spots.iter().for_each(|spot| self.take(&supervisor, spot, &mut buffer));
         }
     }
 
     /// Takes what has come out, by the kernel's word on it. The first datagram of a socket asks for its session.
-    fn take(&self, supervisor: &Arc<Supervisor>, buffer: &mut [u8]) {
+    fn take(&self, supervisor: &Arc<Supervisor>, spot: &Spot, buffer: &mut [u8]) {
         loop {
             // Held before the datagram is taken: at no time is it nowhere.
             let unsent = supervisor.unsent.clone();
-            let (length, source) = match message::receive_from(self.socket.as_fd(), buffer, libc::MSG_DONTWAIT) {
+            let (length, source) = match message::receive_from(spot.socket.as_fd(), buffer, libc::MSG_DONTWAIT) {
                 Ok((length, Some(SocketAddr::V4(source)))) => (length, source),
                 Err(_) => return,
                 Ok(_) => continue,
             };
-            let Some(waiting) = self.waiting.lock().get(&source).cloned() else { continue };
+            let Some(waiting) = self.waiting.lock().get(&(spot.address, source)).cloned() else { continue };
             let mut queue = waiting.queue.lock();
             match &mut *queue {
                 Some(queue) => {
@@ -181,16 +239,54 @@ impl Stub {
 /// The largest datagram.
 const LARGEST: usize = 65536;
 
+/// Spots of one stub.
+const SPOTS: usize = 64;
+/// After the peer of a connected socket has ended the session, what the socket sends comes back refused for this long, as natively
+/// while a server starts again. What the peer sent last arrives meanwhile.
+pub const PARTING: Duration = Duration::from_millis(100);
+
 /// Serves the stub until the run ends.
-pub async fn serve(supervisor: Arc<Supervisor>) {
+pub fn serve(supervisor: &Arc<Supervisor>) {
     let stub = &supervisor.stub;
-    stub.supervisor.get_or_init(|| Arc::downgrade(&supervisor));
+    stub.supervisor.get_or_init(|| Arc::downgrade(supervisor));
+    for spot in stub.spots.lock().iter() {
+        supervisor.runtime.spawn(listen(supervisor.clone(), spot.clone()));
+    }
+}
+
+async fn listen(supervisor: Arc<Supervisor>, spot: Arc<Spot>) {
     let mut buffer = vec![0; LARGEST];
-    while stub.socket.readable().await.is_ok() {
-        let _: std::io::Result<()> = stub.socket.try_io(Interest::READABLE, || {
-            stub.take(&supervisor, &mut buffer);
+    while spot.socket.readable().await.is_ok() {
+        let _: std::io::Result<()> = spot.socket.try_io(Interest::READABLE, || {
+            supervisor.stub.take(&supervisor, &spot, &mut buffer);
             Err(std::io::ErrorKind::WouldBlock.into())
         });
+    }
+}
+
+/// The peer has ended the session of a connected socket: what it sends from now on asks for another one.
+pub async fn left_by_its_peer(supervisor: Arc<Supervisor>, waiting: Arc<Waiting>) {
+    tokio::time::sleep(PARTING).await;
+    let cookie = waiting.holder.cookie();
+    let bound = supervisor.table.lock().get(cookie).and_then(|s| Some((s.v6, s.bound?.physical)));
+    let (Some((v6, source)), Some(socket)) = (bound, waiting.holder.find()) else { return };
+    let Ok(place) = supervisor.stub.place(&supervisor, &source, cookie) else { return };
+    let mut known = supervisor.stub.waiting.lock();
+    let mut table = supervisor.table.lock();
+    let points_there = |d: &crate::table::Datagram| {
+        let led = d.anchor.as_ref().and_then(|anchor| anchor.led.as_ref());
+        d.connected.is_some() && led.is_some_and(|led| Arc::ptr_eq(led, &waiting))
+    };
+    if !table.get(cookie).and_then(|s| s.datagram.as_deref()).is_some_and(points_there) {
+        return;
+    }
+    let anchor = Anchor { physical: place.address, _guard: None, led: None };
+    known.insert((place.address, source), Arc::new(waiting.at(place.address)));
+    // Not connected any more: nothing is sent to where the peer was.
+    let before = table.set_anchor(cookie, Some(anchor));
+    if let Err(error) = sock::connect_nowait(socket.as_fd(), &physical(v6, place.address)) {
+        tracing::warn!(%error, peer = %waiting.peer, "a socket whose session has ended stays without one");
+        table.set_anchor(cookie, before);
     }
 }
 
@@ -232,7 +328,7 @@ pub async fn settle(
     let turned = socket.as_ref().is_some_and(|socket| {
         // Turned to the peer before anything is sent: the answer must find the socket connected.
         let turn = || {
-            let anchor = Anchor { physical: flow.media, _guard: anchor };
+            let anchor = Anchor { physical: flow.media, _guard: anchor, led: Some(waiting.clone()) };
             supervisor.table.lock().set_anchor(waiting.holder.cookie(), Some(anchor));
             if let Err(error) = sock::connect_nowait(socket.as_fd(), &physical(v6, flow.media)) {
                 tracing::warn!(%error, %peer, "connect to the media address failed");
@@ -254,16 +350,46 @@ pub async fn settle(
 }
 
 impl Waiting {
-    /// No session comes about: the next send or receive says ECONNREFUSED, as it does when an ICMP message comes back.
-    fn refuse(self: &Arc<Self>, supervisor: &Supervisor, source: SocketAddrV4, v6: bool, socket: Option<OwnedFd>) {
-        if let Some(socket) = socket {
-            let nobody = physical(v6, supervisor.nobody.address(Proto::Udp));
-            supervisor.stub.if_still(&source, self, || {
+    /// No session comes about: the next send or receive says ECONNREFUSED, as it does when an ICMP message comes back. So it goes on for
+    /// a while; then what the socket sends asks for a session again.
+    fn refuse(
+        self: &Arc<Self>,
+        supervisor: &Arc<Supervisor>,
+        source: SocketAddrV4,
+        v6: bool,
+        socket: Option<OwnedFd>,
+    ) {
+        let stub = &supervisor.stub;
+        let nobody = physical(v6, supervisor.nobody.address(Proto::Udp));
+        let refused = socket.is_some_and(|socket| {
+            stub.if_still(&source, self, || {
                 let _ = sock::connect_nowait(socket.as_fd(), &nobody);
                 let _ = message::send(socket.as_fd(), &[], Destination::Connected, &[], libc::MSG_DONTWAIT);
-            });
+            })
+        });
+        if !refused {
+            return stub.remove(&source, self);
         }
-        supervisor.stub.remove(&source, self);
+        let (supervisor, waiting) = (supervisor.clone(), self.clone());
+        supervisor.runtime.clone().spawn(async move {
+            tokio::time::sleep(RETRY_AFTER).await;
+            if !supervisor.stub.if_still(&source, &waiting, || {}) {
+                return;
+            }
+            let Some(socket) = waiting.holder.find() else { return supervisor.stub.remove(&source, &waiting) };
+            let mut known = supervisor.stub.waiting.lock();
+            let at = (waiting.spot, source);
+            if known.get(&at).is_some_and(|now| Arc::ptr_eq(now, &waiting)) {
+                known.insert(at, Arc::new(waiting.at(waiting.spot)));
+                let _ = sock::connect_nowait(socket.as_fd(), &physical(v6, waiting.spot));
+            }
+        });
+    }
+
+    /// The same socket, connected to a spot again; nothing is asked for yet.
+    fn at(&self, spot: SocketAddrV4) -> Waiting {
+        let Waiting { holder, callee, peer, .. } = self;
+        Waiting { spot, holder: *holder, callee: callee.clone(), peer: *peer, queue: Mutex::default(), asked: false }
     }
 
     /// What was sent before all that waits.

@@ -404,8 +404,11 @@ impl Supervisor {
     }
 
     /// The peer ended a session: what was announced by it does not come, and no BYE is owed for it.
-    pub fn forget_session(&self, session: sipcore::agent::SessionId) {
-        self.table.lock().forget_session(session);
+    pub fn forget_session(self: &Arc<Self>, session: sipcore::agent::SessionId) {
+        let left = self.table.lock().forget_session(session);
+        if let Some(waiting) = left {
+            self.runtime.spawn(crate::stub::left_by_its_peer(self.clone(), waiting));
+        }
         if let Some(network) = &self.network {
             network.ended(session);
         }

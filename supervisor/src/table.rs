@@ -13,6 +13,7 @@ use crate::ancillary::Lent;
 use crate::attempt::Attempt;
 use crate::doorbell::Rung;
 use crate::guard::Guard;
+use crate::stub::Waiting;
 
 mod show;
 
@@ -97,6 +98,8 @@ pub struct Anchor {
     pub physical: SocketAddrV4,
     /// None where the supervisor itself is.
     pub _guard: Option<Guard>,
+    /// How a session that the socket itself asked for came about: when its peer ends it, it may ask for another one.
+    pub led: Option<Arc<Waiting>>,
 }
 
 /// Destinations of one datagram socket that are remembered at once.
@@ -156,6 +159,13 @@ impl Datagram {
             self.by_virtual.remove(peer);
             self.departed.push_back((Instant::now(), *physical));
         }
+    }
+
+    /// How the connection of the socket came about, if it is this session that it is connected by.
+    fn led_by(&self, session: SessionId) -> Option<Arc<Waiting>> {
+        let anchor = self.anchor.as_ref()?;
+        let is_it = |p: &Peer| matches!(p, Peer::Ready { physical, session: Some(s), .. } if *s == session && *physical == anchor.physical);
+        self.by_virtual.values().any(is_it).then(|| anchor.led.clone())?
     }
 
     /// The peer ended this session: the next datagram to it asks for a new one.
@@ -617,8 +627,10 @@ impl Table {
         same_port.iter().copied().find(|c| self.sockets.get(c).is_some_and(listens))
     }
 
-    /// The peer ended a session: what was announced by it does not come, and no BYE is owed for it.
-    pub fn forget_session(&mut self, session: SessionId) {
+    /// The peer ended a session: what was announced by it does not come, and no BYE is owed for it. A datagram socket that is connected
+    /// there, if it had asked for the session itself.
+    pub fn forget_session(&mut self, session: SessionId) -> Option<Arc<Waiting>> {
+        let mut left = None;
         if let Some(s) = self.by_session.remove(&session).and_then(|c| self.sockets.get_mut(&c)) {
             if let State::Connected { session: held, .. } = &mut s.state
                 && *held == Some(session)
@@ -626,12 +638,14 @@ impl Table {
                 *held = None;
             }
             if let Some(d) = &mut s.datagram {
+                left = d.led_by(session);
                 d.depart(session);
             }
         }
         self.expected.retain(|_, e| e.session != Some(session));
         self.expected_any.retain(|(_, e)| e.session != Some(session));
         self.rung.retain(|r| r.expected.session != Some(session));
+        left
     }
 
     /// The kernel took a socket's port back.

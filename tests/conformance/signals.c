@@ -1,55 +1,9 @@
 /* Signals and calls that wait: EINTR, SA_RESTART, time limits, stopping and continuing, who of several threads is told,
  * cancellation, exec and exit while others wait. */
-#include "c.h"
+#include "signals.h"
 #include <pthread.h>
 #include <setjmp.h>
-#define GROUP "signals"
 
-static volatile sig_atomic_t signals;
-static volatile sig_atomic_t handled_by;
-static _Thread_local int me;
-static void on_signal(int number) {
-    (void)number;
-    signals++;
-    handled_by = me;
-}
-static void handle(int number, int flags) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = flags};
-    MUST(sigaction(number, &action, NULL));
-}
-/* SIGALRM again and again: one of them comes when the call waits. */
-static void every(int milliseconds) {
-    struct timeval t = {.tv_usec = milliseconds * 1000};
-    struct itimerval timer = {.it_value = t, .it_interval = t};
-    MUST(setitimer(ITIMER_REAL, &timer, NULL));
-    /* The case's own limit is the same timer. */
-    if (!milliseconds) signal(SIGALRM, SIG_DFL), alarm(8);
-}
-static void alarms(int flags) {
-    signals = 0;
-    handle(SIGALRM, flags);
-    every(40);
-}
-static void calm(void) {
-    every(0);
-    say("handled: %s", signals ? "yes" : "no");
-}
-static void rest(int milliseconds) {
-    for (double end = now_ms() + milliseconds; now_ms() < end;) usleep(1000);
-}
-static void limit(int fd, int option, int milliseconds) {
-    struct timeval t = {.tv_sec = milliseconds / 1000, .tv_usec = milliseconds % 1000 * 1000};
-    MUST(setsockopt(fd, SOL_SOCKET, option, &t, sizeof t));
-}
-/* A child that does something when the parent has waited for a while. */
-static pid_t later(void) {
-    pid_t child = (pid_t)MUST(fork());
-    if (!child) {
-        /* Its parent's timer is not its own. */
-        rest(250);
-    }
-    return child;
-}
 static int unix_listener(struct address *at, int backlog) {
     int l = (int)MUST(socket(AF_UNIX, kind->type, 0));
     *at = loopback(0);
@@ -202,98 +156,6 @@ CASE(recv_all_interrupted, TCP | UNIXS) {
     MUST(send(two[1], "more", 4, 0));
     show_data("data", in, R(recvfrom(two[0], in, sizeof in, MSG_WAITALL, &from, &from.len)));
     calm();
-}
-
-CASE(recvmmsg_interrupted, UDP | UNIXD) {
-    int two[2];
-    make_pair(two);
-    char in[3][8];
-    struct iovec iov[3] = {{in[0], 8}, {in[1], 8}, {in[2], 8}};
-    struct kmmsg m[3] = {{.m = {.iov = iov, .iovlen = 1}}, {.m = {.iov = iov + 1, .iovlen = 1}}, {.m = {.iov = iov + 2, .iovlen = 1}}};
-    alarms(0);
-    R(recvmmsg(two[0], m, 3, 0, NULL));
-    MUST(send(two[1], "one", 3, 0));
-    R(recvmmsg(two[0], m, 3, 0, NULL));
-    calm();
-    say("lengths %u %u", m[0].len, m[1].len);
-}
-
-CASE(sendmsg_interrupted, TCP | UNIXS | UNIXQ | UNIXD) {
-    int two[2];
-    make_pair(two);
-    fill_up(two[0]);
-    struct iovec iov = {"data", 4};
-    struct kmsg m = {.iov = &iov, .iovlen = 1};
-    alarms(0);
-    R(sendmsg(two[0], &m, 0));
-    R(send(two[0], "data", 4, 0));
-    calm();
-}
-
-CASE(sendmsg_limited, TCP | UNIXS) {
-    int two[2];
-    make_pair(two);
-    fill_up(two[0]);
-    limit(two[0], SO_SNDTIMEO, 3000);
-    struct iovec iov = {"data", 4};
-    struct kmsg m = {.iov = &iov, .iovlen = 1};
-    alarms(SA_RESTART);
-    R(sendmsg(two[0], &m, 0));
-    calm();
-    limit(two[0], SO_SNDTIMEO, 30);
-    R(sendmsg(two[0], &m, 0));
-}
-
-CASE(sendmsg_restarted, TCP | UNIXS) {
-    int two[2];
-    make_pair(two);
-    fill_up(two[0]);
-    pid_t child = later();
-    if (!child) {
-        close(two[0]);
-        char in[65536];
-        long n = 0, got;
-        while ((got = recv(two[1], in, sizeof in, 0)) > 0) n += got;
-        exit(n == 0);
-    }
-    struct iovec iov = {"data", 4};
-    struct kmsg m = {.iov = &iov, .iovlen = 1};
-    alarms(SA_RESTART);
-    R(sendmsg(two[0], &m, 0));
-    calm();
-    shutdown(two[0], SHUT_WR);
-    expect_success(child);
-}
-
-/* More than there is room for: what went is the result. */
-CASE(sendmsg_partly, TCP) {
-    int two[2];
-    make_pair(two);
-    set_int(two[0], SOL_SOCKET, SO_SNDBUF, 8192);
-    size_t length = 64 << 20;
-    char *data = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct iovec iov = {data, length};
-    struct kmsg m = {.iov = &iov, .iovlen = 1};
-    alarms(SA_RESTART);
-    long n = sendmsg(two[0], &m, 0);
-    say("sendmsg: %s", n > 0 && n < (long)length ? "a part" : errname(errno));
-    calm();
-}
-
-CASE(sendto_full, UNIXD) {
-    int two[2];
-    struct address at[2];
-    two_bound(two, at);
-    char block[64] = "";
-    while (sendto(two[0], block, sizeof block, MSG_DONTWAIT, &at[1], at[1].len) > 0) {}
-    alarms(0);
-    R(sendto(two[0], "data", 4, 0, &at[1], at[1].len));
-    handle(SIGALRM, SA_RESTART);
-    pid_t child = later();
-    if (!child) exit(recv(two[1], block, sizeof block, 0) < 0);
-    R(sendto(two[0], "data", 4, 0, &at[1], at[1].len));
-    calm();
-    expect_success(child);
 }
 
 /* A listener that takes no more connections. */

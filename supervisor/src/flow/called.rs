@@ -173,7 +173,7 @@ pub(super) fn admit(
 
 /// Connects to the program's listener, which sees the peer's address.
 pub(super) async fn to_program(
-    supervisor: &Supervisor,
+    supervisor: &Arc<Supervisor>,
     endpoint: Endpoint,
     id: SessionId,
 ) -> std::io::Result<TcpStream> {

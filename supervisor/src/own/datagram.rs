@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -26,6 +27,7 @@ use crate::connect::{destination, loopback_for_any};
 use crate::datagram::{Holder, RETRY_AFTER};
 use crate::inbound::Endpoint;
 use crate::sessions::Callee;
+use crate::stub::PARTING;
 use crate::supervisor::{Supervisor, Unsent};
 use crate::table::Cookie;
 
@@ -58,7 +60,10 @@ impl Peers {
 
 /// What is carried between one socket of the program and one peer.
 pub struct Flow {
-    cookie: Cookie,
+    /// The program's socket: one with the same port may take the flow over, when it is connected to the peer.
+    cookie: AtomicU64,
+    /// The socket was connected to the peer: what it sends is not trapped.
+    connected: AtomicBool,
     peer: SocketAddr,
     /// The program's end: the kernel takes a port back that it chose itself, when an association ends (connect with AF_UNSPEC).
     program: SocketAddr,
@@ -67,12 +72,24 @@ pub struct Flow {
 
 impl Flow {
     fn new(cookie: Cookie, peer: SocketAddr, program: SocketAddr) -> Arc<Flow> {
-        Arc::new(Flow { cookie, peer, program, ending: watch::Sender::new(false) })
+        Arc::new(Flow {
+            cookie: AtomicU64::new(cookie),
+            connected: AtomicBool::new(false),
+            peer,
+            program,
+            ending: watch::Sender::new(false),
+        })
     }
 
     /// One end is closed: what is under way is delivered, then the flow ends.
     pub fn end(&self) {
         self.ending.send_replace(true);
+    }
+
+    /// As [`Flow::end`], and the program's socket has no use for another one.
+    pub fn abandon(&self) {
+        self.connected.store(false, Relaxed);
+        self.end();
     }
 }
 
@@ -131,18 +148,75 @@ impl Network {
         let near = place(self, net, peer, program)?;
         self.watch(supervisor);
         let flow = Flow::new(target.cookie, peer, program);
-        self.kept.lock().datagrams.entry(target.cookie).or_default().0.insert(peer, Peer::Flow(flow.clone()));
+        self.begin(target.cookie, &flow);
         let holder = Holder::of(call, target);
-        let unsent = supervisor.unsent.clone();
+        let unsent = Some(supervisor.unsent.clone());
         let leading =
-            Leading { network: self.clone(), supervisor: supervisor.clone(), flow, callee, holder, _unsent: unsent };
+            Leading { network: self.clone(), supervisor: supervisor.clone(), flow, callee, net, holder, unsent };
         supervisor.runtime.spawn(leading.run(near));
         Ok(())
     }
 
+    fn begin(&self, cookie: Cookie, flow: &Arc<Flow>) {
+        let before = self.kept.lock().datagrams.entry(cookie).or_default().0.insert(flow.peer, Peer::Flow(flow.clone()));
+        if let Some(Peer::Flow(before)) = before {
+            before.abandon();
+        }
+    }
+
+    /// A socket that is connected to a peer asks anew, by what it sends then.
+    fn forgive(&self, cookie: Cookie, peer: &SocketAddr) {
+        if let Some(peers) = self.kept.lock().datagrams.get_mut(&cookie)
+            && matches!(peers.0.get(peer), Some(Peer::Failed(_)))
+        {
+            peers.0.remove(peer);
+        }
+    }
+
+    fn note_connected(&self, cookie: Cookie, peer: &SocketAddr) {
+        if let Some(Peer::Flow(flow)) = self.kept.lock().datagrams.get(&cookie).and_then(|p| p.0.get(peer)) {
+            flow.connected.store(true, Relaxed);
+        }
+    }
+
+    /// A server's socket for one client is connected to a peer that calls the server's other socket with this port: the flow is
+    /// its own from here on.
+    fn take_over(&self, target: &Target, peer: &SocketAddr) {
+        if !sock::shares_port(target.as_fd()).unwrap_or(false) {
+            return;
+        }
+        let Ok(local) = sock::local_addr(target.as_fd()).map(sock::canonical) else { return };
+        let covers = |program: &SocketAddr| {
+            program.port() == local.port()
+                && (program.ip() == local.ip() || program.ip().is_unspecified() || local.ip().is_unspecified())
+        };
+        let is_it = |peers: &Peers| match peers.0.get(peer) {
+            Some(Peer::Flow(flow)) => {
+                covers(&sock::canonical(flow.program)) && !*flow.ending.borrow() && !flow.connected.load(Relaxed)
+            }
+            _ => false,
+        };
+        let mut kept = self.kept.lock();
+        if kept.datagrams.get(&target.cookie).is_some_and(|own| matches!(own.0.get(peer), Some(Peer::Flow(_)))) {
+            return;
+        }
+        let Some(other) = kept.datagrams.iter_mut().find(|(cookie, peers)| **cookie != target.cookie && is_it(peers))
+        else {
+            return;
+        };
+        let Some(Peer::Flow(flow)) = other.1.0.remove(peer) else { return };
+        if other.1.0.is_empty() {
+            let emptied = *other.0;
+            kept.datagrams.remove(&emptied);
+        }
+        flow.cookie.store(target.cookie, Relaxed);
+        kept.datagrams.entry(target.cookie).or_default().0.insert(*peer, Peer::Flow(flow));
+    }
+
     fn forget(&self, flow: &Flow, failed: bool) {
         let mut kept = self.kept.lock();
-        let Some(peers) = kept.datagrams.get_mut(&flow.cookie) else { return };
+        let cookie = flow.cookie.load(Relaxed);
+        let Some(peers) = kept.datagrams.get_mut(&cookie) else { return };
         if matches!(peers.0.get(&flow.peer), Some(Peer::Flow(f)) if std::ptr::eq(&**f, flow)) {
             peers.0.remove(&flow.peer);
             if failed && !*flow.ending.borrow() {
@@ -150,7 +224,7 @@ impl Network {
             }
         }
         if peers.0.is_empty() {
-            kept.datagrams.remove(&flow.cookie);
+            kept.datagrams.remove(&cookie);
         }
     }
 
@@ -222,13 +296,58 @@ struct Leading {
     supervisor: Arc<Supervisor>,
     flow: Arc<Flow>,
     callee: Arc<Callee>,
+    net: Net,
     holder: Holder,
-    _unsent: Unsent,
+    unsent: Option<Unsent>,
 }
 
 impl Leading {
-    async fn run(self, near: OwnedFd) {
-        let Ok(near) = readable(near) else { return self.network.forget(&self.flow, true) };
+    /// Until the program's socket is gone, or is not connected to the peer: then it is asked at each datagram.
+    async fn run(mut self, mut near: OwnedFd) {
+        while let Some(pause) = self.lead(near).await {
+            if !self.flow.connected.load(Relaxed) {
+                return;
+            }
+            self.unsent = None;
+            tokio::time::sleep(pause).await;
+            match self.again() {
+                Some(placed) => near = placed,
+                None => return,
+            }
+        }
+    }
+
+    /// The place of the peer once more, if the program's socket is still connected there.
+    fn again(&mut self) -> Option<OwnedFd> {
+        let socket = self.holder.find()?;
+        let at = |address: std::io::Result<SocketAddr>| address.ok().map(sock::canonical);
+        let is_there = at(sock::peer_addr(socket.as_fd())) == Some(self.flow.peer)
+            && sock::local_addr(socket.as_fd()).is_ok_and(|local| local.port() == self.flow.program.port());
+        if !is_there || !self.network.has_room() {
+            return None;
+        }
+        let near = place(&self.network, self.net, self.flow.peer, self.flow.program).ok()?;
+        let flow = Flow::new(self.holder.cookie(), self.flow.peer, self.flow.program);
+        flow.connected.store(true, Relaxed);
+        let mut kept = self.network.kept.lock();
+        let peers = kept.datagrams.entry(self.holder.cookie()).or_default();
+        if matches!(peers.0.get(&flow.peer), Some(Peer::Flow(_))) {
+            return None;
+        }
+        peers.0.insert(flow.peer, Peer::Flow(flow.clone()));
+        drop(kept);
+        self.flow = flow;
+        self.unsent = Some(self.supervisor.unsent.clone());
+        Some(near)
+    }
+
+    /// One session. How long what a connected socket sends is refused, until it asks for another one. None: its end is that of the
+    /// program's socket.
+    async fn lead(&self, near: OwnedFd) -> Option<Duration> {
+        let Ok(near) = readable(near) else {
+            self.network.forget(&self.flow, true);
+            return Some(RETRY_AFTER);
+        };
         let mut ending = self.flow.ending.subscribe();
         // A socket that is merely connected has asked for nothing yet.
         tokio::select! {
@@ -237,7 +356,8 @@ impl Leading {
             _ = ending.wait_for(|e| *e) => {
                 // The runtime may not know yet what the program sent before it closed: the kernel is asked.
                 if !sock::is_ready(near.get_ref().as_fd(), PollFlags::POLLIN) {
-                    return self.network.forget(&self.flow, false);
+                    self.network.forget(&self.flow, false);
+                    return None;
                 }
             }
         }
@@ -259,18 +379,22 @@ impl Leading {
             if let Some(socket) = self.holder.find() {
                 let _ = message::send(socket.as_fd(), &[], Destination::Connected, &[], libc::MSG_DONTWAIT);
             }
-            return;
+            return Some(RETRY_AFTER);
         };
         if self.supervisor.options.trace {
             crate::say::say!("datagrams to {} go to {}, relayed {}", self.flow.peer, self.callee.uri, opened.kind);
         }
         let far = far.connect(opened.media).and_then(|()| readable(far.into()));
         match far {
-            Ok(far) => self.network.carry(&self.supervisor, &self.flow, opened.session, near, far).await,
+            Ok(far) => {
+                self.network.carry(&self.supervisor, &self.flow, opened.session, near, far).await;
+                Some(PARTING)
+            }
             Err(error) => {
                 tracing::warn!(%error, "a flow could not be joined");
                 self.network.forget(&self.flow, true);
                 self.supervisor.sessions.close(opened.session);
+                Some(RETRY_AFTER)
             }
         }
     }
@@ -344,7 +468,11 @@ fn connect_now(network: &Arc<Network>, call: &mut Call, target: &Target, address
         Address::Inet(a) if v6 && a.is_ipv4() && !only => Supervisor::seen_by(v6, loopback_for_any(*a)),
         other => destination(other, v6, only)?,
     };
-    lead(network, call, target, sock::canonical(to))?;
+    let peer = sock::canonical(to);
+    network.take_over(target, &peer);
+    network.forgive(target.cookie, &peer);
+    lead(network, call, target, peer)?;
+    network.note_connected(target.cookie, &peer);
     sock::connect_nowait(target.as_fd(), &to).map(drop).map_err(errno)
 }
 
@@ -352,7 +480,7 @@ fn connect_now(network: &Arc<Network>, call: &mut Call, target: &Target, address
 fn lead(network: &Arc<Network>, call: &mut Call, target: &Target, to: SocketAddr) -> Result<bool, Errno> {
     let port = || sock::local_addr(target.as_fd()).map(|a| a.port());
     match network.kept.lock().datagrams.get(&target.cookie).and_then(|p| p.0.get(&to)) {
-        Some(Peer::Flow(flow)) if port().is_ok_and(|port| port != flow.program.port()) => flow.end(),
+        Some(Peer::Flow(flow)) if port().is_ok_and(|port| port != flow.program.port()) => flow.abandon(),
         Some(Peer::Flow(flow)) if !*flow.ending.borrow() => return Ok(true),
         Some(Peer::Failed(when)) if when.elapsed() < RETRY_AFTER => return Ok(false),
         _ => {}

@@ -1,0 +1,140 @@
+#![forbid(unsafe_code)]
+//! Connected UDP sockets over the life of their peers: what they send is not trapped, and has to get through all the same.
+
+use tests::{Process, World};
+
+/// Echoes with its name in front, from one socket.
+const SERVER: &str = r#"
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("0.0.0.0", int(sys.argv[1])))
+print("listening on", sys.argv[1], flush=True)
+while True:
+    data, peer = s.recvfrom(2048)
+    s.sendto(sys.argv[2].encode() + b" " + data, peer)
+"#;
+
+fn server(world: &World, name: &str, word: &str) -> Process {
+    let mut server = world.run(&["--as", name], "python3").args(["-c", SERVER, "7000", word]).start();
+    server.wait_for("listening on");
+    server
+}
+
+/// Sends on its one connected socket until it is told to end, as a game client does that waits for its server to come back.
+const CLIENT: &str = r#"
+import errno, select, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(("198.18.0.9", 7000))
+last, n = None, 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    n += 1
+    try:
+        s.send(b"%d" % n)
+        s.settimeout(0.1)
+        now = s.recv(2048).decode().split()[0]
+    except TimeoutError:
+        continue
+    except ConnectionRefusedError:
+        now = "refused"
+        time.sleep(0.1)
+    if now != last:
+        print(now, flush=True)
+    last = now
+print("peer", s.getpeername(), flush=True)
+"#;
+
+/// The server starts late, ends, and starts again: the client's one socket gets through each time.
+#[test]
+fn a_connected_socket_outlives_its_server() {
+    let world = World::new("datagrams-outlive");
+    // Others are there all the time: the hub goes on.
+    let _other = server(&world, "other", "other");
+    let mut client = world.run(&["--to", "echo"], "python3").args(["-c", CLIENT]).talk().start();
+    client.wait_for("refused");
+    for word in ["first", "second"] {
+        let server = server(&world, "echo", word);
+        client.wait_for(word);
+        server.stop();
+        tests::until("the client to be refused", || {
+            (client.stdout().matches("refused").count() > client.stdout().matches(word).count()).then_some(())
+        });
+    }
+    let server = server(&world, "echo", "third");
+    client.wait_for("third");
+    client.say("\n");
+    client.wait_for("peer ('198.18.0.9', 7000)");
+    client.wait().success();
+    server.stop();
+}
+
+/// Two sockets of one port are connected to two peers before either has its session.
+const ONE_PORT: &str = r#"
+import socket
+made = []
+for word, host in ("one", "198.18.0.9"), ("two", "198.18.0.10"), ("three", "198.18.0.11"):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("0.0.0.0", 5000))
+    s.connect((host, 7000))
+    made.append((word, s))
+for word, s in made:
+    s.settimeout(30)
+    s.send(word.encode())
+for word, s in reversed(made):
+    assert s.recv(2048).decode() == word + " " + word, word
+    s.send(b"again")
+for word, s in made:
+    assert s.recv(2048).decode() == word + " again", word
+    assert s.getsockname()[1] == 5000
+print("all three")
+"#;
+
+#[test]
+fn sockets_of_one_port_are_connected_to_several_peers_at_once() {
+    let world = World::new("datagrams-one-port");
+    let _servers = ["one", "two", "three"].map(|name| server(&world, name, name));
+    let maps = ["198.18.0.9:*=one", "198.18.0.10:*=two", "198.18.0.11:*=three"];
+    let flags: Vec<&str> = maps.iter().flat_map(|map| ["--map", map]).collect();
+    world.run(&flags, "python3").args(["-c", ONE_PORT]).finish().success().says("all three");
+}
+
+/// A server with a socket for each client closes the one that it heard him by.
+const HANDS_OVER: &str = r#"
+import socket, sys
+def bound():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("0.0.0.0", 7000))
+    return s
+main = bound()
+print("listening", flush=True)
+data, peer = main.recvfrom(2048)
+own = bound()
+own.connect(peer)
+own.send(data)
+main.close()
+own.settimeout(30)
+for _ in range(20):
+    own.send(own.recv(2048))
+"#;
+
+const TALKS: &str = r#"
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(30)
+for n in range(21):
+    s.sendto(b"%d" % n, ("198.18.0.9", 7000))
+    assert s.recvfrom(2048) == (b"%d" % n, ("198.18.0.9", 7000)), n
+    # Across the moment when the death of the server's first socket is heard of.
+    time.sleep(0.02)
+print("all answered")
+"#;
+
+#[test]
+fn a_session_outlives_the_socket_that_it_came_to() {
+    let world = World::new("datagrams-hand-over");
+    let mut server = world.run(&["--as", "echo"], "python3").args(["-c", HANDS_OVER]).start();
+    server.wait_for("listening");
+    world.run(&["--to", "echo"], "python3").args(["-c", TALKS]).finish().success().says("all answered");
+    server.wait().success();
+}
