@@ -127,6 +127,11 @@ fn notify(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
         let answered = [int_is(1, libc::SOL_SOCKET), int_is(2, name)];
         filter.add_rule_conditional_exact(ScmpAction::Notify, call("getsockopt")?, &answered)?;
     }
+    // And who asks for whom it sends messages.
+    for name in [libc::SO_PASSCRED, SO_PASSPIDFD] {
+        let asked = [int_is(1, libc::SOL_SOCKET), int_is(2, name)];
+        filter.add_rule_conditional_exact(ScmpAction::Notify, call("setsockopt")?, &asked)?;
+    }
     // Whoever is signalled may be in a call that the supervisor holds. (Not so SIGURG, which Go sends all the time, and to
     // threads that compute.)
     for (name, argument) in [("tgkill", 2), ("tkill", 1)] {
@@ -248,6 +253,9 @@ impl Export for ScmpFilterContext {
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// SO_PASSPIDFD of include/uapi/asm-generic/socket.h (Linux 6.5).
+const SO_PASSPIDFD: libc::c_int = 76;
 
 /// The type in the second argument of socket(), without SOCK_CLOEXEC and SOCK_NONBLOCK.
 const TYPE: u64 = (!((libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32)) as u64;

@@ -312,13 +312,14 @@ pub fn descriptors(data: &[u8]) -> impl Iterator<Item = i32> + '_ {
     data.chunks_exact(4).map(|c| i32::from_ne_bytes([c[0], c[1], c[2], c[3]]))
 }
 
+/// SCM_PIDFD of include/linux/socket.h (Linux 6.5): a pidfd of the sender.
+pub const SCM_PIDFD: libc::c_int = 4;
+
 /// Takes ownership of descriptors that the kernel just installed in this process by SCM_RIGHTS.
 pub fn adopt(received: &Received) -> io::Result<Vec<(Control, Vec<std::os::fd::OwnedFd>)>> {
     use std::os::fd::{FromRawFd, OwnedFd};
     let mut out = Vec::new();
     for m in parse_control(&received.control).map_err(io::Error::from)? {
-        /// SCM_PIDFD of include/linux/socket.h (Linux 6.5): a pidfd of the sender.
-        const SCM_PIDFD: libc::c_int = 4;
         let carries = m.level == libc::SOL_SOCKET && (m.kind == libc::SCM_RIGHTS || m.kind == SCM_PIDFD);
         let fds = if carries {
             // SAFETY: recvmsg made these descriptors for this message; each is adopted once, here.

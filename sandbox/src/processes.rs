@@ -17,6 +17,14 @@ pub fn descriptor_of(process: i32) -> Result<OwnedFd, Errno> {
     crate::child::pidfd_open(process, false).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
 }
 
+/// Whether a descriptor names this process (fdinfo of a pidfd: proc_pid_fdinfo(5)).
+pub fn is_us(process: BorrowedFd<'_>) -> bool {
+    use std::os::fd::AsRawFd;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap_or_default();
+    let named = info.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|id| id.trim().parse().ok());
+    named == Some(std::process::id())
+}
+
 /// The children of this process.
 pub fn children() -> Vec<u32> {
     children_of(std::process::id())

@@ -25,6 +25,10 @@ pub struct Caller {
     pub uid: u32,
     /// Effective group.
     pub gid: u32,
+    /// Real, effective and saved ones.
+    pub uids: Vec<u32>,
+    /// Real, effective and saved ones.
+    pub gids: Vec<u32>,
     groups: Vec<u32>,
     umask: Mode,
 }
@@ -39,15 +43,18 @@ impl Caller {
     fn read(thread: u32, status: &str) -> Option<Caller> {
         let line = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::split_ascii_whitespace);
         // Real, effective, saved and file system ids.
-        let effective = |name: &str| line(name)?.nth(1)?.parse().ok();
+        let all = |name: &str| Some(line(name)?.take(3).filter_map(|id| id.parse().ok()).collect::<Vec<u32>>());
+        let (uids, gids) = (all("Uid:")?, all("Gid:")?);
         let umask = libc::mode_t::from_str_radix(line("Umask:")?.next()?, 8).ok()?;
         let mut groups: Vec<u32> = line("Groups:")?.filter_map(|g| g.parse().ok()).collect();
         groups.sort_unstable();
         Some(Caller {
             thread,
             process: line("Tgid:")?.next()?.parse().ok()?,
-            uid: effective("Uid:")?,
-            gid: effective("Gid:")?,
+            uid: *uids.get(1)?,
+            gid: *gids.get(1)?,
+            uids,
+            gids,
             groups,
             umask: Mode::from_bits_truncate(umask),
         })

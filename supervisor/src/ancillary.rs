@@ -15,6 +15,7 @@ use sandbox::sock;
 use crate::call::{Call, Target, errno};
 use crate::message::Kind;
 use crate::supervisor::Supervisor;
+use crate::unix::Credentials;
 
 /// Room that the supervisor gives the kernel: more than all control messages of one datagram together. They are cut to the program's
 /// room when they are handed over.
@@ -198,7 +199,11 @@ pub fn hand_over(
             room.put(m.level, m.kind, &m.data);
         }
     } else {
-        for (m, descriptors) in message::adopt(got).map_err(errno)? {
+        let mut received = message::adopt(got).map_err(errno)?;
+        if target.is_of(libc::AF_UNIX) {
+            name_sender(&call.supervisor, target, got, &mut received, flags);
+        }
+        for (m, descriptors) in received {
             if descriptors.is_empty() {
                 room.put(m.level, m.kind, &m.data);
                 continue;
@@ -218,6 +223,41 @@ pub fn hand_over(
         }
     }
     Ok(room.finish())
+}
+
+/// Names who had the supervisor send this message: process, user and group, and the process by a descriptor.
+fn name_sender(
+    supervisor: &Supervisor,
+    target: &Target,
+    got: &Received,
+    messages: &mut [(Control, Vec<OwnedFd>)],
+    flags: i32,
+) {
+    let is_ours = |(m, descriptors): &(Control, Vec<OwnedFd>)| match (m.level, m.kind) {
+        (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+            Credentials::read(&m.data).is_some_and(|c| c.process == std::process::id() as i32)
+        }
+        (libc::SOL_SOCKET, message::SCM_PIDFD) => {
+            descriptors.first().is_some_and(|fd| sandbox::processes::is_us(fd.as_fd()))
+        }
+        _ => false,
+    };
+    if !messages.iter().any(is_ours) {
+        return;
+    }
+    let sender = supervisor.unix.senders.sender(supervisor, target, got, flags);
+    for message in messages.iter_mut().filter(|m| is_ours(m)) {
+        let (m, descriptors) = message;
+        if m.kind == message::SCM_PIDFD {
+            // As the kernel does where the process is gone (scm_pidfd_recv): an errno for the descriptor.
+            let process = sender.map_or(Err(Errno::ESRCH), |by| sandbox::processes::descriptor_of(by.process));
+            m.data = process.as_ref().map_or_else(|e| -(*e as i32), |_| -1).to_ne_bytes().to_vec();
+            *descriptors = process.into_iter().collect();
+        } else if let Some(own) = Credentials::read(&m.data) {
+            // Of one that is not known the user is left, and no process: as of one in another process namespace.
+            m.data = sender.unwrap_or(Credentials { process: 0, ..own }).bytes();
+        }
+    }
 }
 
 /// Whether a descriptor that came over AF_UNIX may come in. Who sent it may be no program of this run: of Internet sockets only those

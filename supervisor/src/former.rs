@@ -35,7 +35,7 @@ impl<K, V> Default for Remembered<K, V> {
 
 impl<K: Copy + Eq + Hash, V> Remembered<K, V> {
     /// What is known of this one, which is `new` when nothing was. The one that was noted longest ago may be forgotten for it.
-    fn entry(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
+    pub fn entry(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
         if self.order.len() >= 2 * REMEMBERED {
             let known = &self.known;
             self.order.retain(|(note, key)| known.get(key).is_some_and(|(last, _)| last == note));
@@ -53,6 +53,11 @@ impl<K: Copy + Eq + Hash, V> Remembered<K, V> {
         let (last, value) = self.known.entry(key).or_insert_with(|| (0, new()));
         *last = self.notes;
         value
+    }
+
+    /// What is known of this one.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.known.get_mut(key).map(|(_, value)| value)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The socket options that the supervisor answers: SO_ERROR, IPV6_V6ONLY, IPV6_RECVERR, SO_PEERCRED and SO_PEERPIDFD.
+//! The socket options that the supervisor answers: SO_ERROR, IPV6_V6ONLY, IPV6_RECVERR, SO_PEERCRED, SO_PEERPIDFD, SO_PASSCRED and
+//! SO_PASSPIDFD.
 
 use std::os::fd::AsFd;
 
@@ -61,9 +62,13 @@ fn truncated(value: i32, given: usize) -> (Vec<u8>, u32) {
     (value.to_ne_bytes()[..n].to_vec(), n as u32)
 }
 
-/// setsockopt(2) of IPV6_V6ONLY and IPV6_RECVERR.
+/// setsockopt(2) of IPV6_V6ONLY, IPV6_RECVERR, SO_PASSCRED and SO_PASSPIDFD.
 pub fn set(call: Call) {
-    if call.int(2) == libc::IPV6_RECVERR { set_receive_errors(call) } else { set_v6only(call) }
+    match (call.int(1), call.int(2)) {
+        (libc::SOL_SOCKET, _) => unix::set_asking(call),
+        (_, libc::IPV6_RECVERR) => set_receive_errors(call),
+        _ => set_v6only(call),
+    }
 }
 
 /// The kernel's own option, and what of IPv4 stands in for it.

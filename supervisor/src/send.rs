@@ -16,6 +16,7 @@ use crate::connect::connect_stream;
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, finish_send, prepare, wait, with_room,
 };
+use crate::unix::Credentials;
 use crate::{ancillary, datagram, netlink, own, unix};
 
 /// One message to be sent, read from the program once.
@@ -25,6 +26,8 @@ struct Outgoing {
     name: Vec<u8>,
     data: Vec<u8>,
     control: Vec<Control>,
+    /// Who sends it by AF_UNIX, where that may be asked for.
+    by: Option<Credentials>,
     /// Descriptors of the program, by SCM_RIGHTS: held until they are sent.
     descriptors: Vec<OwnedFd>,
     /// Bytes of `data` that are sent.
@@ -120,7 +123,9 @@ fn send_now(call: &mut Call, room: &mut [u8]) -> Result<Begun, Errno> {
     let rest = behind(&whole, data.len());
     let (name, address) = (name.to_vec(), Some(address));
     let (control, descriptors) = (Vec::new(), Vec::new());
-    Ok(Begun::Rest(target, kind, Outgoing { address, name, data, control, descriptors, sent: 0, before: 0, rest }))
+    let is_unix = kind.is_none() && target.is_of(libc::AF_UNIX);
+    let by = if is_unix { call.supervisor.unix.senders.of(call)? } else { None };
+    Ok(Begun::Rest(target, kind, Outgoing { address, name, data, control, by, descriptors, sent: 0, before: 0, rest }))
 }
 
 /// sendmsg(2).
@@ -196,6 +201,7 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
     };
     let mut control = Vec::new();
     let mut descriptors = Vec::new();
+    let mut by = None;
     if header.control != 0 && header.control_length > 0 {
         if header.control_length > CONTROL_MAX {
             return Err(Errno::ENOBUFS);
@@ -222,6 +228,11 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
                     m.data = descriptors[first..].iter().flat_map(|d| d.as_raw_fd().to_ne_bytes()).collect();
                     control.push(m);
                 }
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if kind.is_none() && target.is_of(libc::AF_UNIX) => {
+                    let (given, told) = unix::given(call, &m.data)?;
+                    by = Some(given);
+                    control.push(told);
+                }
                 // The kernel would name the supervisor.
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if kind.is_none() => {}
                 (libc::SOL_SOCKET, _) if kind.is_none() => return Err(Errno::EINVAL),
@@ -233,7 +244,10 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
     }
     let data = call.n.gather(&header.slices, data_limit(kind, target, header.capacity())?)?;
     let rest = behind(&header.slices, data.len());
-    Ok(Outgoing { address, name, data, control, descriptors, sent: 0, before: 0, rest })
+    if by.is_none() && kind.is_none() && target.is_of(libc::AF_UNIX) {
+        by = call.supervisor.unix.senders.of(call)?;
+    }
+    Ok(Outgoing { address, name, data, control, by, descriptors, sent: 0, before: 0, rest })
 }
 
 /// Sends one or several messages, waiting where the program would. `lengths` is where sendmmsg wants its msg_len.
@@ -344,12 +358,14 @@ fn send_one(
     match (kind, &m.address) {
         (Some(Proto::Udp), Some(address)) => datagram::send(call, target, address, &m.data, &control, now),
         (Some(Proto::Udp), None) => message::send(target.as_fd(), &m.data, Destination::Connected, &control, now),
-        (None, Some(Address::Unix(_))) => unix::send(call, target, &m.name, &m.data, &control, now),
+        (None, Some(Address::Unix(_))) => unix::send(call, target, (&m.name, m.by), &m.data, &control, now),
         (None, Some(_)) if call.supervisor.network.is_none() => Err(Errno::EINVAL),
         // A stream ignores the address.
         (Some(Proto::Tcp), _) | (None, _) => loop {
             let first = if m.total() == 0 { &control[..] } else { &[] };
-            match message::send(target.as_fd(), &m.data[m.sent..], Destination::Connected, first, now) {
+            let data = &m.data[m.sent..];
+            let send = || message::send(target.as_fd(), data, Destination::Connected, first, now);
+            match call.supervisor.unix.senders.send(target, None, m.by, data.len(), send) {
                 Ok(n) => {
                     m.sent += n;
                     if m.sent < m.data.len() {

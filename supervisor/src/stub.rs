@@ -87,7 +87,12 @@ impl Stub {
     ///
     /// # Errors
     /// EADDRINUSE: too many sockets with this address wait. ENOBUFS: no socket is left for one more.
-    pub fn place(&self, supervisor: &Arc<Supervisor>, source: &SocketAddrV4, cookie: Cookie) -> Result<Place<'_>, Errno> {
+    pub fn place(
+        &self,
+        supervisor: &Arc<Supervisor>,
+        source: &SocketAddrV4,
+        cookie: Cookie,
+    ) -> Result<Place<'_>, Errno> {
         let one = self.placing.lock();
         let is_free = |spot: &SocketAddrV4| {
             self.waiting.lock().get(&(*spot, *source)).is_none_or(|waiting| waiting.holder.cookie() == cookie)
@@ -113,7 +118,8 @@ impl Stub {
     /// Where this socket of the program waits, and how.
     fn find(&self, source: &SocketAddrV4, cookie: Cookie) -> Option<Arc<Waiting>> {
         let known = self.waiting.lock();
-        let at = |spot: &Arc<Spot>| known.get(&(spot.address, *source)).filter(|w| w.holder.cookie() == cookie).cloned();
+        let at =
+            |spot: &Arc<Spot>| known.get(&(spot.address, *source)).filter(|w| w.holder.cookie() == cookie).cloned();
         self.spots.lock().iter().find_map(at)
     }
 
@@ -352,13 +358,7 @@ pub async fn settle(
 impl Waiting {
     /// No session comes about: the next send or receive says ECONNREFUSED, as it does when an ICMP message comes back. So it goes on for
     /// a while; then what the socket sends asks for a session again.
-    fn refuse(
-        self: &Arc<Self>,
-        supervisor: &Arc<Supervisor>,
-        source: SocketAddrV4,
-        v6: bool,
-        socket: Option<OwnedFd>,
-    ) {
+    fn refuse(self: &Arc<Self>, supervisor: &Arc<Supervisor>, source: SocketAddrV4, v6: bool, socket: Option<OwnedFd>) {
         let stub = &supervisor.stub;
         let nobody = physical(v6, supervisor.nobody.address(Proto::Udp));
         let refused = socket.is_some_and(|socket| {

@@ -4,6 +4,7 @@
 mod names;
 mod peers;
 mod reach;
+mod senders;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use sandbox::sock;
 use sandbox::unix::Caller;
 
 pub use names::Names;
-pub use peers::{Peers, get_credentials};
+pub use peers::{Credentials, Peers, get_credentials};
+pub use senders::{Senders, given, set_asking};
 
 use crate::call::{Call, Held, Target, errno};
 use crate::datagram::Holder;
@@ -122,6 +124,9 @@ fn connect_now(supervisor: &Supervisor, thread: u32, target: &Target, name: &[u8
         }
         supervisor.unix.peers.connected(target, to.socket, &caller);
     }
+    if to.is_own && is_datagram(target) && to.socket != 0 {
+        supervisor.unix.senders.points(target, to.socket);
+    }
     Ok(())
 }
 
@@ -138,18 +143,25 @@ fn is_own_listener(target: &Target, to: &Reach) -> bool {
         && getsockopt(target, sockopt::PeerCredentials).is_ok_and(|c| c.pid() == std::process::id() as i32)
 }
 
-/// One message to an AF_UNIX address.
+/// One message to an AF_UNIX address; `by`: who sends it, where that may be asked for.
 pub fn send(
     call: &Call,
     target: &Target,
-    name: &[u8],
+    (name, by): (&[u8], Option<Credentials>),
     data: &[u8],
     control: &[u8],
     flags: i32,
 ) -> Result<usize, Errno> {
     let caller = Caller::of(call.n.thread)?;
     let to = reach(&call.supervisor, &caller, target, name)?;
-    caller.send(&target.fd, &to.name, data, control, flags).inspect_err(|e| to.explain(&call.supervisor, *e))
+    let at = (to.socket != 0).then_some(to.socket);
+    let by = by.filter(|_| to.is_own && at.is_some());
+    let sent = call
+        .supervisor
+        .unix
+        .senders
+        .send(target, at, by, data.len(), || caller.send(&target.fd, &to.name, data, control, flags));
+    sent.inspect_err(|e| to.explain(&call.supervisor, *e))
 }
 
 /// What is known of the AF_UNIX sockets of this run.
@@ -157,4 +169,5 @@ pub fn send(
 pub struct Unix {
     names: parking_lot::Mutex<Names>,
     peers: Peers,
+    pub senders: Senders,
 }

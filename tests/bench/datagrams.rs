@@ -30,7 +30,7 @@ pub fn rows(table: &mut Table) {
 }
 
 /// The isolations that the binary offers; None: it has but one, and no flag for it.
-fn isolations(world: &World) -> Vec<Option<&'static str>> {
+pub fn isolations(world: &World) -> Vec<Option<&'static str>> {
     let help = world.sipbox(&["run", "--help"]).finish_within(LONG).stdout;
     if help.contains("--isolation") { vec![Some("seccomp"), Some("netns")] } else { vec![None] }
 }

@@ -8,6 +8,7 @@ mod calls;
 mod channels;
 mod datagrams;
 mod hub;
+mod loopback;
 mod registrations;
 mod tunnels;
 
@@ -123,6 +124,7 @@ fn main() {
     redis(&mut table);
     calls::rows(&mut table);
     datagrams::rows(&mut table);
+    loopback::rows(&mut table);
     startup(&mut table);
     connects(&mut table);
     memory(&mut table);

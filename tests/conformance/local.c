@@ -247,3 +247,172 @@ CASE(wrong_type, LOCAL) {
     }
     unlink("type");
 }
+
+#ifndef SO_PASSPIDFD
+#define SO_PASSPIDFD 76
+#endif
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 4
+#endif
+
+/* One message, and who is said to have sent it. */
+static void show_sender(const char *who, int fd, pid_t expected, int flags) {
+    char in[64] = "", control[256];
+    struct iovec v = {in, sizeof in};
+    struct kmsg m = {.iov = &v, .iovlen = 1, .control = control, .controllen = sizeof control};
+    long n = R(recvmsg(fd, &m, flags));
+    show_data(who, in, n);
+    show_flags("flags", m.flags);
+    size_t at = 0;
+    while (at + sizeof(struct cmsghdr) <= m.controllen) {
+        struct cmsghdr *c = (struct cmsghdr *)(control + at);
+        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS) {
+            struct ucred u;
+            memcpy(&u, CMSG_DATA(c), sizeof u);
+            say("%s: pid %s, uid %s, gid %s", who, u.pid == expected ? "right" : u.pid ? "wrong" : "none", u.uid == getuid() ? "own" : "another",
+                u.gid == getgid() ? "own" : "another");
+        } else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_PIDFD) {
+            int process;
+            memcpy(&process, CMSG_DATA(c), sizeof process);
+            say("%s: pidfd of %s", who, process >= 0 && behind_pidfd(process) == expected ? "the right process" : "another");
+            if (process >= 0) close(process);
+        } else {
+            say("%s: control %d/%d", who, c->cmsg_level, c->cmsg_type);
+        }
+        at += (c->cmsg_len + 7) & ~(size_t)7;
+    }
+}
+
+/* As any program sends: by sendmsg() with nothing but data. */
+static long say_so(int fd, const char *text) {
+    struct iovec v = {(void *)text, strlen(text)};
+    struct kmsg m = {.iov = &v, .iovlen = 1};
+    return sendmsg(fd, &m, 0);
+}
+
+CASE(credentials_of_senders, LOCAL) {
+    int two[2];
+    make_pair(two);
+    say_so(two[0], "early");
+    show_sender("before it is asked for", two[1], getpid(), 0);
+    R(set_int(two[1], SOL_SOCKET, SO_PASSCRED, 1));
+    MUST(say_so(two[0], "one"));
+    show_sender("own", two[1], getpid(), 0);
+    int done[2];
+    char byte;
+    MUST(pipe(done));
+    pid_t child = fork();
+    if (!child) {
+        MUST(say_so(two[0], "two"));
+        MUST(read(done[0], &byte, 1));
+        MUST(send(two[0], "three", 5, 0));
+        exit(0);
+    }
+    show_sender("looked at", two[1], child, MSG_PEEK);
+    show_sender("a child's", two[1], child, 0);
+    MUST(write(done[1], "x", 1));
+    show_sender("by send", two[1], child, 0);
+    expect_success(child);
+    R(set_int(two[1], SOL_SOCKET, SO_PASSCRED, 0));
+    MUST(say_so(two[0], "four"));
+    show_sender("not asked for any more", two[1], getpid(), 0);
+}
+
+/* Several at once, and some of them received without a look at who sent them. */
+CASE(credentials_of_many, UNIXD | UNIXQ) {
+    int two[2];
+    make_pair(two);
+    MUST(set_int(two[1], SOL_SOCKET, SO_PASSCRED, 1));
+    pid_t children[3];
+    for (int i = 0; i < 3; i++) {
+        children[i] = fork();
+        if (!children[i]) {
+            char text[] = "from a child";
+            text[4] = (char)('0' + i);
+            MUST(say_so(two[0], i == 1 ? "short" : text));
+            exit(0);
+        }
+        expect_success(children[i]);
+    }
+    MUST(say_so(two[0], "the last one"));
+    char in[64];
+    show_sender("the first", two[1], children[0], 0);
+    show_data("read", in, (long)MUST(read(two[1], in, sizeof in)));
+    show_sender("the third", two[1], children[2], 0);
+    show_sender("own", two[1], getpid(), 0);
+}
+
+static long with_credentials(int fd, const char *text, pid_t pid, uid_t uid, gid_t gid, size_t length) {
+    struct {
+        struct cmsghdr h;
+        struct ucred u;
+        char more[12];
+    } c = {.h = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_CREDENTIALS, .cmsg_len = (socklen_t)length}, .u = {pid, uid, gid}};
+    struct iovec v = {(void *)text, strlen(text)};
+    struct kmsg m = {.iov = &v, .iovlen = 1, .control = &c, .controllen = (length + 7) & ~7UL};
+    return sendmsg(fd, &m, 0);
+}
+
+/* As dbus and sd_notify do. */
+CASE(credentials_given, LOCAL) {
+    int two[2];
+    make_pair(two);
+    MUST(set_int(two[1], SOL_SOCKET, SO_PASSCRED, 1));
+    const size_t right = sizeof(struct cmsghdr) + sizeof(struct ucred);
+    R(with_credentials(two[0], "mine", getpid(), getuid(), getgid(), right));
+    show_sender("mine", two[1], getpid(), 0);
+    if (getuid()) {
+        R(with_credentials(two[0], "x", getppid(), getuid(), getgid(), right));
+        R(with_credentials(two[0], "x", getpid(), 0, getgid(), right));
+        R(with_credentials(two[0], "x", getpid(), getuid(), 0, right));
+    }
+    R(with_credentials(two[0], "x", getpid(), getuid(), getgid(), right - 4));
+    R(with_credentials(two[0], "x", getpid(), getuid(), getgid(), right + 4));
+    R(recv(two[1], "", 0, MSG_DONTWAIT | MSG_TRUNC));
+}
+
+CASE(credentials_by_name, UNIXD) {
+    struct address at = path("log");
+    int l = fresh();
+    MUST(set_int(l, SOL_SOCKET, SO_PASSCRED, 1));
+    MUST(bind(l, &at.any, at.len));
+    pid_t children[3];
+    for (int i = 0; i < 3; i++) {
+        children[i] = fork();
+        if (!children[i]) {
+            int c = fresh();
+            if (i < 2) exit(sendto(c, "named", 5, 0, &at.any, at.len) != 5);
+            MUST(connect(c, &at.any, at.len));
+            exit(say_so(c, "connected") != 9);
+        }
+        expect_success(children[i]);
+    }
+    for (int i = 0; i < 3; i++) show_sender(i < 2 ? "named" : "connected", l, children[i], 0);
+    unlink("log");
+}
+
+CASE(pidfd_of_senders, LOCAL) {
+    int two[2];
+    make_pair(two);
+    if (R(set_int(two[1], SOL_SOCKET, SO_PASSPIDFD, 1)) == -1) return;
+    MUST(say_so(two[0], "one"));
+    show_sender("own", two[1], getpid(), 0);
+    MUST(send(two[0], "two", 3, 0));
+    show_sender("by send", two[1], getpid(), 0);
+    R(set_int(two[1], SOL_SOCKET, SO_PASSCRED, 1));
+    MUST(say_so(two[0], "three"));
+    show_sender("both", two[1], getpid(), 0);
+}
+
+CASE(asks_for_credentials, LOCAL) {
+    int s = fresh(), value = 7;
+    R(setsockopt(s, SOL_SOCKET, SO_PASSCRED, &value, len_of(3)[0]));
+    R(setsockopt(s, SOL_SOCKET, SO_PASSCRED, &value, len_of((socklen_t)-1)[0]));
+    R(setsockopt(s, SOL_SOCKET, SO_PASSCRED, 8, 4));
+    R(setsockopt(s, SOL_SOCKET, SO_PASSCRED, &value, 8));
+    socklen_t length = 4;
+    R(getsockopt(s, SOL_SOCKET, SO_PASSCRED, &value, &length));
+    say("value %d", value);
+    R(setsockopt(-1, SOL_SOCKET, SO_PASSCRED, &value, 4));
+    R(setsockopt(1000, SOL_SOCKET, SO_PASSCRED, &value, 4));
+}

@@ -158,7 +158,8 @@ impl Network {
     }
 
     fn begin(&self, cookie: Cookie, flow: &Arc<Flow>) {
-        let before = self.kept.lock().datagrams.entry(cookie).or_default().0.insert(flow.peer, Peer::Flow(flow.clone()));
+        let before =
+            self.kept.lock().datagrams.entry(cookie).or_default().0.insert(flow.peer, Peer::Flow(flow.clone()));
         if let Some(Peer::Flow(before)) = before {
             before.abandon();
         }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use sandbox::unix::Caller;
 
 use crate::call::{Call, Target};
+use crate::supervisor::Supervisor;
 use crate::table::Cookie;
 
 /// Sockets of each kind that are remembered; the oldest are forgotten first.
@@ -18,18 +19,29 @@ const SOCKETS: usize = 8192;
 
 /// struct ucred (unix(7)): process, effective user and group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Credentials {
-    process: i32,
-    uid: u32,
-    gid: u32,
+pub struct Credentials {
+    pub process: i32,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 impl Credentials {
-    fn of(caller: &Caller) -> Credentials {
+    pub fn of(caller: &Caller) -> Credentials {
         Credentials { process: caller.process, uid: caller.uid, gid: caller.gid }
     }
 
-    fn bytes(self) -> Vec<u8> {
+    /// Of a struct ucred; None for what has another length.
+    pub fn read(bytes: &[u8]) -> Option<Credentials> {
+        let word = |at: usize| bytes.get(at..at + 4)?.first_chunk().copied();
+        let (process, uid, gid) = (word(0)?, word(4)?, word(8)?);
+        (bytes.len() == 12).then_some(Credentials {
+            process: i32::from_ne_bytes(process),
+            uid: u32::from_ne_bytes(uid),
+            gid: u32::from_ne_bytes(gid),
+        })
+    }
+
+    pub fn bytes(self) -> Vec<u8> {
         [self.process.to_ne_bytes(), self.uid.to_ne_bytes(), self.gid.to_ne_bytes()].concat()
     }
 }
@@ -107,15 +119,20 @@ impl Peers {
                 return Some(found);
             }
         }
-        let inode = match &call.supervisor.network {
-            Some(network) => network.inspector().unix_peer(target.as_fd()),
-            None => sandbox::unix_diag::peer_inode(target.as_fd()),
-        };
+        let inode = peer_inode(&call.supervisor, target);
         let mut known = self.0.lock();
         let found = known.calling.get(inode.ok()?)?;
         // The kernel forgets who it was when that end is closed.
         known.called.insert(target.cookie, found);
         Some(found)
+    }
+}
+
+/// The inode of the socket at the other end.
+pub fn peer_inode(supervisor: &Supervisor, target: &Target) -> Result<u64, Errno> {
+    match &supervisor.network {
+        Some(network) => network.inspector().unix_peer(target.as_fd()),
+        None => sandbox::unix_diag::peer_inode(target.as_fd()),
     }
 }
 
