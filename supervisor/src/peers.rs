@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use policy::Flags;
-use sipcore::agent::{Agent, Event, PresenceError, SubscriptionId, Transport};
+use sipcore::agent::{Agent, Event, PresenceError, RegisterError, SubscriptionId, Transport};
 use sipcore::message::Uri;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -114,6 +114,11 @@ fn prepare(arguments: &Arguments) -> Result<(Identity, String, Vec<Uri>), String
     Ok((identity, policy.domain().to_owned(), whom))
 }
 
+/// What the user can do when his password is refused.
+fn check_password(aor: &str) -> String {
+    format!("check the name {aor} and its password ({})", crate::identity::PASSWORD_VARIABLE)
+}
+
 /// The name of this user.
 fn user() -> String {
     let uid = nix::unistd::getuid();
@@ -135,6 +140,8 @@ struct Looking {
     aor: String,
     /// At this user's own hub.
     own_hub: bool,
+    /// Why the agent is not registered.
+    outside: Option<RegisterError>,
     domain: String,
     watch: bool,
     json: bool,
@@ -154,12 +161,20 @@ impl Looking {
     ) -> Result<Looking, String> {
         // On a connection the end of the hub is noticed at once.
         let (agent, events) = identity.start_agent(IpAddr::V4(Ipv4Addr::LOCALHOST), Transport::Tcp).await?;
+        let outside = match identity.enter(&agent).await {
+            Ok(outside) => outside,
+            Err(error) => {
+                agent.shutdown(FAREWELL).await;
+                return Err(format!("{error}; {}", check_password(&identity.aor)));
+            }
+        };
         let asked = whom.into_iter().map(|uri| (agent.subscribe(&uri, !watch), Asked { uri, known: false }));
         Ok(Looking {
             asked: asked.collect(),
             agent,
             events,
             own_hub: identity.registrar.is_none(),
+            outside,
             aor: identity.aor,
             domain,
             watch,
@@ -217,7 +232,11 @@ impl Looking {
                     if self.watch { self.print(&changes) } else { Ok(()) }
                 }
                 Event::SubscriptionLost { id, error, over } => self.lost(id, &error, over),
-                // Nobody can call this agent, which is registered nowhere.
+                // Who calls this name does not mean the one who asks under it.
+                Event::Incoming(call) => {
+                    call.reject(480, "Temporarily Unavailable");
+                    Ok(())
+                }
                 _ => Ok(()),
             };
             // Nobody reads any more.
@@ -250,7 +269,14 @@ impl Looking {
             }
             return Ok(());
         }
-        say::say!("{words}; {}", self.advice(&asked.uri, error));
+        match &self.outside {
+            // The same is the matter with both.
+            _ if matches!(error, PresenceError::NoCredentials { .. } | PresenceError::BadCredentials { .. }) => {
+                say::say!("{words}; {}", self.advice(&asked.uri, error));
+            }
+            Some(why) => say::say!("{words}; {}; {why}", self.advice(&asked.uri, error)),
+            None => say::say!("{words}; {}", self.advice(&asked.uri, error)),
+        }
         self.failed = true;
         if let Some(asked) = self.asked.remove(&id)
             && !over
@@ -283,9 +309,7 @@ impl Looking {
             PresenceError::NoCredentials { .. } => {
                 format!("put the password of {} in {}", self.aor, crate::identity::PASSWORD_VARIABLE)
             }
-            PresenceError::BadCredentials { .. } => {
-                format!("check the name {} and its password ({})", self.aor, crate::identity::PASSWORD_VARIABLE)
-            }
+            PresenceError::BadCredentials { .. } => check_password(&self.aor),
             _ => "check that the hub or registrar runs at that address (--registrar)".to_owned(),
         }
     }

@@ -119,11 +119,19 @@ fn prepare(arguments: Arguments) -> Result<Ping, String> {
 
 impl Ping {
     async fn go(self, shown: &mut Shown) -> Outcome {
-        let (agent, _events) = match self.identity.start_agent(Ipv4Addr::LOCALHOST.into(), Transport::Udp).await {
+        // Nobody listens for calls: who calls this name does not mean the one who asks under it, and is told that he is not there.
+        let (agent, _) = match self.identity.start_agent(Ipv4Addr::LOCALHOST.into(), Transport::Udp).await {
             Ok(started) => started,
             Err(why) => return Outcome::Failed(why),
         };
-        let outcome = self.exchange(&agent, shown).await;
+        let outcome = match self.identity.enter(&agent).await {
+            Ok(outside) => self.exchange(&agent, shown).await.with_reason(outside),
+            Err(error) => Outcome::Failed(format!(
+                "{error}; check the name {} and its password ({})",
+                self.identity.aor,
+                identity::PASSWORD_VARIABLE
+            )),
+        };
         agent.shutdown(FAREWELL).await;
         outcome
     }

@@ -186,8 +186,17 @@ impl Kamailio {
 
     /// Removes all that a user has registered, as its operator does. Only of one that tells registrations.
     pub fn remove(&self, world: &World, user: &str) {
+        self.operate(world, &["ul.rm", "location", user]);
+    }
+
+    /// All that is registered at it. Only of one that tells registrations.
+    pub fn bindings(&self, world: &World) -> String {
+        self.operate(world, &["ul.dump"])
+    }
+
+    fn operate(&self, world: &World, command: &[&str]) -> String {
         let socket = format!("unix:{}/kamailio.ctl", world.dir().display());
-        world.native("kamcmd").args(["-s", &socket, "ul.rm", "location", user]).finish().success();
+        world.native("kamcmd").args(["-s", &socket]).args(command).finish().success().stdout
     }
 
     /// Where it listens, by UDP and TCP.

@@ -211,10 +211,34 @@ fn a_registrar_like_an_ims() {
         });
         let call = kamailio.run(&world, tcp, "alice", &["--to", &kamailio.aor("bob")], "static-client");
         call.args([ANYWHERE, "7000"]).finish().success().says("echo: hello over SIP");
+        // Who only asks registers for as long as that takes.
+        let ask = |command: &str, password: &str| {
+            let (registrar, aor) = (kamailio.registrar(tcp), kamailio.aor("alice"));
+            let ask = world.sipbox(&[command, "--ladder", "--registrar", &registrar, "--as", &aor, "bob"]);
+            ask.env("SIPBOX_PASSWORD", password)
+        };
+        let listed = ask("peers", "alice-secret").finish().success();
+        assert!(listed.stdout.contains("Bob's world"), "{}", listed.stdout);
+        ask("ping", "alice-secret").args(["-c", "1"]).finish().success().says("1 of 1 round trips");
+        tests::until("alice is registered no more", || (!kamailio.bindings(&world).contains("alice")).then_some(()));
+        for command in ["peers", "ping"] {
+            let refused = ask(command, "wrong").finish().ended_with(1);
+            let why = refused.stderr.lines().find(|line| line.contains("cannot register sip:alice@"));
+            assert!(why.is_some_and(|why| why.contains("check the name sip:alice@")), "{}", refused.stderr);
+            let tried = refused.stderr.lines().filter(|line| line.contains("--> ")).count();
+            assert_eq!(tried, 2, "a challenge is answered once: {}", refused.stderr);
+        }
+        let mut watch = ask("peers", "alice-secret").arg("--watch").start();
+        watch.wait_for("+ bob");
+        kamailio.remove(&world, "alice");
+        tests::until("alice is registered again", || kamailio.bindings(&world).contains("alice").then_some(()));
         kamailio.remove(&world, "bob");
         bob.wait_for_err("has ended it (unregistered); it is tried again");
         bob.wait_for_err("sipbox: registered as");
         bob.stop();
+        watch.wait_for("- bob");
+        watch.signal(Signal::SIGINT);
+        watch.wait().success();
         // It does refuse what comes by another way.
         let socket = tests::sip::socket();
         let from = socket.local_addr().unwrap();

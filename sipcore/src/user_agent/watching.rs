@@ -136,11 +136,13 @@ impl UserAgent {
 
     fn finish_subscribe(&self, package: Package, request: RequestBuilder, expires: Duration) -> Message {
         let request = match package {
-            Package::Presence => request.header(name::SUPPORTED, LISTS).header(name::CONTACT, self.contact()),
-            // Not the GRUU: what is told of a registration that has ended would not find us by it, and not every registrar that notifies looks it up.
-            Package::Reg => request.header(name::CONTACT, self.own_contact()),
+            Package::Presence => request.header(name::SUPPORTED, LISTS),
+            Package::Reg => request,
         };
+        // Not the GRUU: what is told of a registration that has ended would not find us by it, and not every server that notifies looks it up (Kamailio
+        // asks DNS for its host).
         request
+            .header(name::CONTACT, self.own_contact())
             .header(name::EVENT, package.event())
             .header(name::ACCEPT, package.accept())
             .header(name::EXPIRES, expires.as_secs())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sipcore::agent::Capabilities;
+use sipcore::agent::{Capabilities, RegisterError};
 use sipcore::flow::{Candidate, Link, Path};
 use sipcore::message::Uri;
 
@@ -21,6 +21,17 @@ pub enum Outcome {
         known: Box<Capabilities>,
     },
     Failed(String),
+}
+
+impl Outcome {
+    /// The same, with why this end was not registered: that may be why it got nothing.
+    pub fn with_reason(self, outside: Option<RegisterError>) -> Outcome {
+        match (self, outside) {
+            (Outcome::Failed(why), Some(error)) => Outcome::Failed(format!("{why}; {error}")),
+            (Outcome::Known { why, known }, Some(error)) => Outcome::Known { why: format!("{why}; {error}"), known },
+            (outcome, _) => outcome,
+        }
+    }
 }
 
 /// What has been shown.
