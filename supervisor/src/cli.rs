@@ -171,9 +171,12 @@ pub struct HubArguments {
     #[arg(long, value_name = "NAME")]
     pub domain: Vec<String>,
     /// Another domain that the hub's users may call and watch somebody in: DNS says where it is (RFC 3263). May be repeated; requests for all
-    /// others are refused
+    /// others are refused. With --listen-tls it is spoken to by TLS, too, and its users are let in who come with its certificate
     #[arg(long, value_name = "DOMAIN")]
     pub foreign: Vec<String>,
+    /// The authorities (PEM) whose certificates tell that somebody is such a domain [default: those of this machine]
+    #[arg(long, value_name = "FILE", requires = "foreign")]
+    pub foreign_ca: Option<PathBuf>,
     /// The DNS server that knows where these are, instead of this machine's
     #[arg(long, value_name = "IP:PORT", requires = "foreign")]
     pub dns: Option<SocketAddr>,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sipcore::hub::{Hub, HubConfig, RelayOffer, Transport, Users};
-use sipcore::tls::ServerTls;
+use sipcore::tls::{ServerTls, Trust};
 use sipcore::turn::{Mint, TurnConfig, TurnServer};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,6 +21,9 @@ struct Files {
     only_md5: bool,
     certificate: Option<(PathBuf, PathBuf)>,
     client_ca: Option<PathBuf>,
+    foreign_ca: Option<PathBuf>,
+    /// TLS is spoken to other domains.
+    speaks_tls: bool,
 }
 
 impl Files {
@@ -36,12 +39,25 @@ impl Files {
             }
         };
         let client_ca = arguments.tls_client_ca.clone();
-        Ok(Files { users: arguments.users.clone().or(usual), only_md5: arguments.digest_md5, certificate, client_ca })
+        Ok(Files {
+            users: arguments.users.clone().or(usual),
+            only_md5: arguments.digest_md5,
+            certificate,
+            client_ca,
+            foreign_ca: arguments.foreign_ca.clone(),
+            speaks_tls: !arguments.listen_tls.is_empty() && !arguments.foreign.is_empty(),
+        })
     }
 
     /// As the hub is to ask for their passwords.
     fn users_of(&self, known: &UsersFile) -> Users {
         known.users().only_md5(self.only_md5)
+    }
+
+    /// Whom other domains' certificates have to come from, and who the hub is to them.
+    fn foreign_trust(&self) -> Option<Trust> {
+        let trust = || Trust { ca: self.foreign_ca.clone(), fingerprint: None, certificate: self.certificate.clone() };
+        self.speaks_tls.then(trust)
     }
 
     fn tls(&self) -> Result<Option<ServerTls>, String> {
@@ -99,6 +115,7 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
         state: arguments.state,
         page: arguments.page,
         foreign: arguments.foreign,
+        foreign_trust: files.foreign_trust(),
         dns: arguments.dns,
         ..HubConfig::default()
     });
@@ -200,6 +217,11 @@ fn read_again(hub: &Hub, files: &Files, tls: Option<&ServerTls>) {
         Ok(Some(new)) => {
             tls.replace(&new);
             say_certificate(tls, place);
+            if let Some(trust) = files.foreign_trust()
+                && let Err(why) = hub.set_foreign_trust(&trust)
+            {
+                crate::say::hub(&format!("{why}; to other domains the hub is who it was"));
+            }
         }
         Ok(None) => {}
         Err(why) => crate::say::hub(&format!("{why}; the certificate stays as it was")),

@@ -91,6 +91,16 @@ impl Kamailio {
         Kamailio::start_server(world, users, free_port(), "#!KAMAILIO\n#!define WITH_PRESENCE\n#!define WITH_GUESTS\n")
     }
 
+    /// The same, and it speaks TLS with a certificate of the world's authority for its domain. Its users may call those of other domains.
+    pub fn start_with_guests_by_tls(world: &World, users: &[&str]) -> Kamailio {
+        let tls = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        certificate::issue(world, "kamailio", &format!("URI:sip:{DOMAIN}"));
+        let defined = format!(
+            "#!KAMAILIO\n#!define WITH_PRESENCE\n#!define WITH_GUESTS\n#!define WITH_HOSTS\n#!define WITH_TLS\nlisten=tls:{tls}\n"
+        );
+        Kamailio { tls_port: Some(tls.port()), ..Kamailio::start_server(world, users, free_port(), &defined) }
+    }
+
     fn start_server(world: &World, users: &[&str], port: u16, defined: &str) -> Kamailio {
         /// The tables that the modules look for.
         const TABLES: [&str; 6] = ["version", "presentity", "active_watchers", "watchers", "xcap", "pua"];
@@ -104,6 +114,7 @@ impl Kamailio {
         let config = Kamailio::configured(Algorithm::Sha256, users, &[at])
             .replace("#!KAMAILIO\n", defined)
             .replace("@DIRECTORY@", &world.dir().display().to_string())
+            .replace("@CLIENT_CERTIFICATE@", "0")
             .replace("@ADDRESS@", &at.to_string());
         Kamailio::launch(world, "kamailio", &config, at, None)
     }

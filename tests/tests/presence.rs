@@ -3,7 +3,7 @@
 //! Presence with what others have made: a real Kamailio as presence server.
 
 use nix::sys::signal::Signal;
-use tests::{Kamailio, Launch, Process, World, free_port};
+use tests::{Kamailio, Launch, Process, World, certificate, free_port};
 
 const ANYWHERE: &str = "198.18.0.9";
 
@@ -125,10 +125,14 @@ fn users_of_a_hub_reach_another_domain() {
     let kamailio = Kamailio::start_with_guests(&world, &["bob"]);
     for tcp in [false, true] {
         let transport = if tcp { "tcp" } else { "udp" };
-        let record =
-            |kind: &str| format!("_sip._{kind}.sipbox.test. 60 IN SRV 1 1 {} one.sipbox.test.", kamailio.port());
-        let one = "one.sipbox.test. 60 IN A 127.0.0.1".to_owned();
-        let dns = tests::Dns::start(&world, &[record(transport), one]);
+        // The first server that DNS names is silent, the second is not there.
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let silent_too = std::net::TcpListener::bind(silent.local_addr().unwrap()).unwrap();
+        let servers = [silent_too.local_addr().unwrap().port(), free_port(), kamailio.port()];
+        let record = |(n, port)| format!("_sip._{transport}.sipbox.test. 60 IN SRV {n} 1 {port} one.sipbox.test.");
+        let mut records: Vec<String> = servers.iter().enumerate().map(record).collect();
+        records.push("one.sipbox.test. 60 IN A 127.0.0.1".to_owned());
+        let dns = tests::Dns::start(&world, &records);
         let port = free_port();
         let (listen, dns) = (format!("127.0.0.1:{port}"), dns.address());
         let hub = world.sipbox(&["hub", "--listen", &listen, "--ladder", "--foreign", "sipbox.test", "--dns", &dns]);
@@ -166,6 +170,75 @@ fn users_of_a_hub_reach_another_domain() {
         hub.signal(Signal::SIGTERM);
         hub.wait().success();
     }
+}
+
+/// The same by TLS, in both directions: DNS leads to it by NAPTR and SRV, over servers that are not there, that are silent and that are somebody else; and
+/// its users are let in where it shows its certificate, though the hub asks everybody else for a password.
+#[test]
+fn users_of_a_hub_and_of_another_domain_reach_each_other_by_tls() {
+    let world = World::new("presence-foreign-tls");
+    let kamailio = Kamailio::start_with_guests_by_tls(&world, &["bob"]);
+    let authority = certificate::authority(&world).display().to_string();
+    let (certificate, key) = certificate::issue(&world, "hub", "URI:sip:sipbox.invalid");
+    let users = world.path("users").display().to_string();
+    let add = world.sipbox(&["hub", "user", "--users", &users, "add", "alice"]);
+    add.input("alice-secret\n").finish().success();
+    // Connections are made to it, and nobody ever answers on them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let somebody_else = World::new("presence-foreign-else");
+    let other = Kamailio::start_tls(&somebody_else, &["eve"], "URI:sip:sipbox.test", false);
+    let servers = [free_port(), silent.local_addr().unwrap().port(), other.tls_port(), kamailio.tls_port()];
+    let mut records: Vec<String> = servers
+        .iter()
+        .enumerate()
+        .map(|(n, port)| format!("_sips._tcp.sipbox.test. 60 IN SRV {n} 1 {port} one.sipbox.test."))
+        .collect();
+    records.push("sipbox.test. 60 IN NAPTR 10 10 \"s\" \"SIPS+D2T\" \"\" _sips._tcp.sipbox.test.".to_owned());
+    records.push("sipbox.test. 60 IN NAPTR 20 10 \"s\" \"SIP+D2U\" \"\" _sip._udp.sipbox.test.".to_owned());
+    records.push("one.sipbox.test. 60 IN A 127.0.0.1".to_owned());
+    let name_server = tests::Dns::start(&world, &records);
+    let dns = name_server.address();
+    let [port, tls_port] = [free_port(), free_port()];
+    let (listen, listen_tls) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{tls_port}"));
+    let hub = world.sipbox(&["hub", "--ladder", "--listen", &listen, "--listen-tls", &listen_tls]);
+    let hub = hub.args(["--foreign", "sipbox.test", "--foreign-ca", &authority, "--dns", &dns, "--users", &users]);
+    let mut hub = hub.arg("--tls-certificate").arg(certificate).arg("--tls-key").arg(key).start();
+    hub.wait_for_err("sipbox hub: ready");
+    let registrar = format!("sip:{listen}");
+    let alice = ["--registrar", &registrar, "--as", "sip:alice@sipbox.invalid"];
+    let of_alice = |launch: Launch| launch.env("SIPBOX_PASSWORD", "alice-secret");
+    let bob = kamailio.aor("bob");
+    let server = serve(kamailio.run(&world, true, "bob", &["--publish", "Bob's world"], "static-echo"), &["7000", "3"]);
+    let mut watch = of_alice(world.sipbox(&["peers", "--watch"]).args(alice).arg(&bob)).start();
+    let came = watch.wait_for("tcp/7000");
+    assert!(came.starts_with("+ ") && came.ends_with("  Bob's world"), "{came}");
+    for to in [&bob, &uri_in(&came)] {
+        let flags = [&alice[..], &["--to", to]].concat();
+        let call = of_alice(world.run(&flags, "static-client"));
+        call.args([ANYWHERE, "7000"]).finish().success().says("echo: hello over SIP");
+    }
+    // All of it went by TLS, to the one that is the domain.
+    let way = format!("{listen_tls} --> 127.0.0.1:{}  INVITE sip:bob@sipbox.test", kamailio.tls_port());
+    assert_eq!(hub.stderr().matches(&way).count(), 2, "{}", hub.stderr());
+    // The other way.
+    let flags = [&alice[..], &["--publish", "Alice's world"]].concat();
+    let hers = serve(of_alice(world.run(&flags, "static-echo")), &["7001", "1"]);
+    let there = format!("sip:alice@{listen_tls};transport=tls");
+    let mut watches = peers(&world, &kamailio, true, "bob", &["--watch", &there]).start();
+    assert!(watches.wait_for("tcp/7001").ends_with("  Alice's world"));
+    let call = kamailio.run(&world, true, "bob", &["--to", &there], "static-client");
+    call.args([ANYWHERE, "7001"]).finish().success().says("echo: hello over SIP");
+    hers.wait().success();
+    watches.wait_for("- ");
+    server.stop();
+    watch.wait_for("- ");
+    for watch in [watch, watches] {
+        watch.signal(Signal::SIGINT);
+        watch.wait().success();
+    }
+    hub.signal(Signal::SIGTERM);
+    hub.wait().success();
+    drop(silent);
 }
 
 /// The operator of a Kamailio removes a registration: the run hears of it, and is registered again at once.

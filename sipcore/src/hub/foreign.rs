@@ -7,12 +7,12 @@ use super::routes::Target;
 use crate::agent::Registrar;
 use crate::locate::{LocateError, Locator};
 use crate::message::{Message, Method, Uri, name};
-use crate::transaction::ServerId;
-use crate::transport::{Core, Flow, Transport};
+use crate::transaction::{ClientId, ServerId, Timers};
+use crate::transport::{Core, Flow, Listen, Transport};
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
@@ -22,6 +22,11 @@ const MAX_WAITING: usize = 1000;
 const MAX_OF_SOURCE: usize = 250;
 /// Servers of a domain that are tried for one request.
 const MAX_SERVERS: usize = 4;
+/// How long one may be silent while there is another, as for user agents (`user_agent::hops`): the time-out of a transaction is 32 s.
+const SILENCE: Duration = Duration::from_secs(4);
+/// Servers that are remembered because they did not serve, and for how long others are tried before them.
+const MAX_FAILING: usize = 1000;
+const FAILING_FOR: Duration = Duration::from_secs(30);
 
 /// A request that waits for where its domain is. Its response context is open already, unless it is an ACK.
 pub(super) struct Waiting {
@@ -37,6 +42,13 @@ pub(super) struct Foreign {
     /// By response context; ACKs have a number of their own.
     waiting: HashMap<u64, Waiting>,
     asks: VecDeque<(u64, Uri)>,
+    /// Number of the first listening point for TLS to one domain, and these points, with the number of the domain.
+    first_gate: u16,
+    gates: Vec<(usize, Listen)>,
+    /// Requests whose server is waited for, when there is another.
+    slow: Timers<ClientId>,
+    /// Servers that did not serve lately, and until when others are tried before them.
+    failing: HashMap<(Transport, SocketAddr), Instant>,
     /// Told when there is something to ask DNS for.
     wanted: Arc<Notify>,
 }
@@ -49,7 +61,60 @@ impl Foreign {
 
     /// Requests for this URI are led to its domain.
     pub fn leads_to(&self, uri: &Uri) -> bool {
-        self.domains.iter().any(|domain| uri.host().eq_ignore_ascii_case(domain))
+        self.domain_of(uri).is_some()
+    }
+
+    fn domain_of(&self, uri: &Uri) -> Option<usize> {
+        self.domains.iter().position(|domain| uri.host().eq_ignore_ascii_case(domain))
+    }
+
+    /// To each domain TLS is spoken, from wherever it is taken: points behind those that listen, in the order of `transport::Secrets::domains`.
+    pub fn open_gates(&mut self, own: &[Listen]) {
+        let tls = || own.iter().filter(|own| own.transport == Transport::Tls).copied();
+        self.gates = (0..self.domains.len()).flat_map(|domain| tls().map(move |own| (domain, own))).collect();
+        self.first_gate = own.len() as u16;
+    }
+
+    /// Where TLS to other domains leaves.
+    pub fn gates(&self) -> impl Iterator<Item = Listen> {
+        self.gates.iter().map(|(_, own)| *own)
+    }
+
+    /// From where TLS is spoken to the domain of a URI at an address.
+    pub fn gate_to(&self, uri: &Uri, ip: IpAddr) -> Option<u16> {
+        let domain = self.domain_of(uri)?;
+        let fits = |(of, own): &(usize, Listen)| *of == domain && own.addr.is_ipv4() == ip.is_ipv4();
+        let at = self.gates.iter().position(fits)?;
+        u16::try_from(at).ok()?.checked_add(self.first_gate)
+    }
+
+    /// The domain that has shown by its certificate that it is at the other end.
+    fn behind(&self, flow: Flow) -> Option<&str> {
+        let (domain, _) = self.gates.get(usize::from(flow.local.checked_sub(self.first_gate)?))?;
+        self.domains.get(*domain).map(String::as_str)
+    }
+
+    /// What comes there comes from another domain.
+    pub fn is_gate(&self, flow: Flow) -> bool {
+        self.behind(flow).is_some()
+    }
+
+    /// When the next server has been silent for too long.
+    pub fn next(&self) -> Option<Instant> {
+        self.slow.next()
+    }
+
+    fn note_failure(&mut self, now: Instant, flow: Flow) {
+        if self.failing.len() >= MAX_FAILING {
+            self.failing.retain(|_, until| *until > now);
+        }
+        if self.failing.len() < MAX_FAILING {
+            self.failing.insert((flow.transport, flow.remote), now + FAILING_FOR);
+        }
+    }
+
+    fn is_failing(&self, now: Instant, flow: Flow) -> bool {
+        self.failing.get(&(flow.transport, flow.remote)).is_some_and(|until| *until > now)
     }
 
     /// There are other domains.
@@ -103,8 +168,10 @@ impl HomeProxy {
     /// DNS has answered.
     pub(super) fn on_located(&mut self, now: Instant, id: u64, found: Result<Vec<Registrar>, LocateError>) {
         let Some(Waiting { request, came, mark }) = self.foreign.waiting.remove(&id) else { return };
+        let whom = whom(&request);
+        let target_at = |home: &Self, server: &Registrar| home.target_at(came, whom.as_ref(), server);
         if request.method() == Some(&Method::Ack) {
-            let target = found.ok().and_then(|servers| servers.iter().find_map(|server| self.target_at(came, server)));
+            let target = found.ok().and_then(|servers| servers.iter().find_map(|server| target_at(self, server)));
             if let Some(target) = target {
                 let copy = self.copy_for(&request, came, &target);
                 self.layer.send_ack(target.flow, copy, Some(mark));
@@ -115,15 +182,15 @@ impl HomeProxy {
         let refusal = match found {
             _ if context.is_cancelled() => (487, "Request Terminated"),
             Ok(servers) => {
-                let targets: Vec<Target> = servers.iter().filter_map(|server| self.target_at(came, server)).collect();
-                let mut targets = targets.into_iter().take(MAX_SERVERS);
-                match targets.next() {
-                    Some(first) => {
-                        // What comes with a route of its own is not sent once more.
-                        let others = targets.filter(|_| request.header(name::ROUTE).is_none()).collect();
-                        return self.send_away(now, id, &request, came, mark, Target { others, ..first });
-                    }
-                    None => (502, "No Transport To That Domain"),
+                let mut targets: Vec<Target> = servers.iter().filter_map(|server| target_at(self, server)).collect();
+                targets.sort_by_key(|target| self.foreign.is_failing(now, target.flow));
+                targets.truncate(MAX_SERVERS);
+                if self.lead_on(now, id, None, request, (came, mark), targets) {
+                    return self.finish(now);
+                }
+                match servers.iter().all(|server| server.transport == Transport::Tls) && !servers.is_empty() {
+                    true => (502, "That Domain Takes TLS Only, And The Hub Does Not Speak It (--listen-tls)"),
+                    false => (502, "No Transport To That Domain"),
                 }
             }
             Err(error) => {
@@ -138,25 +205,77 @@ impl HomeProxy {
         self.finish(now);
     }
 
-    fn send_away(&mut self, now: Instant, id: u64, request: &Message, came: Flow, mark: u32, target: Target) {
-        let copy = self.copy_for(request, came, &target);
+    /// Sends a request to the first of the servers that its domain has left, in the place of a branch that got no answer. `false`: there is none.
+    pub(super) fn lead_on(
+        &mut self,
+        now: Instant,
+        id: u64,
+        lost: Option<ClientId>,
+        request: Message,
+        (came, mark): (Flow, u32),
+        targets: Vec<Target>,
+    ) -> bool {
+        let mut targets = targets.into_iter();
+        let Some(target) = targets.next() else { return false };
+        let copy = self.copy_for(&request, came, &target);
         let client = self.layer.request(now, target.flow, copy, Some(mark));
         self.clients.insert(client, id);
-        if let Some(context) = self.contexts.get_mut(&id) {
-            context.branches.push(Branch::new(client, target.others));
+        if targets.len() > 0 {
+            self.foreign.slow.update(client, None, Some(now + SILENCE));
         }
-        self.finish(now);
+        let branch = Branch::led(client, target.flow, targets.collect(), request);
+        match (self.contexts.get_mut(&id), lost) {
+            (Some(context), Some(lost)) => context.replace(lost, branch),
+            (Some(context), None) => context.branches.push(branch),
+            (None, _) => {}
+        }
+        true
     }
 
-    /// A server as a place to send to; `None`: the hub does not speak its transport.
-    fn target_at(&self, came: Flow, server: &Registrar) -> Option<Target> {
-        let Registrar { addr, transport } = *server;
-        let speaks = matches!(transport, Transport::Udp | Transport::Tcp);
-        let local = self.local_for(transport, addr.ip(), came.local);
-        let fits = self.own.get(usize::from(local)).is_some_and(|own| own.carries(transport));
-        let flow = Flow { transport, local, remote: addr };
-        (speaks && fits).then(|| Target { flow, uri: None, path: Box::default(), others: Vec::new() })
+    /// Servers that have been silent for too long while there are others.
+    pub(super) fn on_foreign_timers(&mut self, now: Instant) {
+        while let Some((_, client)) = self.foreign.slow.pop_due(now) {
+            let Some(id) = self.clients.get(&client).copied() else { continue };
+            let silent = self.contexts.get_mut(&id).is_some_and(|context| context.is_led_in_vain(client));
+            if silent && self.on_server_failed(now, id, client) && self.fork_again(now, id, client) {
+                self.layer.abandon(client);
+            }
+        }
     }
+
+    /// The server that a branch was led to does not serve. `false`: it was not led to one.
+    pub(super) fn on_server_failed(&mut self, now: Instant, id: u64, client: ClientId) -> bool {
+        let flow = self.contexts.get_mut(&id).and_then(|context| context.led_to(client));
+        flow.map(|flow| self.foreign.note_failure(now, flow)).is_some()
+    }
+
+    /// The sender is of another domain, whose certificate was shown where the request came from (RFC 3261 26.3.2.2, RFC 5922): its word is taken for who its
+    /// users are.
+    pub(super) fn is_guest(&self, flow: Flow, request: &Message) -> bool {
+        let from = request.from().ok().and_then(|from| from.uri().ok());
+        let host = from.as_ref().filter(|from| from.is_sip() && from.user().is_some()).map(Uri::host);
+        self.foreign.behind(flow).zip(host).is_some_and(|(domain, host)| host.eq_ignore_ascii_case(domain))
+    }
+
+    /// A server as a place to send to, for a request to somebody; `None`: the hub does not speak its transport.
+    fn target_at(&self, came: Flow, whom: Option<&Uri>, server: &Registrar) -> Option<Target> {
+        let Registrar { addr, transport } = *server;
+        let local = match transport {
+            Transport::Udp | Transport::Tcp => {
+                let local = self.local_for(transport, addr.ip(), came.local);
+                Some(local).filter(|local| self.own.get(usize::from(*local)).is_some_and(|own| own.carries(transport)))
+            }
+            Transport::Tls => self.foreign.gate_to(whom?, addr.ip()),
+            Transport::Ws | Transport::Wss => None,
+        };
+        let flow = Flow { transport, local: local?, remote: addr };
+        Some(Target { flow, uri: None, path: Box::default(), others: Vec::new() })
+    }
+}
+
+/// Whom a request is for, as its sender named him: whose domain has to be at the other end.
+pub(super) fn whom(request: &Message) -> Option<Uri> {
+    request.to().ok().and_then(|to| to.uri().ok())
 }
 
 /// Asks DNS for what the hub wants to know, as long as the hub is there.

@@ -97,12 +97,17 @@ impl HomeProxy {
         id
     }
 
-    /// The flow of a branch is lost: the request goes by another one of the same agent (RFC 5626 5.3). `false`: there is none.
+    /// A branch leads to nobody: the request goes by another flow of the same agent (RFC 5626 5.3), or to another server of the domain that it is led to
+    /// (RFC 3263 4.3). `false`: there is none.
     pub(super) fn fork_again(&mut self, now: Instant, id: u64, lost: ClientId) -> bool {
         let Some(context) = self.contexts.get_mut(&id) else { return false };
         let came = context.came;
-        let Some((mut request, others)) = context.take_others(lost) else { return false };
+        let Some((mut request, others, led)) = context.take_others(lost) else { return false };
         let mark = self.mark(&request);
+        if let Some(led) = led {
+            self.clients.remove(&lost);
+            return self.lead_on(now, id, Some(lost), led, (came, mark), others);
+        }
         let mut others = others.into_iter();
         let Some(target) = others.next() else { return false };
         if request.decrement_max_forwards() != Ok(true) {
@@ -174,6 +179,9 @@ impl HomeProxy {
         flow: Flow,
         request: &Message,
     ) -> Result<(), Box<crate::message::ResponseBuilder>> {
+        if self.is_guest(flow, request) {
+            return Ok(());
+        }
         let Some(guard) = &mut self.guard else { return Ok(()) };
         let from = request.from().ok().and_then(|from| from.uri().ok());
         let user = from.filter(|uri| !uri.host().is_empty()).and_then(|uri| uri.user_decoded()).unwrap_or_default();

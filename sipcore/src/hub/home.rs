@@ -107,6 +107,13 @@ impl HomeProxy {
         home
     }
 
+    /// The driver speaks TLS to other domains, from listening points behind those that listen.
+    pub(super) fn open_gates(&mut self) {
+        self.foreign.open_gates(&self.own);
+        let gates = self.foreign.gates().map(|gate| gate.addr);
+        self.layer.set_locals(self.own.iter().map(|own| own.addr).chain(gates).collect());
+    }
+
     /// From now on these may register and call; `None`: everybody. Who is no user any more has no bindings, and is told so.
     pub fn set_users(&mut self, now: Instant, users: Option<Users>) {
         self.guard = users.map(|users| Guard::new(users, now));
@@ -221,8 +228,8 @@ impl HomeProxy {
                 Event::Response { id, message } if self.on_notify_outcome(id, message.status()) => {}
                 Event::Response { id, message } => self.on_response(now, id, message),
                 Event::Timeout { id } | Event::Unreachable { id, .. } if self.on_notify_outcome(id, None) => {}
-                Event::Timeout { id } => self.on_no_response(now, id, false),
-                Event::Unreachable { id, .. } => self.on_no_response(now, id, true),
+                Event::Timeout { id } => self.on_no_response(now, id, None),
+                Event::Unreachable { id, why } => self.on_no_response(now, id, Some(&why)),
                 Event::Gone { id } => self.on_gone(id),
             }
         }
@@ -311,6 +318,7 @@ impl Machine for HomeProxy {
             self.presence.on_registration(&record);
         }
         self.on_presence_timers(now);
+        self.on_foreign_timers(now);
         while let Some((_, context)) = self.timers.pop_due(now) {
             self.on_ring_limit(now, context);
         }
@@ -326,8 +334,8 @@ impl Machine for HomeProxy {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let own = [self.layer.poll_timeout(), self.location.next_expiry(), self.timers.next(), self.presence.next()];
-        own.into_iter().flatten().min()
+        let own = [self.layer.poll_timeout(), self.location.next_expiry(), self.timers.next()];
+        own.into_iter().chain([self.presence.next(), self.foreign.next()]).flatten().min()
     }
 
     fn deliver_events(&mut self, _now: Instant) {

@@ -23,13 +23,14 @@ pub use crate::auth::{Algorithm, Stored, ha1};
 pub use crate::transport::{Counters, Direction, Tap, TapEvent, Transport};
 
 use crate::locate::Locator;
-use crate::tls::ServerTls;
+use crate::tls::{ClientTls, ServerTls, TlsError, Trust};
 use crate::transaction::Timing;
 use crate::transport::{Admission, Driver, Listen, Secrets, Setup, StartError};
 use crate::turn::Mint;
 use home::HomeProxy;
 use journal::Journal;
 use page::Page;
+use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -138,6 +139,9 @@ pub struct HubConfig {
     pub page: Option<SocketAddr>,
     /// Other domains that the hub's users may call and watch somebody in (RFC 3263); requests for all others are refused.
     pub foreign: Vec<String>,
+    /// Whom the certificates of their servers have to come from, and who the hub is to them: with this it speaks TLS to them, from where it takes TLS, and
+    /// lets their users in who come from them.
+    pub foreign_trust: Option<Trust>,
     /// The DNS server that knows these, instead of this machine's.
     pub dns: Option<SocketAddr>,
     /// The STUN and TURN server that those who register are told of, each with credentials of its own. `None`: there is none.
@@ -176,6 +180,7 @@ impl Default for HubConfig {
             state: None,
             page: None,
             foreign: Vec::new(),
+            foreign_trust: None,
             dns: None,
             relay: None,
         }
@@ -205,6 +210,15 @@ pub enum HubError {
     /// TLS is to be listened for, and there is no certificate.
     #[error("the hub cannot start: TLS needs a certificate and its key")]
     NoCertificate,
+    /// TLS cannot be spoken to another domain.
+    #[error("the hub cannot start: it cannot speak TLS to {domain}: {source}")]
+    Trust {
+        /// The domain.
+        domain: String,
+        /// What is wrong.
+        #[source]
+        source: TlsError,
+    },
     /// DNS cannot be asked for other domains.
     #[error("the hub cannot start: other domains cannot be looked for: {0}")]
     Dns(String),
@@ -249,6 +263,8 @@ pub struct Activity {
 pub struct Hub {
     driver: Driver<HomeProxy>,
     page: Option<Page>,
+    /// Other domains.
+    foreign: Vec<String>,
 }
 
 impl Hub {
@@ -284,7 +300,12 @@ impl Hub {
                 per_source: config.max_connections_per_source,
                 patience: config.patience,
             },
-            secrets: Secrets { server: config.tls.clone(), client: None, origins: config.origins.clone() },
+            secrets: Secrets {
+                server: config.tls.clone(),
+                client: None,
+                domains: RwLock::new(trusted(&config.foreign, config.foreign_trust.as_ref())?),
+                origins: config.origins.clone(),
+            },
         };
         let now = Instant::now();
         let journal = match &config.state {
@@ -296,6 +317,9 @@ impl Hub {
         };
         let machine = |addresses: &[Listen]| {
             let mut home = HomeProxy::new(&config, addresses, Timing::default(), now);
+            if config.foreign_trust.is_some() {
+                home.open_gates();
+            }
             if let Some((journal, kept)) = journal {
                 home.resume(now, journal, kept);
             }
@@ -316,7 +340,7 @@ impl Hub {
             }
             None => None,
         };
-        Ok(Hub { driver, page })
+        Ok(Hub { driver, page, foreign: config.foreign.clone() })
     }
 
     /// Where it listens by UDP and TCP, in the order of the configuration.
@@ -340,6 +364,14 @@ impl Hub {
         self.driver.core.with(|home, now| home.set_users(now, Some(users)));
     }
 
+    /// From now on certificates of other domains come from these, and this is who the hub is to them. With what is wrong nothing changes.
+    pub fn set_foreign_trust(&self, trust: &Trust) -> Result<(), HubError> {
+        let mut domains = self.driver.core.secrets.domains.write();
+        let names: Vec<String> = self.foreign.iter().take(domains.len()).cloned().collect();
+        *domains = trusted(&names, Some(trust))?;
+        Ok(())
+    }
+
     /// How busy it is.
     pub fn activity(&self) -> Activity {
         self.driver.core.with(|home, _| home.activity())
@@ -361,4 +393,13 @@ impl Hub {
         let _ = tokio::time::timeout(limit, quiet.notified()).await;
         self.shutdown().await;
     }
+}
+
+/// How TLS is spoken to other domains; to none without trust.
+fn trusted(domains: &[String], trust: Option<&Trust>) -> Result<Vec<ClientTls>, HubError> {
+    let Some(trust) = trust else { return Ok(Vec::new()) };
+    let client = |domain: &String| {
+        ClientTls::new(domain, trust).map_err(|source| HubError::Trust { domain: domain.clone(), source })
+    };
+    domains.iter().map(client).collect()
 }

@@ -8,6 +8,7 @@ use crate::message::{Message, ResponseBuilder, name};
 use crate::transaction::{ClientId, ServerId};
 use crate::transport::Flow;
 use std::time::Instant;
+use tracing::info;
 
 /// One copy of the request.
 pub(super) struct Branch {
@@ -18,13 +19,20 @@ pub(super) struct Branch {
     /// CANCEL is to be sent as soon as that is allowed.
     cancel: bool,
     cancelled: bool,
-    /// Where else the same agent is.
+    /// Where else the same agent is, or the domain that the request is led to.
     others: Vec<Target>,
+    /// The request as it is led to another domain, and the server that has it.
+    led: Option<Box<(Flow, Message)>>,
 }
 
 impl Branch {
     pub fn new(client: ClientId, others: Vec<Target>) -> Self {
-        Branch { client, done: false, provisional: false, cancel: false, cancelled: false, others }
+        Branch { client, done: false, provisional: false, cancel: false, cancelled: false, others, led: None }
+    }
+
+    /// To a server of another domain; the `others` serve it, too.
+    pub fn led(client: ClientId, server: Flow, others: Vec<Target>, request: Message) -> Self {
+        Branch { led: Some(Box::new((server, request))), ..Branch::new(client, others) }
     }
 }
 
@@ -66,12 +74,23 @@ impl Context {
         self.cancelled
     }
 
-    /// The request, and where else a branch can go: nowhere any more if it was answered, is cancelled, or is not wanted.
-    pub fn take_others(&mut self, client: ClientId) -> Option<(Message, Vec<Target>)> {
+    /// The request as it came, where else a branch can go, and what is sent there if that is not made anew: nowhere any more if it was answered, is
+    /// cancelled, or is not wanted.
+    pub fn take_others(&mut self, client: ClientId) -> Option<(Message, Vec<Target>, Option<Message>)> {
         let request = self.request.clone().filter(|_| !self.cancelled)?;
         let branch =
             self.branch(client).filter(|branch| !branch.done && !branch.cancel && !branch.others.is_empty())?;
-        Some((request, std::mem::take(&mut branch.others)))
+        Some((request, std::mem::take(&mut branch.others), branch.led.take().map(|led| led.1)))
+    }
+
+    /// A server of another domain has it, and has said nothing yet.
+    pub fn is_led_in_vain(&mut self, client: ClientId) -> bool {
+        self.branch(client).is_some_and(|branch| branch.led.is_some() && !branch.provisional && !branch.done)
+    }
+
+    /// The server of another domain that has it.
+    pub fn led_to(&mut self, client: ClientId) -> Option<Flow> {
+        self.branch(client)?.led.as_ref().map(|led| led.0)
     }
 
     /// One branch is another one now.
@@ -92,7 +111,11 @@ impl HomeProxy {
         response.pop_first(name::VIA);
         // A proxy before the agent says that the flow is lost, which is nothing for the caller (RFC 5626 11.5).
         if status == 430 {
-            return self.on_no_response(now, client, true);
+            return self.on_no_response(now, client, Some("its flow is lost"));
+        }
+        // One server of a domain cannot now, another one can (RFC 3263 4.3).
+        if status == 503 && self.on_server_failed(now, id, client) && self.fork_again(now, id, client) {
+            return;
         }
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let server = context.server;
@@ -137,18 +160,24 @@ impl HomeProxy {
         }
     }
 
-    /// A branch without any final response: it timed out, or its place cannot be reached (RFC 3261 16.8, 16.9).
-    pub(super) fn on_no_response(&mut self, now: Instant, client: ClientId, unreachable: bool) {
+    /// A branch without any final response: it timed out, or its place cannot be reached, for this reason (RFC 3261 16.8, 16.9).
+    pub(super) fn on_no_response(&mut self, now: Instant, client: ClientId, why: Option<&str>) {
         let Some(id) = self.clients.get(&client).copied() else { return };
-        if unreachable && self.fork_again(now, id, client) {
+        let led = self.on_server_failed(now, id, client);
+        if (why.is_some() || led) && self.fork_again(now, id, client) {
             return;
         }
         let Some(context) = self.contexts.get_mut(&id) else { return };
         if let Some(request) = &context.request {
-            let answer = match (context.cancelled, unreachable) {
+            let answer = match (context.cancelled, why) {
                 (true, _) => Message::response_to(request, 487, "Request Terminated"),
-                (false, true) => Message::response_to(request, 480, "Contact Not Reachable"),
-                (false, false) => Message::response_to(request, 408, "Request Timeout"),
+                (false, Some(why)) if led => {
+                    info!(why, "another domain is not reachable");
+                    Message::response_to(request, 502, "That Domain Is Not Reachable")
+                        .header(name::WARNING, format_args!("399 sipbox \"{}\"", quotable(why)))
+                }
+                (false, Some(_)) => Message::response_to(request, 480, "Contact Not Reachable"),
+                (false, None) => Message::response_to(request, 408, "Request Timeout"),
             };
             let answer = with_tag(answer).build();
             context.refusals.push(answer);
@@ -202,7 +231,7 @@ impl HomeProxy {
             open().filter(|branch| branch.cancelled || !branch.provisional).map(|branch| branch.client).collect();
         for client in hopeless {
             self.layer.abandon(client);
-            self.on_no_response(now, client, false);
+            self.on_no_response(now, client, None);
         }
         if self.contexts.contains_key(&id) {
             self.cancel_all(now, id);
@@ -237,7 +266,11 @@ impl HomeProxy {
             context.request = None;
             let refusals = std::mem::take(&mut context.refusals);
             let server = context.server;
-            if let Some(answer) = best(refusals) {
+            if let Some(mut answer) = best(refusals) {
+                // It is not this server that cannot, and its users are not to look for another (RFC 3261 16.7 step 6).
+                if answer.status() == Some(503) {
+                    answer.set_status(500, "Server Internal Error");
+                }
                 self.layer.respond(now, server, &answer);
             }
         }
@@ -276,6 +309,11 @@ impl HomeProxy {
             self.timers.update(id, old, at);
         }
     }
+}
+
+/// What of a text can stand between quotes (RFC 3261 25.1).
+fn quotable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() && !matches!(c, '"' | '\\')).collect()
 }
 
 fn with_tag(answer: ResponseBuilder) -> ResponseBuilder {

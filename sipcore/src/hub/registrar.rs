@@ -197,6 +197,10 @@ impl HomeProxy {
     pub(super) fn flow_to_contact(&self, source: Flow, contact: &Uri, instance: bool) -> Flow {
         let transport = transport_of(contact);
         let Some(addr) = address_of(contact) else { return source };
+        // Its connection may end long before the other domain is told something.
+        if transport == Transport::Tls && self.foreign.is_gate(source) {
+            return Flow { remote: addr, ..source };
+        }
         let same_host = addr.ip() == source.remote.ip();
         let own_connection = match transport {
             Transport::Udp => !same_host && instance,

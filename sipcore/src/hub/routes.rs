@@ -1,5 +1,6 @@
 //! Where a request goes next (RFC 3261 16.4, 16.5, 16.12), and the Record-Route by which later requests come back (16.6).
 
+use super::foreign::whom;
 use super::gruu;
 use super::home::HomeProxy;
 use super::location::{Contact, Lookup, address_of, transport_of};
@@ -73,9 +74,9 @@ impl HomeProxy {
         // The mark is of a dialog, and what begins one is not within it: else a Call-ID seen once would be a way for everything and for ever.
         sealed &= request.to_tag().is_some();
         let destination = match (top_route(request), request.request_uri()) {
-            (Some(next), _) => self.direct(flow, &next, sealed),
+            (Some(next), _) => self.direct(flow, request, &next, sealed),
             (None, Ok(uri)) if !uri.is_sip() => Destination::Nowhere(416, "Unsupported URI Scheme"),
-            (None, Ok(uri)) if !self.is_ours(&uri) => self.direct(flow, &uri, sealed),
+            (None, Ok(uri)) if !self.is_ours(&uri) => self.direct(flow, request, &uri, sealed),
             (None, Ok(uri)) if uri.user().is_none() => Destination::Here,
             (None, Ok(uri)) => self.contacts(now, &uri),
             (None, Err(_)) => Destination::Nowhere(400, "Bad Request-URI"),
@@ -107,7 +108,7 @@ impl HomeProxy {
     }
 
     /// To a URI that is not ours: only to a contact that is bound here, or within a dialog that went through here.
-    fn direct(&self, flow: Flow, uri: &Uri, sealed: bool) -> Destination {
+    fn direct(&self, flow: Flow, request: &Message, uri: &Uri, sealed: bool) -> Destination {
         let transport = transport_of(uri);
         // What the operator calls another domain is nobody's here, whatever contacts say.
         let known = (!self.foreign.leads_to(uri)).then(|| self.location.flow_to(uri)).flatten();
@@ -119,6 +120,13 @@ impl HomeProxy {
             }
             (None, None) => return Destination::Nowhere(404, "Not Our Domain"),
             (None, Some(_)) if !sealed && self.foreign.leads_to(uri) => return Destination::Elsewhere(uri.clone()),
+            // To another domain by TLS: whoever is there has to show that he is of it.
+            (None, Some(addr)) if sealed && transport == Transport::Tls => {
+                match whom(request).and_then(|whom| self.foreign.gate_to(&whom, addr.ip())) {
+                    Some(local) => Flow { transport, local, remote: addr },
+                    None => Flow { transport, local: self.local_for(transport, addr.ip(), flow.local), remote: addr },
+                }
+            }
             (None, Some(addr)) if sealed => {
                 Flow { transport, local: self.local_for(transport, addr.ip(), flow.local), remote: addr }
             }

@@ -119,6 +119,13 @@ impl Message {
         }
     }
 
+    /// Changes the status of a response; nothing for a request.
+    pub fn set_status(&mut self, status: u16, reason: &str) {
+        if self.status().is_some() {
+            self.start = Message::response(status, reason).build().start;
+        }
+    }
+
     /// Replaces the body, its Content-Type and Content-Length. An empty body has no Content-Type.
     pub fn set_body(&mut self, content_type: &str, body: Bytes) {
         if body.is_empty() {

@@ -2,7 +2,8 @@
 
 use super::verify::{Belief, Verifier};
 use super::{Fingerprint, TlsError, files, provider};
-use rustls::pki_types::ServerName;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
 use std::fmt;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub struct Trust {
 pub struct ClientTls {
     pub(crate) connector: TlsConnector,
     pub(crate) domain: ServerName<'static>,
+    verifier: Arc<Verifier>,
 }
 
 impl ClientTls {
@@ -38,18 +40,26 @@ impl ClientTls {
             (None, Some(path)) => Belief::Authorities(authorities(path.clone())?),
             (None, None) => Belief::Authorities(of_this_machine()?),
         };
+        let verifier = Arc::new(Verifier::new(belief));
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::Unusable(error.to_string()))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier::new(belief)));
+            .with_custom_certificate_verifier(verifier.clone());
         let config = match &trust.certificate {
             Some((chain, key)) => config
                 .with_client_auth_cert(files::certificates(chain)?, files::key(key)?)
                 .map_err(|error| TlsError::Unusable(error.to_string()))?,
             None => config.with_no_client_auth(),
         };
-        Ok(ClientTls { connector: TlsConnector::from(Arc::new(config)), domain })
+        Ok(ClientTls { connector: TlsConnector::from(Arc::new(config)), domain, verifier })
+    }
+
+    /// These certificates, the first of which somebody has shown and has the key of, speak for the domain: what would be believed of a server of it is
+    /// believed of whoever connects from there (RFC 5922 7.3, 7.4).
+    pub(crate) fn believes(&self, shown: &[CertificateDer<'_>]) -> bool {
+        let Some((first, between)) = shown.split_first() else { return false };
+        self.verifier.verify_server_cert(first, between, &self.domain, &[], UnixTime::now()).is_ok()
     }
 }
 

@@ -1,12 +1,13 @@
 //! The called side of TLS.
 
 use super::client::authorities;
+use super::verify::Asking;
 use super::{Fingerprint, TlsError, files, provider};
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use std::fmt;
 use std::net::IpAddr;
@@ -17,7 +18,16 @@ use tokio_rustls::TlsAcceptor;
 /// Who a server is. Clones share it, so that it can be another while connections come in.
 #[derive(Clone)]
 pub struct ServerTls {
-    now: Arc<Mutex<(Arc<ServerConfig>, Fingerprint)>>,
+    now: Arc<Mutex<Current>>,
+}
+
+/// What it is now.
+#[derive(Clone)]
+struct Current {
+    usual: Arc<ServerConfig>,
+    /// The same, and clients are asked who they are.
+    asking: Arc<ServerConfig>,
+    fingerprint: Fingerprint,
 }
 
 impl ServerTls {
@@ -44,21 +54,27 @@ impl ServerTls {
     ) -> Result<ServerTls, TlsError> {
         let fingerprint =
             chain.first().map(Fingerprint::of).ok_or_else(|| TlsError::Unusable("there is none".into()))?;
-        let config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::Unusable(error.to_string()))?;
-        let config = match clients {
-            Some(roots) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        let mandatory = match clients {
+            Some(roots) => Some(
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
                     .build()
-                    .map_err(|error| TlsError::Unusable(error.to_string()))?;
-                config.with_client_cert_verifier(verifier)
-            }
-            None => config.with_no_client_auth(),
+                    .map_err(|error| TlsError::Unusable(error.to_string()))?,
+            ),
+            None => None,
         };
-        let config =
-            config.with_single_cert(chain, key).map_err(|error| TlsError::Unusable(format!("{error} (key)")))?;
-        Ok(ServerTls { now: Arc::new(Mutex::new((Arc::new(config), fingerprint))) })
+        let usual = mandatory.clone().unwrap_or_else(|| Arc::new(NoClientAuth));
+        let asking = mandatory.unwrap_or_else(|| Arc::new(Asking::new()));
+        let config = |clients| -> Result<Arc<ServerConfig>, TlsError> {
+            let config = ServerConfig::builder_with_provider(provider())
+                .with_safe_default_protocol_versions()
+                .map_err(|error| TlsError::Unusable(error.to_string()))?
+                .with_client_cert_verifier(clients)
+                .with_single_cert(chain.clone(), key.clone_key())
+                .map_err(|error| TlsError::Unusable(format!("{error} (key)")))?;
+            Ok(Arc::new(config))
+        };
+        let now = Current { usual: config(usual)?, asking: config(asking)?, fingerprint };
+        Ok(ServerTls { now: Arc::new(Mutex::new(now)) })
     }
 
     /// From now on this server is `other`; connections that stand stay.
@@ -69,11 +85,13 @@ impl ServerTls {
 
     /// The SHA-256 of its certificate.
     pub fn fingerprint(&self) -> Fingerprint {
-        self.now.lock().1
+        self.now.lock().fingerprint
     }
 
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.now.lock().0.clone())
+    /// Takes connections. `asks`: those who connect are asked for a certificate, and are taken without one, too.
+    pub(crate) fn acceptor(&self, asks: bool) -> TlsAcceptor {
+        let now = self.now.lock();
+        TlsAcceptor::from(if asks { now.asking.clone() } else { now.usual.clone() })
     }
 }
 

@@ -55,6 +55,20 @@ impl Connections {
         Some(connection)
     }
 
+    /// A connection is known by another flow from now on, in place of one that was. `false`: it is not open.
+    pub fn rename(&mut self, from: Flow, to: Flow, connection: &Connection) -> bool {
+        if !self.by_flow.get(&from).is_some_and(|known| std::ptr::eq(known.as_ref(), connection)) {
+            return false;
+        }
+        if let Some(old) = self.by_flow.get(&to).cloned() {
+            old.abandon();
+            self.close(to, &old);
+        }
+        let known = self.by_flow.remove(&from);
+        known.map(|known| self.by_flow.insert(to, known));
+        true
+    }
+
     /// All connections from a listening point end, and nobody is told.
     pub fn forsake(&mut self, local: u16) {
         let ended: Vec<Flow> = self.by_flow.keys().filter(|flow| flow.local == local).copied().collect();

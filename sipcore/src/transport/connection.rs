@@ -40,6 +40,8 @@ struct Outbox {
 pub(super) struct Connection {
     /// Where everybody may write; without it the task alone writes.
     stream: OnceLock<TcpStream>,
+    /// The flow that it is known by, when that is another one than it began with.
+    known_as: OnceLock<Flow>,
     outbox: Mutex<Outbox>,
     wake: Notify,
 }
@@ -116,6 +118,12 @@ impl Connection {
         self.wake.notified().await;
     }
 
+    /// It is known by this flow from now on.
+    pub fn set_known_as(&self, flow: Flow) {
+        // Only its own task says so, once.
+        let _ = self.known_as.set(flow);
+    }
+
     /// Why nothing can be sent any more.
     pub fn why(&self) -> io::Error {
         self.outbox.lock().why.clone().map_or(ErrorKind::BrokenPipe.into(), io::Error::other)
@@ -158,6 +166,7 @@ pub(super) async fn run<M: Machine>(
         Err(error) => error.to_string(),
     };
     connection.ended(&why);
+    let flow = connection.known_as.get().copied().unwrap_or(flow);
     core.forget(flow, &connection);
     if !connection.outbox.lock().forsaken {
         core.unreachable(flow, &why);

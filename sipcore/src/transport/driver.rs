@@ -10,6 +10,7 @@ use crate::message::Message;
 use crate::tls::{ClientTls, ServerTls};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use rustls::pki_types::CertificateDer;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -59,6 +60,9 @@ pub(crate) struct Secrets {
     pub server: Option<ServerTls>,
     /// Whom we connect to. Without it no connection by TLS is made from here.
     pub client: Option<ClientTls>,
+    /// Other domains that are spoken to by TLS, each known by its certificate. What is sent to one leaves from listening points of its own, behind those
+    /// that listen: for each domain one for each that takes TLS. What comes from it comes there.
+    pub domains: RwLock<Vec<ClientTls>>,
     /// Web sites whose pages may connect, as browsers tell them (RFC 6454 7): `https://example.org`.
     pub origins: Vec<String>,
 }
@@ -67,6 +71,8 @@ pub(crate) struct Secrets {
 pub(super) struct Point {
     udp: Option<Arc<Datagrams>>,
     listen: Listen,
+    /// The only domain that is spoken to from here; nobody listens.
+    domain: Option<usize>,
     /// The address that it is bound to, if not to all.
     bound: Option<IpAddr>,
     /// What reads its sockets.
@@ -84,7 +90,7 @@ pub(crate) struct Core<M> {
     state: Mutex<State<M>>,
     points: RwLock<Vec<Arc<Point>>>,
     connections: Mutex<Connections>,
-    pub(super) secrets: Secrets,
+    pub(crate) secrets: Secrets,
     pub(super) patience: Duration,
     tasks: Mutex<JoinSet<()>>,
     stopped: AtomicBool,
@@ -116,6 +122,10 @@ impl<M: Machine> Driver<M> {
             listeners.push(listener);
         }
         let addresses: Vec<_> = points.iter().map(|point| point.listen).collect();
+        for domain in 0..setup.secrets.domains.read().len() {
+            let gates = points.iter().filter(|point| point.is_for_tls()).map(|point| Arc::new(point.gate(domain)));
+            points.extend(gates.collect::<Vec<_>>());
+        }
         let core = Arc::new(Core {
             state: Mutex::new(State { machine: machine(&addresses), armed: None }),
             points: RwLock::new(points),
@@ -149,7 +159,7 @@ impl<M: Machine> Driver<M> {
 impl<M: Machine> Core<M> {
     /// Where the driver listens.
     pub fn points(&self) -> Vec<Listen> {
-        self.points.read().iter().map(|point| point.listen).collect()
+        self.points.read().iter().filter(|point| point.domain.is_none()).map(|point| point.listen).collect()
     }
 
     fn point(&self, local: u16) -> Option<Arc<Point>> {
@@ -234,6 +244,28 @@ impl<M: Machine> Core<M> {
         self.connections.lock().close(flow, connection);
     }
 
+    /// How the other end of a connection that is made here is known.
+    pub(super) fn client(&self, flow: Flow) -> Option<ClientTls> {
+        match self.point(flow.local)?.domain {
+            Some(domain) => self.secrets.domains.read().get(domain).cloned(),
+            None => self.secrets.client.clone(),
+        }
+    }
+
+    /// Whoever connected has shown these certificates: the flow that he is known by, when they speak for one of the domains.
+    pub(super) fn known_by(&self, flow: Flow, shown: &[CertificateDer<'_>]) -> Option<Flow> {
+        let domain = self.secrets.domains.read().iter().position(|domain| domain.believes(shown))?;
+        let points = self.points.read();
+        let here = points.get(usize::from(flow.local))?.listen;
+        let gate = points.iter().position(|point| point.domain == Some(domain) && point.listen == here)?;
+        Some(Flow { local: u16::try_from(gate).ok()?, ..flow })
+    }
+
+    /// A connection is known by another flow from now on. `false`: it is none of those that are open.
+    pub(super) fn rename(&self, from: Flow, to: Flow, connection: &connection::Connection) -> bool {
+        self.connections.lock().rename(from, to, connection)
+    }
+
     fn flush(self: &Arc<Self>, machine: &mut M, now: Instant) {
         for _ in 0..FLUSH_ROUNDS {
             let mut failed = Vec::new();
@@ -280,7 +312,7 @@ impl<M: Machine> Core<M> {
             let mut connections = self.connections.lock();
             match connections.get(flow) {
                 Some(connection) => connection.clone(),
-                None if !self.can_connect(flow.transport) => {
+                None if !self.can_connect(flow) => {
                     return Err(io::Error::new(ErrorKind::NotConnected, "the connection has ended"));
                 }
                 None => {
@@ -312,8 +344,8 @@ impl<M: Machine> Core<M> {
     }
 
     /// Connections of this kind are made from here, and not only taken.
-    fn can_connect(&self, transport: Transport) -> bool {
-        transport == Transport::Tcp || (transport == Transport::Tls && self.secrets.client.is_some())
+    fn can_connect(&self, flow: Flow) -> bool {
+        flow.transport == Transport::Tcp || (flow.transport == Transport::Tls && self.client(flow).is_some())
     }
 
     fn tap_sent(&self, point: &Point, flow: Flow, payload: &Bytes) {
@@ -326,6 +358,15 @@ impl<M: Machine> Core<M> {
 }
 
 impl Point {
+    fn is_for_tls(&self) -> bool {
+        self.listen.transport == Transport::Tls
+    }
+
+    /// The same for what is exchanged with one domain.
+    fn gate(&self, domain: usize) -> Point {
+        Point { udp: None, listen: self.listen, domain: Some(domain), bound: self.bound, readers: Mutex::default() }
+    }
+
     /// Opens the sockets: UDP and TCP, or one for connections alone.
     async fn open(wanted: Listen, next_hop: Option<SocketAddr>) -> Result<(Point, TcpListener), StartError> {
         let Listen { addr, transport } = wanted;
@@ -342,6 +383,7 @@ impl Point {
         let point = Point {
             udp,
             listen: Listen { addr: advertised(bound), transport },
+            domain: None,
             bound: Some(bound.ip()).filter(|ip| !ip.is_unspecified()),
             readers: Mutex::default(),
         };

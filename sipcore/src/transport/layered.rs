@@ -19,7 +19,7 @@ pub(super) const WRITE_LIMIT: Duration = Duration::from_secs(15);
 /// Runs a connection to its end.
 pub(super) async fn exchange<M: Machine>(
     core: &Arc<Core<M>>,
-    link: Link<'_>,
+    mut link: Link<'_>,
     stream: TcpStream,
     is_accepted: bool,
 ) -> io::Result<()> {
@@ -27,15 +27,25 @@ pub(super) async fn exchange<M: Machine>(
         (Transport::Ws, _) => web::exchange(core, link, stream).await,
         (_, true) => {
             let Some(server) = &core.secrets.server else { return Err(ErrorKind::Unsupported.into()) };
-            let shaken = timeout(core.patience, server.acceptor().accept(stream)).await;
+            // A browser would ask its user for a certificate.
+            let asks = link.flow.transport == Transport::Tls && !core.secrets.domains.read().is_empty();
+            let shaken = timeout(core.patience, server.acceptor(asks).accept(stream)).await;
             let stream = shaken.map_err(io::Error::from).flatten().inspect_err(|_| failed(core))?;
-            match link.flow.transport {
-                Transport::Wss => web::exchange(core, link, stream).await,
-                _ => messages(core, link, stream).await,
+            if link.flow.transport == Transport::Wss {
+                return web::exchange(core, link, stream).await;
             }
+            let shown = stream.get_ref().1.peer_certificates();
+            if let Some(known) = shown.and_then(|shown| core.known_by(link.flow, shown)) {
+                if !core.rename(link.flow, known, link.connection) {
+                    return Err(ErrorKind::ConnectionAborted.into());
+                }
+                link.connection.set_known_as(known);
+                link.flow = known;
+            }
+            messages(core, link, stream).await
         }
         (_, false) => {
-            let Some(client) = &core.secrets.client else { return Err(ErrorKind::Unsupported.into()) };
+            let Some(client) = core.client(link.flow) else { return Err(ErrorKind::Unsupported.into()) };
             let shaken = timeout(core.patience, client.connector.connect(client.domain.clone(), stream)).await;
             let stream = shaken.map_err(io::Error::from).flatten().map_err(explain).inspect_err(|_| failed(core))?;
             messages(core, link, stream).await

@@ -96,6 +96,9 @@ impl HomeProxy {
         let refuse = |status, reason: &str| Box::new(Message::response_to(request, status, reason));
         let from = request.from().ok().and_then(|from| from.uri().ok()).ok_or_else(|| refuse(400, "Bad From"))?.aor();
         let ours = self.is_ours(&from);
+        if self.is_guest(flow, request) {
+            return Ok(from);
+        }
         if let Some(guard) = &mut self.guard {
             let user = from.user_decoded().unwrap_or_default();
             guard.check(now, flow, request, &user, true)?;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::agent::Registrar;
 use crate::locate::LocateError;
-use crate::message::Uri;
+use crate::message::{Method, Uri};
 
 const BOB: &str = "sip:bob@else.example";
 
@@ -117,6 +117,112 @@ fn what_happens_meanwhile() {
     bench.hub.handle_unreachable(bench.now, flow, "Connection refused");
     let sent = bench.sent();
     assert!(matches!(&sent[..], [(8, message)] if message.is_request()), "{sent:?}");
+}
+
+/// A server that cannot, that says nothing or is not there: the next one is asked, and the ones that failed come last for a while (RFC 3263 4.3).
+#[test]
+fn every_server_of_a_domain_is_tried() {
+    let servers = || Ok([5, 6, 7, 8].map(|host| server(host, Transport::Udp)).to_vec());
+    for method in ["INVITE", "OPTIONS"] {
+        for route in ["", "Route: <sip:else.example;lr>\r\n"] {
+            let mut bench = foreign_bench();
+            let (_, id, _) = bench.asked(method, BOB, route);
+            let sent = bench.located(id, servers());
+            let [(5, first)] = &sent[..] else { panic!("{sent:?}") };
+            // 503: at once.
+            let sent = bench.put(5, Message::response_to(first, 503, "Busy").to_tag("b").build());
+            let sent: Vec<&(u8, Message)> =
+                sent.iter().filter(|(_, message)| message.method() != Some(&Method::Ack)).collect();
+            let [(6, second)] = &sent[..] else { panic!("{sent:?}") };
+            assert_eq!(second.routes().count(), usize::from(!route.is_empty()));
+            // Silence, in spite of repetitions.
+            bench.pass(5 * SECOND);
+            let sent = bench.sent();
+            let third = sent.iter().find(|(host, _)| *host == 7);
+            assert!(third.is_some() && sent.iter().all(|(host, _)| [6, 7].contains(host)), "{sent:?}");
+            // Nobody there.
+            let flow = Flow { transport: Transport::Udp, local: 0, remote: server(7, Transport::Udp).addr };
+            bench.hub.handle_unreachable(bench.now, flow, "Connection refused");
+            let sent = bench.sent();
+            let [(8, last)] = &sent[..] else { panic!("{sent:?}") };
+            let answer = bench.put(8, Message::response_to(last, 200, "OK").to_tag("b").build());
+            assert!(matches!(&answer[..], [(9, answer)] if answer.status() == Some(200)), "{answer:?}");
+            // What has failed comes last.
+            let (_, id, _) = bench.asked(method, BOB, route);
+            let sent = bench.located(id, servers());
+            assert!(matches!(&sent[..], [(8, _)]), "{sent:?}");
+            bench.pass(200 * SECOND);
+            bench.sent();
+            let (_, id, _) = bench.asked(method, BOB, route);
+            assert!(matches!(&bench.located(id, servers())[..], [(5, _)]));
+            bench.pass(300 * SECOND);
+            assert_eq!(bench.hub.leftovers(), [0; 6], "{method}");
+        }
+    }
+}
+
+/// When none serves, the caller is told by the hub, which is not to be left for another one because of that.
+#[test]
+fn servers_that_all_fail_are_not_the_hub_s_fault() {
+    let mut bench = foreign_bench();
+    let (_, id, _) = bench.asked("OPTIONS", BOB, "");
+    let sent = bench.located(id, Ok(vec![server(8, Transport::Udp)]));
+    let answer = bench.put(8, Message::response_to(&sent[0].1, 503, "Busy").to_tag("b").build());
+    assert!(matches!(&answer[..], [(9, answer)] if answer.status() == Some(500)), "{answer:?}");
+    let (_, id, _) = bench.asked("OPTIONS", BOB, "");
+    bench.located(id, Ok(vec![server(8, Transport::Tcp)]));
+    let flow = Flow { transport: Transport::Tcp, local: 0, remote: server(8, Transport::Tcp).addr };
+    bench.hub.handle_unreachable(bench.now, flow, "Connection \"refused\"");
+    let answer = bench.sent();
+    let [(9, answer)] = &answer[..] else { panic!("{answer:?}") };
+    assert_eq!(answer.status(), Some(502));
+    assert_eq!(answer.header(name::WARNING).unwrap().text(), "399 sipbox \"Connection refused\"");
+    // A server that is silent while there is no other gets the time of a transaction.
+    let (_, id, _) = bench.asked("OPTIONS", BOB, "");
+    bench.located(id, Ok(vec![server(8, Transport::Udp)]));
+    bench.pass(20 * SECOND);
+    assert!(bench.sent().iter().all(|(host, _)| *host == 8));
+    bench.pass(20 * SECOND);
+    let sent = bench.sent();
+    assert!(matches!(sent.last(), Some((9, answer)) if answer.status() == Some(408)), "{sent:?}");
+}
+
+/// By TLS each domain is spoken to from a place of its own, and who comes from there is of it.
+#[test]
+fn domains_that_show_certificates() {
+    let tls: SocketAddr = "10.0.0.1:5061".parse().unwrap();
+    let points = [Listen::plain("10.0.0.1:5060".parse().unwrap()), Listen { addr: tls, transport: Transport::Tls }];
+    let users = Some(Users::new("sipbox").with("alice", "secret".to_owned()));
+    let foreign = vec!["third.example".to_owned(), "else.example".to_owned()];
+    let config = HubConfig { foreign, users, ..HubConfig::default() };
+    let now = Instant::now();
+    let mut hub = HomeProxy::new(&config, &points, Timing::default(), now);
+    hub.open_gates();
+    let mut bench = Bench { hub, now, ..bench() };
+    // Points 0 and 1 listen, 2 is for third.example, 3 for else.example.
+    let from = |local: u16| Flow { transport: Transport::Tls, local, remote: "10.0.0.8:40000".parse().unwrap() };
+    let register = bench.request("REGISTER", "sip:sipbox.invalid", "");
+    assert_eq!(bench.status(register), 401);
+    for (local, from_uri, to, status) in [
+        (3, "sip:bob@else.example", "sip:alice@sipbox.invalid", 480),
+        (3, "sip:bob@Else.Example", "sip:nobody@sipbox.invalid", 404),
+        // Not from there, not of it, or further on.
+        (1, "sip:bob@else.example", "sip:alice@sipbox.invalid", 407),
+        (2, "sip:bob@else.example", "sip:alice@sipbox.invalid", 407),
+        (3, "sip:bob@third.example", "sip:alice@sipbox.invalid", 407),
+        (3, "sip:alice@sipbox.invalid", "sip:alice@sipbox.invalid", 407),
+        (3, "sip:bob@else.example", "sip:carol@third.example", 403),
+        (3, "sip:bob@else.example", "sip:carol@10.0.0.9", 403),
+    ] {
+        for method in ["INVITE", "MESSAGE"] {
+            let mut request = bench.request(method, to, "");
+            request.set(name::FROM, format_args!("<{from_uri}>;tag=x"));
+            bench.hub.handle_message(now, from(local), request);
+            let answer = bench.sent().pop().unwrap().1;
+            assert_eq!(answer.status(), Some(status), "{local} {from_uri} {to} {method}");
+        }
+    }
+    assert!(bench.hub.poll_ask().is_none());
 }
 
 /// Within a dialog that goes through here, the next hop may have a name: for requests and for ACK. It is no way for others.
