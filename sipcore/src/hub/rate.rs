@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Addresses that are remembered. Above it those with a full bucket are forgotten; if there are none, everybody else shares one bucket.
+/// Addresses that are remembered. Above it those with a full bucket are forgotten; while none is found, everybody else shares one bucket.
 const MAX_SOURCES: usize = 65_536;
+/// How many are looked at for that.
+const LOOK_AT: usize = 8;
 
 /// The buckets of all addresses. A bucket is what it was full plus the time that has passed, so one moment describes it.
 #[derive(Debug)]
@@ -14,20 +16,20 @@ pub(crate) struct Rates {
     interval: Duration,
     /// When the bucket of each source will be full.
     full_at: HashMap<IpAddr, Instant>,
+    /// The sources, in a ring, and where the next one to forget is looked for.
+    ring: Vec<IpAddr>,
+    hand: usize,
 }
 
 impl Rates {
     /// `burst` at once, then one more after each `interval`.
     pub fn new(burst: u32, interval: Duration) -> Self {
-        Rates { burst, interval, full_at: HashMap::new() }
+        Rates { burst, interval, full_at: HashMap::new(), ring: Vec::new(), hand: 0 }
     }
 
     /// Takes one from the bucket of `source`. `false`: it is empty.
     pub fn admit(&mut self, now: Instant, source: IpAddr) -> bool {
-        if self.full_at.len() >= MAX_SOURCES && !self.full_at.contains_key(&source) {
-            self.full_at.retain(|_, full_at| *full_at > now);
-        }
-        let source = match self.full_at.len() < MAX_SOURCES || self.full_at.contains_key(&source) {
+        let source = match self.full_at.contains_key(&source) || self.make_room(now, source) {
             true => source,
             false => IpAddr::from([0, 0, 0, 0]),
         };
@@ -38,6 +40,24 @@ impl Rates {
             *full_at = next;
         }
         admitted
+    }
+
+    /// Puts a new source into the ring, in the place of one whose bucket is full when there are too many. `false`: none was found.
+    fn make_room(&mut self, now: Instant, source: IpAddr) -> bool {
+        if self.ring.len() < MAX_SOURCES {
+            self.ring.push(source);
+            return true;
+        }
+        for _ in 0..LOOK_AT {
+            self.hand = (self.hand + 1) % MAX_SOURCES;
+            let Some(old) = self.ring.get_mut(self.hand) else { continue };
+            if self.full_at.get(old).is_none_or(|full_at| *full_at <= now) {
+                self.full_at.remove(old);
+                *old = source;
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -68,5 +88,11 @@ mod tests {
         }
         assert!(rates.full_at.len() <= MAX_SOURCES + 1);
         assert!(!rates.admit(now, IpAddr::from([250, 0, 0, 1])), "the shared bucket is empty");
+        // Those who have been quiet give their places away.
+        let later = now + Duration::from_secs(60);
+        for n in 0..3 * MAX_SOURCES as u32 {
+            assert!(rates.admit(later, IpAddr::from((n + (200 << 24)).to_be_bytes())) || n >= MAX_SOURCES as u32);
+        }
+        assert!(rates.full_at.len() <= MAX_SOURCES + 1 && rates.ring.len() == MAX_SOURCES);
     }
 }

@@ -11,7 +11,7 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::time::Instant;
 
-/// The URI parameter that marks a route as made here for one Call-ID.
+/// The URI parameter that marks a route as made here for the dialog of one Call-ID and caller.
 const SEAL: &str = "s";
 
 /// One place that a request is sent to.
@@ -54,21 +54,19 @@ pub(super) struct Routed {
 impl HomeProxy {
     /// Takes our entries off the Route and finds the destination.
     pub(super) fn route(&self, now: Instant, flow: Flow, request: &mut Message) -> Routed {
-        let seal = self.seal(request);
-        let is_sealed = |uri: &Uri| uri.param(SEAL).is_some_and(|said| said == seal);
         let mut sealed = false;
         // A strict router before us has put our own route into the Request-URI; the last Route is the true one (16.4).
         if let Ok(uri) = request.request_uri()
             && self.is_ours(&uri)
             && uri.has_param(SEAL)
         {
-            sealed |= is_sealed(&uri);
+            sealed |= self.is_sealed(request, &uri);
             if let Some(last) = pop_last_route(request) {
                 request.set_request_uri(&last);
             }
         }
         while let Some(top) = top_route(request).filter(|uri| self.is_ours(uri)) {
-            sealed |= is_sealed(&top);
+            sealed |= self.is_sealed(request, &top);
             request.pop_first(name::ROUTE);
         }
         // The mark is of a dialog, and what begins one is not within it: else a Call-ID seen once would be a way for everything and for ever.
@@ -147,7 +145,8 @@ impl HomeProxy {
 
     /// Puts us on the route of the dialog; twice when the request leaves by another way than it came (RFC 5658).
     pub(super) fn record_route(&self, request: &mut Message, came: Flow, leaves: Flow) {
-        let seal = self.seal(request);
+        // Within the dialog that is not always the caller's, but by then the routes of both ends are made.
+        let seal = self.seal(request, request.from_tag().unwrap_or_default());
         let mut put = |flow: Flow| {
             let transport = flow.transport.as_param().map(|name| format!(";transport={name}")).unwrap_or_default();
             let value = format!("<sip:{}{transport};lr;{SEAL}={seal}>", self.layer.sent_by(flow.local));
@@ -159,8 +158,17 @@ impl HomeProxy {
         }
     }
 
-    fn seal(&self, request: &Message) -> String {
-        let mac = hmac(&self.seal_key, request.call_id().unwrap_or_default().as_bytes());
+    /// A route was made here for the dialog of a request: the caller's tag is the one of From in his requests, and of To in those of the called end.
+    fn is_sealed(&self, request: &Message, route: &Uri) -> bool {
+        let Some(said) = route.param(SEAL) else { return false };
+        let tags = [request.from_tag(), request.to_tag()];
+        tags.into_iter().flatten().any(|tag| self.seal(request, tag) == said)
+    }
+
+    fn seal(&self, request: &Message, caller_tag: &str) -> String {
+        // No Call-ID has a space in it.
+        let dialog = format!("{} {caller_tag}", request.call_id().unwrap_or_default());
+        let mac = hmac(&self.seal_key, dialog.as_bytes());
         mac.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 

@@ -414,11 +414,13 @@ fn later_requests_of_a_dialog_take_the_recorded_route() {
     bench.bind("<sip:bob@10.0.0.9:7777>");
     let invite = bench.request("INVITE", "sip:bob@sipbox.invalid", "Contact: <sip:alice@10.0.0.5:6666>\r\n");
     let call_id = invite.call_id().unwrap().to_string();
+    let caller = invite.header(name::FROM).unwrap().text().into_owned();
     let passed = bench.put(9, invite).remove(0).1;
     let recorded = passed.header(name::RECORD_ROUTE).unwrap().text().into_owned();
     // To a contact that is not bound here, but by a route that was made here for this Call-ID.
     let mut bye = bench.request("BYE", "sip:alice@10.0.0.5:6666", &format!("Route: {recorded}\r\n"));
     bye.set(name::CALL_ID, &call_id);
+    bye.set(name::FROM, &caller);
     bye.set(name::TO, "<sip:bob@sipbox.invalid>;tag=b");
     let sent = bench.put(9, bye);
     assert_eq!(sent[0].0, 5);
@@ -427,6 +429,7 @@ fn later_requests_of_a_dialog_take_the_recorded_route() {
     let uri = recorded.trim_matches(['<', '>']).to_string();
     let mut strict = bench.request("BYE", &uri, "Route: <sip:alice@10.0.0.5:6666>\r\n");
     strict.set(name::CALL_ID, &call_id);
+    strict.set(name::FROM, &caller);
     strict.set(name::TO, "<sip:bob@sipbox.invalid>;tag=b");
     let sent = bench.put(9, strict);
     assert_eq!((sent[0].0, sent[0].1.start_line().into_owned()), (5, "BYE sip:alice@10.0.0.5:6666 SIP/2.0".into()));
@@ -437,10 +440,12 @@ fn later_requests_of_a_dialog_take_the_recorded_route() {
     // Nor does what begins a dialog of its own.
     let mut beginning = bench.request("INVITE", "sip:alice@10.0.0.5:6666", &format!("Route: {recorded}\r\n"));
     beginning.set(name::CALL_ID, &call_id);
+    beginning.set(name::FROM, &caller);
     assert_eq!(bench.status(beginning), 403);
     // To a host whose name is bound no more: nobody is asked where it is.
     let mut gone = bench.request("BYE", "sip:alice@x.invalid", &format!("Route: {recorded}\r\n"));
     gone.set(name::CALL_ID, &call_id);
+    gone.set(name::FROM, &caller);
     gone.set(name::TO, "<sip:bob@sipbox.invalid>;tag=b");
     assert_eq!(bench.status(gone), 404);
     bench.pass(300 * SECOND);

@@ -233,24 +233,35 @@ fn names_within_a_dialog_are_looked_for() {
     let sent = bench.located(id, Ok(vec![server(8, Transport::Udp)]));
     let recorded = sent[0].1.header(name::RECORD_ROUTE).unwrap().text().into_owned();
     let routes = format!("Route: {recorded}, <sip:proxy.third.example;lr>\r\n");
-    let within = |bench: &mut Bench, method: &str, call_id: &str| {
+    let alice = invite.header(name::FROM).unwrap().text().into_owned();
+    let bob = format!("<{BOB}>;tag=b");
+    let within = |bench: &mut Bench, method: &str, call_id: &str, from: &str, to: &str| {
         let mut request = bench.request(method, "sip:bob@10.1.1.1", &routes);
         request.set(name::CALL_ID, call_id);
-        request.set(name::TO, format!("<{BOB}>;tag=b"));
+        request.set(name::FROM, from);
+        request.set(name::TO, to);
         request
     };
     let call_id = invite.call_id().unwrap().to_owned();
-    for method in ["ACK", "BYE"] {
-        let request = within(&mut bench, method, &call_id);
+    for (method, [from, to]) in [("ACK", [&alice, &bob]), ("BYE", [&alice, &bob]), ("BYE", [&bob, &alice])] {
+        let request = within(&mut bench, method, &call_id, from, to);
         assert!(bench.put(9, request).is_empty());
         let (id, to) = bench.hub.poll_ask().expect("a question for DNS");
         assert_eq!(to.host(), "proxy.third.example");
         let sent = bench.located(id, Ok(vec![server(6, Transport::Udp)]));
         assert!(matches!(&sent[..], [(6, passed)] if passed.method().unwrap().as_str() == method), "{sent:?}");
     }
-    let other = within(&mut bench, "BYE", "another");
-    assert_eq!(bench.status(other), 404);
-    let other = within(&mut bench, "ACK", "another");
+    for (call_id, from, to) in [
+        ("another", &*alice, &*bob),
+        (&call_id, "<sip:alice@sipbox.invalid>;tag=mine", &bob),
+        (&call_id, "<sip:alice@sipbox.invalid>;tag=b", "<sip:bob@else.example>;tag=mine"),
+        // Without a tag of To it is no dialog.
+        (&call_id, &alice, "<sip:bob@else.example>"),
+    ] {
+        let other = within(&mut bench, "BYE", call_id, from, to);
+        assert_eq!(bench.status(other), 404, "{call_id} {from} {to}");
+    }
+    let other = within(&mut bench, "ACK", "another", &alice, &bob);
     assert!(bench.put(9, other).is_empty());
     assert!(bench.hub.poll_ask().is_none());
 }
