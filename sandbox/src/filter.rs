@@ -55,15 +55,22 @@ impl Filter {
     }
 }
 
+/// A filter that refuses some calls, each perhaps by its arguments, and allows all others.
+struct Refusal {
+    program: Vec<libc::sock_filter>,
+    /// The calls that it may refuse.
+    calls: Vec<i64>,
+}
+
 /// The hardening filters; of two that refuse a call the first one counts.
-fn refusals(scope: Scope) -> Result<[Vec<libc::sock_filter>; 4], FilterError> {
+fn refusals(scope: Scope) -> Result<[Refusal; 4], FilterError> {
     Ok([no_protocols()?, protocols(scope)?, families()?, hardening(scope)?])
 }
 
 /// One program of many: what `notify` neither refuses nor kills goes on to the refusals, and what none of those refuses is notified
 /// or allowed, as `notify` said. (They come twice, once for each answer: with the answer kept in a scratch word instead, the kernel
 /// would not find out that a call is allowed by its number alone, seccomp_is_const_allow.)
-fn joined(notify: &[libc::sock_filter], refusals: &[Vec<libc::sock_filter>]) -> Vec<libc::sock_filter> {
+fn joined(notify: &[libc::sock_filter], refusals: &[Refusal]) -> Vec<libc::sock_filter> {
     let allowed = in_turn(refusals, libc::SECCOMP_RET_ALLOW);
     let notified = in_turn(refusals, libc::SECCOMP_RET_USER_NOTIF);
     let mut program = Vec::with_capacity(notify.len() + allowed.len() + notified.len());
@@ -80,10 +87,36 @@ fn joined(notify: &[libc::sock_filter], refusals: &[Vec<libc::sock_filter>]) -> 
     program
 }
 
-/// Programs one after the other: what one allows the next one looks at, and what all of them allow gets `end`.
-fn in_turn(programs: &[Vec<libc::sock_filter>], end: u32) -> Vec<libc::sock_filter> {
-    let mut all = Vec::new();
-    for program in programs {
+/// Calls that programs make all the time and whose number alone does not decide, the most frequent first.
+const FREQUENT: [i64; 13] = [
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_accept4,
+    libc::SYS_accept,
+    libc::SYS_connect,
+    libc::SYS_getsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_bind,
+];
+
+/// Programs one after the other: what one allows the next one looks at, and what all of them allow gets `end`; frequent calls that
+/// none of them refuses get it at once, since to look through all that is refused costs a third of a send() or recv().
+fn in_turn(refusals: &[Refusal], end: u32) -> Vec<libc::sock_filter> {
+    let refused = |call: &i64| refusals.iter().any(|refusal| refusal.calls.contains(call));
+    let frequent: Vec<i64> = FREQUENT.into_iter().filter(|call| !refused(call)).collect();
+    let mut all = vec![libc::sock_filter { code: LOAD, jt: 0, jf: 0, k: NUMBER }];
+    for (i, call) in frequent.iter().enumerate() {
+        // Over the others and the jump behind them.
+        all.push(libc::sock_filter { code: IF_EQUAL, jt: (frequent.len() - i) as u8, jf: 0, k: *call as u32 });
+    }
+    all.push(jump(1));
+    all.push(libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: end });
+    for Refusal { program, .. } in refusals {
         for (i, instruction) in program.iter().enumerate() {
             let goes_on = returned(instruction) == Some(libc::SECCOMP_RET_ALLOW);
             all.push(if goes_on { jump(program.len() - i - 1) } else { *instruction });
@@ -93,9 +126,13 @@ fn in_turn(programs: &[Vec<libc::sock_filter>], end: u32) -> Vec<libc::sock_filt
     all
 }
 
-/// BPF_RET | BPF_K and BPF_JMP | BPF_JA of include/uapi/linux/bpf_common.h.
+/// BPF_RET | BPF_K, BPF_JMP | BPF_JA, BPF_LD | BPF_W | BPF_ABS and BPF_JMP | BPF_JEQ | BPF_K of include/uapi/linux/bpf_common.h.
 const RETURN: u16 = 0x06;
 const JUMP: u16 = 0x05;
+const LOAD: u16 = 0x20;
+const IF_EQUAL: u16 = 0x15;
+/// Where struct seccomp_data has the number of the call.
+const NUMBER: u32 = 0;
 
 /// What an instruction ends its program with.
 fn returned(instruction: &libc::sock_filter) -> Option<u32> {
@@ -264,7 +301,7 @@ fn int(index: u8, operator: SeccompCmpOp, value: i32) -> Result<SeccompCondition
     SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, u64::from(value as u32))
 }
 
-fn hardening(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
+fn hardening(scope: Scope) -> Result<Refusal, FilterError> {
     use SeccompCmpOp::{Eq, MaskedEq};
     let mut rules: Rules = BTreeMap::new();
 
@@ -357,7 +394,7 @@ fn hardening(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
 }
 
 /// socket(): TCP, UDP, AF_UNIX and AF_NETLINK are all that there is. Families that are not there, as a kernel without them says it.
-fn families() -> Result<Vec<libc::sock_filter>, FilterError> {
+fn families() -> Result<Refusal, FilterError> {
     use SeccompCmpOp::{Eq, Ne};
     let others = SeccompRule::new(vec![
         int(0, Ne, libc::AF_UNIX)?,
@@ -370,7 +407,7 @@ fn families() -> Result<Vec<libc::sock_filter>, FilterError> {
 }
 
 /// Protocols that are not there: MPTCP (programs then take TCP), SCTP, ICMP, and types of socket for them.
-fn protocols(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
+fn protocols(scope: Scope) -> Result<Refusal, FilterError> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let mut rules = Vec::new();
     if scope != Scope::Here {
@@ -394,7 +431,7 @@ fn protocols(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
 }
 
 /// Numbers that are no protocol at all, whatever the type: EINVAL comes first (inet_create).
-fn no_protocols() -> Result<Vec<libc::sock_filter>, FilterError> {
+fn no_protocols() -> Result<Refusal, FilterError> {
     use SeccompCmpOp::{Eq, Ge};
     let mut rules = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
@@ -404,14 +441,16 @@ fn no_protocols() -> Result<Vec<libc::sock_filter>, FilterError> {
 }
 
 /// A filter that refuses what the rules match.
-fn refuse(rules: Rules, errno: libc::c_int) -> Result<Vec<libc::sock_filter>, FilterError> {
+fn refuse(rules: Rules, errno: libc::c_int) -> Result<Refusal, FilterError> {
+    let calls = rules.keys().copied().collect();
     #[cfg(target_arch = "x86_64")]
     let arch = TargetArch::x86_64;
     #[cfg(target_arch = "aarch64")]
     let arch = TargetArch::aarch64;
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch)?;
     let program: BpfProgram = filter.try_into()?;
-    Ok(program.iter().map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect())
+    let program = program.iter().map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect();
+    Ok(Refusal { program, calls })
 }
 
 /// IPPROTO_MAX of include/uapi/linux/in.h: one more than IPPROTO_MPTCP.
@@ -472,10 +511,10 @@ mod tests {
             at += 1;
             let branch = |yes: bool| usize::from(if yes { i.jt } else { i.jf });
             match i.code {
-                0x20 => a = data.word(i.k),
+                LOAD => a = data.word(i.k),
                 0x54 => a &= i.k,
                 JUMP => at += i.k as usize,
-                0x15 => at += branch(a == i.k),
+                IF_EQUAL => at += branch(a == i.k),
                 0x25 => at += branch(a > i.k),
                 0x35 => at += branch(a >= i.k),
                 0x45 => at += branch(a & i.k != 0),
@@ -501,7 +540,7 @@ mod tests {
         {
             let (notify, refusals) = (notify(scope).unwrap(), refusals(scope).unwrap());
             let all: Vec<&[libc::sock_filter]> =
-                std::iter::once(&notify[..]).chain(refusals.iter().map(Vec::as_slice)).collect();
+                std::iter::once(&notify[..]).chain(refusals.iter().map(|r| &r.program[..])).collect();
             let joined = Filter::build(scope).unwrap().0;
             assert!(joined.len() <= 4096, "{}", joined.len());
             // Every word that some program compares with, its neighbours, and a few more.

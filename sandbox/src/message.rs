@@ -87,23 +87,28 @@ pub fn send(fd: BorrowedFd<'_>, data: &[u8], to: Destination<'_>, control: &[u8]
         }
         Destination::Raw(bytes) => bytes,
     };
-    let mut slice = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
-    // SAFETY: plain data for which zero is valid.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    if !name.is_empty() {
-        header.msg_name = name.as_ptr().cast_mut().cast();
-        header.msg_namelen = name.len() as libc::socklen_t;
-    }
-    header.msg_iov = &raw mut slice;
-    header.msg_iovlen = 1;
-    if !control.is_empty() {
+    let flags = flags & !KEEPS_PAGES | libc::MSG_NOSIGNAL;
+    let (name, name_length): (*const u8, _) = match name {
+        [] => (std::ptr::null(), 0),
+        name => (name.as_ptr(), name.len() as libc::socklen_t),
+    };
+    let n = if control.is_empty() {
+        let (at, length) = (data.as_ptr().cast(), data.len());
+        // SAFETY: `data` and `name` are as long as said and outlive the call, which only reads them; without a name it is null and 0.
+        unsafe { libc::sendto(fd.as_raw_fd(), at, length, flags, name.cast(), name_length) }
+    } else {
+        let mut slice = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+        // SAFETY: plain data for which zero is valid.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_name = name.cast_mut().cast();
+        header.msg_namelen = name_length;
+        header.msg_iov = &raw mut slice;
+        header.msg_iovlen = 1;
         header.msg_control = control.as_ptr().cast_mut().cast();
         header.msg_controllen = control.len() as _;
-    }
-    // SAFETY: the header points to `data`, `name` and `control`, which outlive the call; sendmsg only reads them.
-    let flags = flags & !KEEPS_PAGES | libc::MSG_NOSIGNAL;
-    // SAFETY: as said above.
-    let n = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) };
+        // SAFETY: the header points to `data`, `name` and `control`, which outlive the call; sendmsg only reads them.
+        unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) }
+    };
     if n < 0 { Err(Errno::last()) } else { Ok(n as usize) }
 }
 

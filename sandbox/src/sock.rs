@@ -529,7 +529,8 @@ pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Whether one of `events`, an error or a hang-up is there now.
 pub fn is_ready(fd: BorrowedFd<'_>, events: PollFlags) -> bool {
-    wait_for(fd, events, Duration::ZERO).is_ok_and(|r| !r.is_empty())
+    let mut fds = [PollFd::new(fd, events)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether the reading side is shut down (shutdown(2)), or the peer has ended the stream.

@@ -4,11 +4,12 @@
 //! address that the run has beside its own: with it no socket can be bound to the wildcard address (bind(2)), and the program's
 //! own sockets, on the run's address, do not feel it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;

@@ -189,13 +189,15 @@ impl Supervisor {
             Err(_) => return Err(Errno::EACCES),
         };
         let limit = self.policy.limits().sockets as usize;
-        if self.table.lock().len() >= limit {
+        let mut table = self.table.lock();
+        if table.len() >= limit {
+            drop(table);
             self.deaths.collect(self);
             if self.table.lock().len() >= limit {
                 self.deaths.catch_up(self);
             }
+            table = self.table.lock();
         }
-        let mut table = self.table.lock();
         if table.len() >= limit {
             drop(table);
             self.sessions.say_once("limit:sockets", || {
@@ -299,11 +301,11 @@ impl Supervisor {
 
     /// Binds a socket that has no name yet to the run's address, as the kernel does at connect() and sendto().
     pub fn ensure_bound(&self, target: &Target) -> Result<Bound, Errno> {
-        if let Some(b) = self.table.lock().get(target.cookie).and_then(|s| s.bound) {
-            return Ok(b);
-        }
-        let (proto, v6, former) =
-            self.table.lock().get(target.cookie).map(|s| (s.proto, s.v6, s.former)).ok_or(Errno::EBADF)?;
+        let (proto, v6, former) = match self.table.lock().get(target.cookie) {
+            Some(Socket { bound: Some(bound), .. }) => return Ok(*bound),
+            Some(s) => (s.proto, s.v6, s.former),
+            None => return Err(Errno::EBADF),
+        };
         let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let ip = former.unwrap_or(any);
         let physical = self.bind_physical(target, proto, v6, 0)?;

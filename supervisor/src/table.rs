@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap as KeyedMap;
 use nix::errno::Errno;
 use rustc_hash::FxHashMap;
 use sipcore::agent::{Proto, SessionId};
@@ -80,9 +81,9 @@ pub struct Datagram {
     /// Where the kernel's socket is connected to, whoever is there by now.
     pub anchor: Option<Anchor>,
     /// By the address that the program uses.
-    pub by_virtual: HashMap<SocketAddr, Peer>,
+    pub by_virtual: KeyedMap<SocketAddr, Peer>,
     /// By the address in the kernel.
-    pub by_physical: HashMap<SocketAddrV4, SocketAddr>,
+    pub by_physical: KeyedMap<SocketAddrV4, SocketAddr>,
     /// Peers that called while a session with them was being set up: they are heard, and what is sent waits for that session,
     /// since a caller does not know yet that he may be sent to.
     crossed: HashMap<SocketAddr, (SocketAddrV4, SessionId, Option<Guard>)>,
@@ -238,15 +239,16 @@ pub struct Expected {
     pub session: Option<SessionId>,
 }
 
-/// All sockets of one run.
+/// All sockets of one run. What each call looks up by addresses and ports, which others choose, is hashed fast, with a key of this process
+/// (foldhash).
 #[derive(Default)]
 pub struct Table {
     /// Found at every call; cookies are the kernel's counter, not the program's choice, so a hash that mixes little is enough.
     sockets: FxHashMap<Cookie, Socket>,
     /// Who bound which virtual port.
-    ports: HashMap<(Proto, u16), Vec<Cookie>>,
+    ports: KeyedMap<(Proto, u16), Vec<Cookie>>,
     /// Connections to come, by their physical source.
-    expected: HashMap<SocketAddrV4, Expected>,
+    expected: KeyedMap<SocketAddrV4, Expected>,
     /// Which socket a session belongs to.
     by_session: HashMap<SessionId, Cookie>,
     /// Datagram sockets that send to a socket of this run, by its physical address.
@@ -258,9 +260,9 @@ pub struct Table {
     /// Connections that were made to peers which listen themselves, behind their rings.
     pub rung: Vec<Rung>,
     /// Who was the last to bind a physical address.
-    by_address: HashMap<(Proto, SocketAddrV4), Cookie>,
+    by_address: KeyedMap<(Proto, SocketAddrV4), Cookie>,
     /// Virtual TCP ports whose sockets are gone, but not all of their connections.
-    worn: HashMap<u16, Worn>,
+    worn: KeyedMap<u16, Worn>,
 }
 
 /// Who sends to a datagram socket of this run.
@@ -326,10 +328,10 @@ impl Table {
         if self.worn.len() >= WORN {
             self.worn.retain(|_, w| w.open > 0 || w.since.elapsed() < TIME_WAIT);
         }
-        let worn =
-            self.worn.entry(name.virtual_.port()).or_insert_with(|| Worn { name, open: 0, since: Instant::now() });
+        let now = Instant::now();
+        let worn = self.worn.entry(name.virtual_.port()).or_insert(Worn { name, open: 0, since: now });
         worn.name = name;
-        worn.since = Instant::now();
+        worn.since = now;
         worn
     }
 

@@ -2,7 +2,7 @@
 
 use tests::{Launch, World};
 
-use crate::{Goal, LONG, ROUNDS, Side, Table, in_turns, number_after};
+use crate::{Goal, LONG, ROUNDS, Side, Table, in_turns, median, number_after};
 
 /// How often a call is made in one measurement.
 const CALLS: &str = "10000";
@@ -56,7 +56,11 @@ fn crowd(table: &mut Table, world: &World) {
         }
         let (mut few, mut many) = (Vec::new(), Vec::new());
         let (mut least_few, mut least_many) = (Vec::new(), Vec::new());
+        let (mut native_few, mut native_many) = (Vec::new(), Vec::new());
+        let alone = |sockets| micro(&Side { world, boxed: false }, &[call, CALLS, sockets]);
         for _ in 0..ROUNDS {
+            native_few.push(alone(FEW));
+            native_many.push(alone(MANY));
             least_few.push(floor(world, &[call, FEW]));
             least_many.push(floor(world, &[call, MANY]));
             few.push(median_of(world.run(&flags, "bench-micro").args([call, CALLS, FEW])));
@@ -65,6 +69,15 @@ fn crowd(table: &mut Table, world: &World) {
         table.row(&name, "us", &few, &many, Goal::AtMost(1.2));
         // The kernel's own structures of so many sockets do not fit into the processor's caches either.
         table.row("  (the least in C)", "us", &least_few, &least_many, Goal::None);
+        table.row("  (natively)", "us", &native_few, &native_many, Goal::None);
+        let grown = |few: &[f64], many: &[f64]| [median(many).unwrap_or(0.0) - median(few).unwrap_or(0.0)];
+        table.row(
+            "  growth, to that of the least",
+            "us",
+            &grown(&least_few, &least_many),
+            &grown(&few, &many),
+            Goal::None,
+        );
     }
 }
 

@@ -2,11 +2,14 @@
  * its own in NOTIF_RECV, an answer that is a value, synchronous wake-up, WAIT_KILLABLE_RECV.
  * bench-floor COUNT CALL [SOCKETS]: what `bench-micro CALL COUNT [SOCKETS]` measures under a supervisor in C that decides nothing, and does for the call only what
  * no right answer can do without: it reads the program's memory, finds the socket (an fd number means nothing: the cookie does), makes the
- * kernel's call with it, and writes the program's memory. No name is another than the kernel's, and nothing is looked up. */
+ * kernel's call with it, and writes the program's memory. No name is another than the kernel's, and nothing is looked up. Program and
+ * supervisor are kept on one processor: where a descriptor is installed (ADDFD) the kernel wakes each on an idle other one, which costs
+ * more than all the rest, and no supervisor can choose that for its program. */
 #include "../programs/t.h"
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -34,11 +37,12 @@ static int64_t now(void) {
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-/* Traps one call; with `addressed`, only where its fifth argument is not null. */
-static int install(int number, bool addressed) {
+/* Traps one call, with `addressed` only where its fifth argument is not null; and another one, which may be the same. */
+static int install(int number, bool addressed, int other) {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 0, 3),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)other, 2, 3),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[4])),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, (unsigned char)addressed, 0),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
@@ -56,7 +60,7 @@ static void measured(int over, int count) {
     int64_t *samples = calloc((size_t)count, sizeof *samples);
     CHECK(samples);
     int fd = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
-    send_fd(over, install(__NR_getsockname, false));
+    send_fd(over, install(__NR_getsockname, false, __NR_getsockname));
     struct address out;
     for (int i = 0; i < count; i++) {
         out.len = sizeof out.room;
@@ -232,15 +236,23 @@ static const struct {
     int number;
     bool addressed;
     long (*answer)(void);
+    int besides; /* another one that is trapped, too */
 } calls[] = {
-    {"bind", __NR_bind, false, on_bind},
-    {"getsockname", __NR_getsockname, false, on_getsockname},
-    {"sendto", __NR_sendto, true, on_sendto},
-    {"recvfrom", __NR_recvfrom, true, on_recvfrom},
-    {"recvmsg", __NR_recvmsg, false, on_recvmsg},
-    {"accept", __NR_accept, false, on_accept},
-    {"connect", __NR_connect, false, on_connect},
+    {"bind", __NR_bind, false, on_bind, __NR_bind},
+    {"getsockname", __NR_getsockname, false, on_getsockname, __NR_getsockname},
+    {"sendto", __NR_sendto, true, on_sendto, __NR_sendto},
+    {"recvfrom", __NR_recvfrom, true, on_recvfrom, __NR_recvfrom},
+    {"recvmsg", __NR_recvmsg, false, on_recvmsg, __NR_recvmsg},
+    /* The supervisor gives up what it accepted when it runs again: with the next trapped call, whichever that is. */
+    {"accept", __NR_accept, false, on_accept, __NR_connect},
+    {"connect", __NR_connect, false, on_connect, __NR_connect},
 };
+
+static long answered(void) {
+    size_t i = 0;
+    while (calls[i].number != request.data.nr) i++;
+    return calls[i].answer();
+}
 
 /* Becomes bench-micro, which is beside this program. */
 static void become_micro(const char *self, const char *call, const char *count, const char *sockets) {
@@ -250,6 +262,14 @@ static void become_micro(const char *self, const char *call, const char *count, 
     execlp(path, path, call, count, sockets, (char *)NULL); /* without SOCKETS that ends the list */
     perror(path);
     _exit(127);
+}
+
+/* Keeps this process, and what it becomes and forks, on the processor where it is. */
+static void stay_here(void) {
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET((size_t)MUST(sched_getcpu()), &here);
+    MUST(sched_setaffinity(0, sizeof here, &here));
 }
 
 int main(int argc, char **argv) {
@@ -262,10 +282,11 @@ int main(int argc, char **argv) {
     bool bare = argc == 2;
     int ends[2];
     MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
+    if (!bare) stay_here();
     pid_t child = (pid_t)MUST(fork());
     if (child == 0) {
         if (bare) measured(ends[1], atoi(argv[1]));
-        int made = install(calls[which].number, calls[which].addressed);
+        int made = install(calls[which].number, calls[which].addressed, calls[which].besides);
         send_fd(ends[1], made);
         close(made);
         become_micro(argv[0], argv[2], argv[1], argv[3]);
@@ -281,7 +302,7 @@ int main(int argc, char **argv) {
             break; /* ENOENT: nobody is left under the filter */
         }
         struct seccomp_notif_resp answer = {.id = request.id};
-        if (!bare) answer.val = calls[which].answer();
+        if (!bare) answer.val = answered();
         if (answer.val < 0) continue;
         if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0) CHECK(errno == ENOENT);
     }
