@@ -375,18 +375,25 @@ fn hardening(scope: Scope) -> Result<Refusal, FilterError> {
 
     if scope != Scope::Here && !crate::netns::is_privileged() {
         // In a user namespace with one user and one group the kernel knows no other (EINVAL). Outside they are only not the program's
-        // to take, and daemons that would give up rights go on after that.
+        // to take or to give files to, and daemons that would give up rights go on after that.
         let (user, group) = (nix::unistd::getuid().as_raw() as i32, nix::unistd::getgid().as_raw() as i32);
-        for (call, own, arguments) in [
-            (libc::SYS_setuid, user, 1),
-            (libc::SYS_setreuid, user, 2),
-            (libc::SYS_setresuid, user, 3),
-            (libc::SYS_setgid, group, 1),
-            (libc::SYS_setregid, group, 2),
-            (libc::SYS_setresgid, group, 3),
+        for (call, ids) in [
+            (libc::SYS_setuid, &[(0, user)][..]),
+            (libc::SYS_setreuid, &[(0, user), (1, user)]),
+            (libc::SYS_setresuid, &[(0, user), (1, user), (2, user)]),
+            (libc::SYS_setgid, &[(0, group)]),
+            (libc::SYS_setregid, &[(0, group), (1, group)]),
+            (libc::SYS_setresgid, &[(0, group), (1, group), (2, group)]),
+            #[cfg(target_arch = "x86_64")]
+            (libc::SYS_chown, &[(1, user), (2, group)]),
+            #[cfg(target_arch = "x86_64")]
+            (libc::SYS_lchown, &[(1, user), (2, group)]),
+            (libc::SYS_fchown, &[(1, user), (2, group)]),
+            (libc::SYS_fchownat, &[(2, user), (3, group)]),
         ] {
-            let foreign = |i| SeccompRule::new(vec![int(i, SeccompCmpOp::Ne, own)?, int(i, SeccompCmpOp::Ne, -1)?]);
-            rules.insert(call, (0..arguments).map(foreign).collect::<Result<_, _>>()?);
+            let foreign =
+                |(i, own): &_| SeccompRule::new(vec![int(*i, SeccompCmpOp::Ne, *own)?, int(*i, SeccompCmpOp::Ne, -1)?]);
+            rules.insert(call, ids.iter().map(foreign).collect::<Result<_, _>>()?);
         }
     }
 

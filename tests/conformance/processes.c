@@ -424,6 +424,14 @@ CASE(root_and_user, TCP4) {
     R(setuid(getuid()));
     R(setgid(getgid()));
     R(setresuid(getuid() + 1, -1, -1));
+    R(setresgid(-1, 65534, -1));
+    R(setgid(getgid() + 1));
+    R(setuid(0));
+    R(setuid(-1));
+    int file = MUST(memfd_create("file", 0));
+    R(fchown(file, getuid(), -1));
+    R(fchown(file, 0, -1));
+    R(fchown(file, -1, getgid() + 1));
     show_names(bound());
 }
 
