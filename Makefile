@@ -14,8 +14,10 @@ install:
 demo: build
 	@tests/demo.sh
 
-# Tests of programs, which run in both ways of keeping them apart.
-APART = programs datagrams faults foreign shows kamailio interfaces attacks unix conformance cpython hub sipp flows streams peers presence agents
+# Tests of programs, which run in both ways of keeping them apart. The others (harness, lab, netcheck, turn, web) run none,
+# but the hub, `sipbox netcheck` or the tools of the tests themselves.
+APART = programs datagrams hub_page faults foreign shows kamailio interfaces attacks unix conformance cpython hub sipp flows streams peers presence agents \
+        datachannel game glare locate moving nats outbound paths tls clocks
 
 # Everything but the long runs; then the program pairs once more, over a real Kamailio with digest authentication, and
 # again over encrypted flows; and every test of programs in a network of the program's own.

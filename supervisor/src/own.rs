@@ -50,6 +50,8 @@ struct Kept {
     errors: HashMap<Cookie, Errno>,
     datagrams: HashMap<Cookie, datagram::Peers>,
     by_session: HashMap<SessionId, Arc<datagram::Flow>>,
+    /// The sessions of connections that are carried, by the ends of the program's socket: its own and the peer's.
+    connections: HashMap<(SocketAddr, SocketAddr), SessionId>,
     /// Sockets in the program's network that are the supervisor's.
     mine: HashSet<Cookie>,
     /// Datagram sockets that the program bound to a port of its choice; known when something is published.
@@ -105,9 +107,14 @@ impl Network {
         self.networks.inspector()
     }
 
-    /// What there is to be seen of the program's sockets (`sipbox status`). Which session each one has only the relays know.
+    /// What there is to be seen of the program's sockets (`sipbox status`).
     pub fn sockets(&self) -> Vec<crate::status::Socket> {
-        let mine = self.kept.lock().mine.clone();
+        let (mine, sessions) = {
+            let kept = self.kept.lock();
+            let datagrams = kept.by_session.iter().map(|(session, flow)| (flow.ends(), *session));
+            let sessions: HashMap<_, _> = kept.connections.iter().map(|(e, s)| (*e, *s)).chain(datagrams).collect();
+            (kept.mine.clone(), sessions)
+        };
         let mut shown = Vec::new();
         for proto in [Proto::Tcp, Proto::Udp] {
             let all = self.inspector().endpoints(proto == Proto::Tcp).unwrap_or_default();
@@ -117,8 +124,10 @@ impl Network {
                     Some(_) => "connected",
                     None => "bound",
                 };
-                let local = Some(end.local);
-                shown.push(crate::status::Socket { proto, state, local, peer: end.peer, session: None });
+                let (local, peer) = (end.local, end.peer);
+                let ends = peer.map(|peer| (sock::canonical(local), sock::canonical(peer)));
+                let session = ends.and_then(|ends| sessions.get(&ends).copied());
+                shown.push(crate::status::Socket { proto, state, local: Some(local), peer, session });
             }
         }
         shown

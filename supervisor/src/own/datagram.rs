@@ -86,6 +86,11 @@ impl Flow {
         self.ending.send_replace(true);
     }
 
+    /// Of the program's socket: its own and the peer's.
+    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
+        (sock::canonical(self.program), sock::canonical(self.peer))
+    }
+
     /// As [`Flow::end`], and the program's socket has no use for another one.
     pub fn abandon(&self) {
         self.connected.store(false, Relaxed);

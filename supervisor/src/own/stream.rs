@@ -203,12 +203,25 @@ async fn open(
 /// Carries the bytes of a connection that stands until it has ended both ways, then ends its session.
 pub fn carry(supervisor: &Arc<Supervisor>, program: OwnedFd, opened: (sipcore::agent::SessionId, OwnedFd)) {
     let (session, media) = opened;
+    // The program's end is the other one of this.
+    let ends = sock::peer_addr(program.as_fd()).and_then(|own| Ok((own, sock::local_addr(program.as_fd())?)));
+    let ends = ends.ok().map(|(own, peer)| (sock::canonical(own), sock::canonical(peer)));
+    if let (Some(network), Some(ends)) = (&supervisor.network, ends) {
+        network.kept.lock().connections.insert(ends, session);
+    }
     // Counted from here on: the program may end at once, and what it sent is to be delivered.
     let relay = sandbox::relay::relay(program, media);
     let supervisor = supervisor.clone();
     supervisor.runtime.clone().spawn(async move {
         if let Err(error) = relay.await {
             tracing::debug!(%error, "relay ended");
+        }
+        if let (Some(network), Some(ends)) = (&supervisor.network, ends) {
+            let mut kept = network.kept.lock();
+            // Others may have these addresses by now.
+            if kept.connections.get(&ends) == Some(&session) {
+                kept.connections.remove(&ends);
+            }
         }
         supervisor.sessions.close(session);
     });
