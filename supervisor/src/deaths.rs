@@ -18,7 +18,8 @@ use crate::table::{Cookie, Hashed};
 pub struct Deaths {
     supervisor: OnceLock<Weak<Supervisor>>,
     watch: OnceLock<Option<Mutex<DestroyWatch>>>,
-    swept: Mutex<Option<Instant>>,
+    /// When the last sweep was, and how many sockets it left.
+    swept: Mutex<Option<(Instant, usize)>>,
 }
 
 /// Reports are taken in batches this far apart: nobody waits for them, and each wake-up would cost the program more than
@@ -27,7 +28,8 @@ const BATCH: Duration = Duration::from_millis(10);
 /// With so many reports in a batch the kernel's queue of them (as long as net.core.rmem_max lets it be) is soon full.
 const MANY: usize = 64;
 const BATCH_OF_MANY: Duration = Duration::from_millis(1);
-/// A sweep asks for all sockets of the machine: not more often than this.
+/// A sweep asks for all sockets of the machine: not more often than this, unless most of the table is newer than the last one. (The
+/// kernel may be late with its reports, and a program fast.)
 const SWEEP_APART: Duration = Duration::from_millis(50);
 
 impl Deaths {
@@ -78,11 +80,13 @@ impl Deaths {
     pub fn catch_up(&self, supervisor: &Supervisor) {
         self.collect(supervisor);
         let mut swept = self.swept.lock();
-        if swept.is_none_or(|when| when.elapsed() >= SWEEP_APART) {
-            *swept = Some(Instant::now());
+        let known = supervisor.table.lock().len();
+        if swept.is_none_or(|(when, left)| when.elapsed() >= SWEEP_APART || known / 2 > left) {
             sweep(supervisor);
+            let mut table = supervisor.table.lock();
             // Of these the kernel's tables say nothing. Those that live are known again at their next call.
-            supervisor.table.lock().forget_blank();
+            table.forget_blank();
+            *swept = Some((Instant::now(), table.len()));
         }
     }
 }
