@@ -8,6 +8,8 @@ use crate::policy::Credentials;
 
 /// Port of STUN and TURN over UDP and TCP (RFC 8489 section 6.1, RFC 8656 section 5).
 const PORT: u16 = 3478;
+/// The same over TLS.
+const TLS_PORT: u16 = 5349;
 /// Servers of each kind that make sense: every one costs a round trip of every first connect.
 pub(crate) const MOST_SERVERS: usize = 8;
 
@@ -18,28 +20,38 @@ pub enum IceTransport {
     Udp,
     /// A connection.
     Tcp,
+    /// A connection with TLS.
+    Tls,
 }
 
-/// A STUN server (`stun:HOST:PORT`, RFC 7064) or TURN server (`turn:HOST:PORT?transport=udp`, RFC 7065).
+/// A STUN server (`stun:HOST:PORT`, RFC 7064) or TURN server (`turn:HOST:PORT?transport=udp`, `turns:HOST:PORT`, RFC 7065).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IceServer {
     /// The user of a TURN server: `turn:USER@HOST`.
     pub user: Option<String>,
     /// Name, or address without brackets.
     pub host: String,
-    /// Port.
-    pub port: u16,
+    /// Port. `None`: none was said, and SRV records of the name come before the usual one (RFC 8489 section 8).
+    pub port: Option<u16>,
     /// How it is spoken to; UDP for STUN.
     pub transport: IceTransport,
+    /// The transport was said: no other one will do.
+    pub only: bool,
 }
 
 impl IceServer {
-    /// A server as others tell of it: `stun:HOST:PORT` or `turn:HOST:PORT`, and whether it is a TURN server. `None`: it is neither, or not
-    /// one that can be spoken to.
+    /// The port, or the usual one.
+    pub fn port_or_default(&self) -> u16 {
+        let usual = if self.transport == IceTransport::Tls { TLS_PORT } else { PORT };
+        self.port.unwrap_or(usual)
+    }
+
+    /// A server as others tell of it: `stun:HOST:PORT`, `turn:HOST:PORT` or `turns:HOST:PORT`, and whether it is a TURN server. `None`: it is
+    /// neither, or not one that can be spoken to.
     pub fn told(uri: &str) -> Option<(bool, IceServer)> {
         match uri.split(':').next()?.to_ascii_lowercase().as_str() {
             "stun" => Some((false, stun(uri).ok()?)),
-            "turn" => Some((true, turn(uri).ok()?)),
+            "turn" | "turns" => Some((true, turn(uri).ok()?)),
             _ => None,
         }
     }
@@ -48,10 +60,14 @@ impl IceServer {
 impl fmt::Display for IceServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port)?,
-            false => write!(f, "{}:{}", self.host, self.port)?,
+            true => write!(f, "[{}]:{}", self.host, self.port_or_default())?,
+            false => write!(f, "{}:{}", self.host, self.port_or_default())?,
         }
-        if self.transport == IceTransport::Tcp { f.write_str(" over TCP") } else { Ok(()) }
+        match self.transport {
+            IceTransport::Udp => Ok(()),
+            IceTransport::Tcp => f.write_str(" over TCP"),
+            IceTransport::Tls => f.write_str(" over TLS"),
+        }
     }
 }
 
@@ -68,22 +84,27 @@ pub struct Ice {
 
 /// `stun:HOST[:PORT]`, or `HOST[:PORT]`.
 pub(crate) fn stun(given: &str) -> Result<IceServer, Wrong> {
-    let rest = after_scheme(given, "stun")?;
+    let (_, rest) = after_scheme(given, &["stun"])?;
     if rest.contains(['?', '@']) {
         return Err(Wrong::new("a STUN server has no user and no transport").help("write stun:HOST or stun:HOST:PORT"));
     }
     let (host, port) = host_and_port(rest)?;
-    Ok(IceServer { user: None, host, port, transport: IceTransport::Udp })
+    Ok(IceServer { user: None, host, port, transport: IceTransport::Udp, only: true })
 }
 
-/// `turn:[USER@]HOST[:PORT][?transport=udp|tcp]`, or the same without `turn:`.
+/// `turn:[USER@]HOST[:PORT][?transport=udp|tcp]`, or the same without `turn:`; `turns:[USER@]HOST[:PORT]` over TLS.
 pub(crate) fn turn(given: &str) -> Result<IceServer, Wrong> {
-    let rest = after_scheme(given, "turn")?;
+    let (scheme, rest) = after_scheme(given, &["turn", "turns"])?;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let transport = match query {
-        "" | "transport=udp" => IceTransport::Udp,
-        "transport=tcp" => IceTransport::Tcp,
-        other => {
+    let transport = match (query, scheme) {
+        ("" | "transport=tcp", "turns") => IceTransport::Tls,
+        ("transport=udp", "turns") => {
+            let wrong = Wrong::new("turns: over UDP (DTLS) is not spoken");
+            return Err(wrong.help("write turns: without ?transport, or turn: for UDP"));
+        }
+        ("" | "transport=udp", _) => IceTransport::Udp,
+        ("transport=tcp", _) => IceTransport::Tcp,
+        (other, _) => {
             let wrong = Wrong::new(format!("`?{other}` is not known"));
             return Err(wrong.help("write ?transport=udp or ?transport=tcp, or nothing for udp"));
         }
@@ -97,29 +118,32 @@ pub(crate) fn turn(given: &str) -> Result<IceServer, Wrong> {
         return Err(Wrong::new("a password does not belong there, and a user is not empty").help(help));
     }
     let (host, port) = host_and_port(rest)?;
-    Ok(IceServer { user: user.map(str::to_owned), host, port, transport })
+    let only = !query.is_empty() || scheme == "turns";
+    Ok(IceServer { user: user.map(str::to_owned), host, port, transport, only })
 }
 
-fn after_scheme<'g>(given: &'g str, scheme: &str) -> Result<&'g str, Wrong> {
+/// The scheme, one of these (the first, if none is written), and what follows it.
+fn after_scheme<'g>(given: &'g str, schemes: &[&'static str]) -> Result<(&'static str, &'g str), Wrong> {
     if given.chars().any(|c| !c.is_ascii_graphic()) {
         return Err(Wrong::new("blanks and special characters cannot stand there"));
     }
-    let Some((first, rest)) = given.split_once(':') else { return Ok(given) };
-    match first.to_ascii_lowercase() {
-        word if word == scheme => Ok(rest),
-        word if word == "stuns" || word == "turns" => {
-            let wrong = Wrong::new(format!("{word}: (over TLS) is not built yet"));
-            Err(wrong.help(format!("write {scheme}:{rest}")))
-        }
-        word if word == "stun" || word == "turn" => {
-            Err(Wrong::new(format!("{word}: is not {scheme}:")).help(format!("write {scheme}:{rest}")))
+    let usual = schemes.first().copied().unwrap_or_default();
+    let Some((first, rest)) = given.split_once(':') else { return Ok((usual, given)) };
+    let word = first.to_ascii_lowercase();
+    if let Some(scheme) = schemes.iter().copied().find(|scheme| *scheme == word) {
+        return Ok((scheme, rest));
+    }
+    match word.as_str() {
+        "stuns" => Err(Wrong::new("stuns: (over TLS) is not spoken").help(format!("write {usual}:{rest}"))),
+        "stun" | "turn" | "turns" => {
+            Err(Wrong::new(format!("{word}: is not {usual}:")).help(format!("write {usual}:{rest}")))
         }
         // HOST:PORT
-        _ => Ok(given),
+        _ => Ok((usual, given)),
     }
 }
 
-fn host_and_port(text: &str) -> Result<(String, u16), Wrong> {
+fn host_and_port(text: &str) -> Result<(String, Option<u16>), Wrong> {
     let port_of = |port: &str| match port.parse::<u16>() {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(Wrong::new(format!("`{port}` is not a port")).help("ports are from 1 to 65535")),
@@ -129,8 +153,8 @@ fn host_and_port(text: &str) -> Result<(String, u16), Wrong> {
         let (host, after) = rest.split_once(']').ok_or_else(bracket)?;
         let is_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
         let port = match after.strip_prefix(':') {
-            Some(port) => port_of(port)?,
-            None if after.is_empty() => PORT,
+            Some(port) => Some(port_of(port)?),
+            None if after.is_empty() => None,
             None => return Err(bracket()),
         };
         return match is_v6 {
@@ -142,8 +166,8 @@ fn host_and_port(text: &str) -> Result<(String, u16), Wrong> {
         return Err(Wrong::new("an IPv6 address stands in brackets").help(format!("write [{text}]:{PORT}")));
     }
     let (host, port) = match text.split_once(':') {
-        Some((host, port)) => (host, port_of(port)?),
-        None => (text, PORT),
+        Some((host, port)) => (host, Some(port_of(port)?)),
+        None => (text, None),
     };
     let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if host.is_empty() || !host.chars().all(named) {
@@ -174,6 +198,8 @@ mod tests {
             ("turn:1700000000:x", "", None),
             ("alice@relay.example:443?transport=tcp", "relay.example:443 over TCP", Some("alice")),
             ("turn:[2001:db8::1]?transport=udp", "[2001:db8::1]:3478", None),
+            ("turns:alice@relay.example", "relay.example:5349 over TLS", Some("alice")),
+            ("TURNS:alice@relay.example:443?transport=tcp", "relay.example:443 over TLS", Some("alice")),
         ];
         for (given, wanted, user) in turn_cases {
             match shown(turn(given)) {
@@ -188,7 +214,8 @@ mod tests {
         for (given, word) in [
             ("", "not the name"),
             ("turn:a", "is not stun:"),
-            ("stuns:a", "not built yet"),
+            ("stuns:a", "not spoken"),
+            ("turns:a", "is not stun:"),
             ("a:0", "not a port"),
             ("2001:db8::1", "brackets"),
             ("::1", "brackets"),
@@ -200,7 +227,7 @@ mod tests {
             assert!(wrong.what.contains(word), "{given}: {wrong:?}");
         }
         for (given, word) in
-            [("turn:a:b@c", "password"), ("turn:a?transport=tls", "not known"), ("turns:a", "not built")]
+            [("turn:a:b@c", "password"), ("turn:a?transport=tls", "not known"), ("turns:a?transport=udp", "DTLS")]
         {
             let wrong = turn(given).unwrap_err();
             assert!(wrong.what.contains(word), "{given}: {wrong:?}");

@@ -1,5 +1,9 @@
 //! Where the server of a SIP URI is (RFC 3263 4): NAPTR, SRV, A and AAAA. What the name servers say is kept as long as they say.
 
+mod helpers;
+
+pub use helpers::Helper;
+
 use crate::agent::Registrar;
 use crate::message::{Scheme, Uri};
 use crate::random;
@@ -113,10 +117,8 @@ impl Locator {
         let mut found = Vec::new();
         let mut declined = false;
         for Service { transport, name } in services {
-            let records = self.ask(&name, RecordType::SRV).await.map_err(|error| failed(host(), &error))?;
-            let targets =
-                records.into_iter().filter_map(|data| if let RData::SRV(srv) = data { Some(srv) } else { None });
-            for SRV { target, port, .. } in by_weight(targets.collect(), random::fraction) {
+            let targets = self.targets(&name).await.map_err(|error| failed(host(), &error))?;
+            for SRV { target, port, .. } in targets {
                 declined |= target.is_root();
                 if target.is_root() || found.len() >= MAX_SERVERS {
                     continue;
@@ -154,14 +156,27 @@ impl Locator {
         Ok(if offered.is_empty() { usual().collect() } else { offered })
     }
 
+    /// The SRV records of a service, in the order in which they are to be tried.
+    async fn targets(&self, name: &Name) -> Result<Vec<SRV>, NetError> {
+        let records = self.ask(name, RecordType::SRV).await?;
+        let targets = records.into_iter().filter_map(|data| if let RData::SRV(srv) = data { Some(srv) } else { None });
+        Ok(by_weight(targets.collect(), random::fraction))
+    }
+
     async fn addresses(&self, host: &str, port: u16, transport: Transport) -> Result<Vec<Registrar>, NetError> {
+        let addresses = self.ips(host).await?;
+        Ok(addresses.into_iter().map(|ip| Registrar { addr: SocketAddr::new(ip, port), transport }).collect())
+    }
+
+    /// The addresses of a name, IPv4 first.
+    async fn ips(&self, host: &str) -> Result<Vec<IpAddr>, NetError> {
         let found = match self.resolver.lookup_ip(host).await {
             Err(error) if error.is_no_records_found() => return Ok(Vec::new()),
             found => found?,
         };
         let mut addresses: Vec<IpAddr> = found.iter().collect();
         addresses.sort_by_key(IpAddr::is_ipv6);
-        Ok(addresses.into_iter().map(|ip| Registrar { addr: SocketAddr::new(ip, port), transport }).collect())
+        Ok(addresses)
     }
 
     async fn ask(&self, name: &Name, kind: RecordType) -> Result<Vec<RData>, NetError> {

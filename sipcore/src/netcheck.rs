@@ -2,7 +2,8 @@
 //!
 //! Everything blocks, and is bounded: a server that does not answer costs some seconds.
 
-use std::io::{Read as _, Write as _};
+use rustls::{ClientConnection, StreamOwned};
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use stun_types::attribute::{
@@ -16,7 +17,9 @@ use stun_types::prelude::*;
 use turn_types::attribute::{Lifetime, RequestedTransport, XorRelayedAddress};
 use turn_types::message::{ALLOCATE, REFRESH};
 
+use crate::flow::{Relay, RelayBy};
 use crate::random;
+use crate::tls::ClientTls;
 
 /// CHANGE-REQUEST and OTHER-ADDRESS (RFC 5780 7.2, 7.4).
 const CHANGE_REQUEST: AttributeType = AttributeType::new(0x0003);
@@ -200,8 +203,12 @@ fn by_tcp(server: SocketAddr) -> Option<SocketAddr> {
 }
 
 /// Asks a TURN server for a relay, and gives it back.
-pub fn relay(server: SocketAddr, tcp: bool, user: &str, password: &str) -> Relayed {
-    let mut line = if tcp { Line::tcp(server)? } else { Line::udp(server)? };
+pub fn relay(Relay { address: server, by, user, password }: &Relay) -> Relayed {
+    let mut line = match by {
+        RelayBy::Udp => Line::udp(*server)?,
+        RelayBy::Tcp => Line::tcp(*server)?,
+        RelayBy::Tls(tls) => Line::tls(*server, tls)?,
+    };
     let first = line.exchange(allocate(None)?)?;
     let challenge = Message::from_bytes(&first).map_err(|e| e.to_string())?;
     let (Ok(realm), Ok(nonce)) = (challenge.attribute::<Realm>(), challenge.attribute::<Nonce>()) else {
@@ -258,6 +265,7 @@ fn allocate(caller: Option<&Caller<'_>>) -> Result<Vec<u8>, String> {
 enum Line {
     Udp(UdpSocket),
     Tcp(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Line {
@@ -268,12 +276,15 @@ impl Line {
     }
 
     fn tcp(server: SocketAddr) -> Result<Line, String> {
-        let stream = TcpStream::connect_timeout(&server, CONNECT).map_err(|e| format!("no connection: {e}"))?;
-        stream
-            .set_read_timeout(Some(CONNECT))
-            .and_then(|()| stream.set_write_timeout(Some(CONNECT)))
-            .map_err(|e| e.to_string())?;
-        Ok(Line::Tcp(stream))
+        connect(server).map(Line::Tcp)
+    }
+
+    fn tls(server: SocketAddr, tls: &ClientTls) -> Result<Line, String> {
+        let mut stream = connect(server)?;
+        let mut session = tls.session().map_err(|e| e.to_string())?;
+        // Now, so that what is wrong with its certificate is not said of its answer.
+        session.complete_io(&mut stream).map_err(|e| format!("no TLS: {e}"))?;
+        Ok(Line::Tls(Box::new(StreamOwned::new(session, stream))))
     }
 
     /// Sends a request and waits for its response.
@@ -295,18 +306,29 @@ impl Line {
                 }
                 Err("no answer by UDP".to_owned())
             }
-            Line::Tcp(stream) => {
-                let failed = |e: std::io::Error| format!("no answer by TCP: {e}");
-                stream.write_all(&request).map_err(failed)?;
-                stream.read_exact(&mut buffer[..20]).map_err(failed)?;
-                let length = usize::from(u16::from_be_bytes([buffer[2], buffer[3]]));
-                let rest = buffer.get_mut(20..20 + length).ok_or("its answer is too long")?;
-                stream.read_exact(rest).map_err(failed)?;
-                buffer.truncate(20 + length);
-                Ok(buffer)
-            }
+            Line::Tcp(stream) => over(stream, &request, buffer),
+            Line::Tls(stream) => over(stream, &request, buffer),
         }
     }
+}
+
+/// The response to a request over a connection.
+fn over(stream: &mut (impl Read + Write), request: &[u8], mut buffer: Vec<u8>) -> Result<Vec<u8>, String> {
+    let failed = |e: std::io::Error| format!("no answer by TCP: {e}");
+    stream.write_all(request).map_err(failed)?;
+    stream.flush().map_err(failed)?;
+    stream.read_exact(&mut buffer[..20]).map_err(failed)?;
+    let length = usize::from(u16::from_be_bytes([buffer[2], buffer[3]]));
+    let rest = buffer.get_mut(20..20 + length).ok_or("its answer is too long")?;
+    stream.read_exact(rest).map_err(failed)?;
+    buffer.truncate(20 + length);
+    Ok(buffer)
+}
+
+fn connect(server: SocketAddr) -> Result<TcpStream, String> {
+    let stream = TcpStream::connect_timeout(&server, CONNECT).map_err(|e| format!("no connection: {e}"))?;
+    let limited = stream.set_read_timeout(Some(CONNECT)).and_then(|()| stream.set_write_timeout(Some(CONNECT)));
+    limited.map(|()| stream).map_err(|e| e.to_string())
 }
 
 fn transaction() -> TransactionId {

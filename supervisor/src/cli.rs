@@ -49,9 +49,15 @@ pub struct Netcheck {
     /// A STUN server to ask; one with two addresses (RFC 5780) tells how NATs behave. May be repeated
     #[arg(long, value_name = "HOST[:PORT]")]
     pub stun: Vec<String>,
-    /// A TURN server to ask for a relay, by UDP and by TCP; its password is read from SIPBOX_TURN_PASSWORD. May be repeated
+    /// A TURN server to ask for a relay, by UDP and by TCP, or with turns: by TLS; its password is read from SIPBOX_TURN_PASSWORD. May be
+    /// repeated
     #[arg(long, value_name = "USER@HOST[:PORT]")]
     pub turn: Vec<String>,
+    /// Who asks: his user is the one at the TURN servers of the registrar's domain
+    #[arg(long = "as", value_name = "NAME|URI")]
+    pub as_uri: Option<String>,
+    #[command(flatten)]
+    pub home: Home,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -83,12 +89,13 @@ pub struct Run {
     /// Also talk in the clear with peers on other machines, where they take nothing better
     #[arg(long)]
     pub cleartext: bool,
-    /// A STUN server, which tells this end's address as seen from outside; may be repeated
-    #[arg(long, value_name = "HOST:PORT")]
+    /// A STUN server, which tells this end's address as seen from outside; may be repeated. Without --stun and --turn: those that the registrar
+    /// tells of, or that DNS names for its domain (_stun._udp, _turn._udp, _turn._tcp, _turns._tcp)
+    #[arg(long, value_name = "HOST[:PORT]")]
     pub stun: Vec<String>,
-    /// A TURN server, which relays where there is no other way: USER@HOST:PORT[?transport=tcp]; may be repeated. The password
-    /// is read from SIPBOX_TURN_PASSWORD or as the policy says
-    #[arg(long, value_name = "USER@HOST:PORT")]
+    /// A TURN server, which relays where there is no other way: USER@HOST[:PORT][?transport=tcp], by TLS turns:USER@HOST[:PORT]; may be repeated.
+    /// The password is read from SIPBOX_TURN_PASSWORD or as the policy says
+    #[arg(long, value_name = "USER@HOST[:PORT]")]
     pub turn: Vec<String>,
     /// The policy of the program, a TOML file
     #[arg(long, value_name = "FILE")]
@@ -115,13 +122,13 @@ pub struct Home {
     /// read from SIPBOX_PASSWORD or as the policy says
     #[arg(long, value_name = "URI")]
     pub registrar: Option<String>,
-    /// Authorities that may vouch for a registrar's certificate (PEM), instead of those of this machine
+    /// Authorities that may vouch for the certificates of registrar and TURN servers (PEM), instead of those of this machine
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// The SHA-256 of the only certificate that is taken from a registrar
     #[arg(long, value_name = "HEX", conflicts_with = "tls_ca")]
     pub tls_fingerprint: Option<String>,
-    /// The DNS server that knows where the registrar is, instead of this machine's
+    /// The DNS server that knows where the registrar and its STUN and TURN servers are, instead of this machine's
     #[arg(long, value_name = "IP:PORT")]
     pub dns: Option<SocketAddr>,
 }

@@ -33,6 +33,23 @@ pub struct Identity {
     pub credentials: Option<Credentials>,
     pub expires: Option<Duration>,
     pub tap: Option<Tap>,
+    /// Whom servers have to be vouched for by.
+    pub trust: Trust,
+    /// The name server to ask.
+    pub dns: Option<SocketAddr>,
+}
+
+/// Where the STUN and TURN servers of somebody are, who names none.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// Domains that may name some, best first.
+    pub domains: Vec<String>,
+    /// Who he is there.
+    pub user: String,
+    /// Whom their certificates have to come from.
+    pub trust: Trust,
+    /// The name server to ask, instead of this machine's.
+    pub dns: Option<SocketAddr>,
 }
 
 impl Identity {
@@ -58,7 +75,17 @@ impl Identity {
             credentials: password.map(|password| Credentials { username: user, password }),
             expires: wanted.expires.map(|s| Duration::from_secs(s.into())),
             tap,
+            trust,
+            dns: home.dns,
         })
+    }
+
+    /// Where the servers are that help to find paths.
+    pub fn around(&self) -> Around {
+        let domains = self.registrar.as_ref().map(|home| home.domains(&self.aor)).unwrap_or_default();
+        // A fingerprint is that of the registrar's certificate.
+        let trust = Trust { ca: self.trust.ca.clone(), ..Trust::default() };
+        Around { domains, user: user_of(&self.aor).to_owned(), trust, dns: self.dns }
     }
 
     /// An agent, which has not registered yet. Its SIP sockets are on `near` when the registrar is on this machine; the user's own hub is

@@ -111,7 +111,7 @@ fn prepare(arguments: Arguments) -> Result<Ping, String> {
     let tap = arguments.ladder.then(ladder::tap);
     let identity = Identity::new(&policy, &arguments.home, tap, || format!("ping-{}", std::process::id()))?;
     let password = identity::password("[ice]", &policy.ice().credentials, identity::TURN_PASSWORD_VARIABLE)?;
-    let settings = Settings::new(policy.flows().clone(), policy.ice().clone(), password)?;
+    let settings = Settings::new(policy.flows().clone(), policy.ice().clone(), password, identity.around())?;
     let uri = policy::expand_uri(&arguments.uri, policy.domain()).map_err(|e| e.to_string())?;
     let target = Uri::from_str(&uri).map_err(|e| format!("{}: {e}", arguments.uri))?;
     Ok(Ping { identity, settings, target, count: arguments.count })
@@ -157,12 +157,13 @@ impl Ping {
     async fn connect(&self, agent: &Agent, shown: &mut Shown) -> Result<Link, Outcome> {
         let failed = |why: String| Outcome::Failed(why);
         let certificate = Certificate::new().map_err(|e| failed(e.to_string()))?;
-        let servers = self.settings.servers(&[]).await.map_err(failed)?;
         // A peer on this machine has no other address, perhaps.
         let near = agent.local_addr().is_some_and(|address| address.ip().is_loopback());
+        let servers = self.settings.servers(if near { None } else { Some(&[]) }).await;
         let also = if near { vec![Ipv4Addr::LOCALHOST.into()] } else { Vec::new() };
         let config = LinkConfig { certificate: Arc::new(certificate), servers, also };
         let gathered = Gathered::start(config).await.map_err(|e| failed(e.to_string()))?;
+        self.settings.say_unreached(gathered.unreached_relays());
         let offer = Offer {
             label: Label { proto: Proto::Tcp, port: 0 },
             virtual_source: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),

@@ -55,6 +55,18 @@ impl Home {
         &self.uri
     }
 
+    /// The domains that may have STUN and TURN servers for who is registered here as `aor`: the registrar's own, and the one of the address of
+    /// record, if the registrar is a host in it.
+    pub fn domains(&self, aor: &str) -> Vec<String> {
+        if self.uri.host_ip().is_some() {
+            return Vec::new();
+        }
+        let host = self.uri.host().to_ascii_lowercase();
+        let domain = Uri::from_str(aor).map(|aor| aor.host().to_ascii_lowercase()).unwrap_or_default();
+        let inside = host.strip_suffix(&domain).is_some_and(|rest| rest.ends_with('.'));
+        [Some(host), inside.then_some(domain)].into_iter().flatten().collect()
+    }
+
     /// Finds its servers (RFC 3263).
     pub async fn locate(&self) -> Result<Found, String> {
         let wrong = |why: String| format!("the registrar {} cannot be found: {why}", self.uri);

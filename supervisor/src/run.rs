@@ -66,7 +66,7 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     let program =
         command.next().ok_or((BAD_POLICY, "no program given: sipbox run [FLAGS] -- PROGRAM [ARGS]".to_owned()))?;
 
-    let flows = flows(&policy).map_err(|e| (BAD_POLICY, e))?;
+    let flows = flows(&policy, &identity).map_err(|e| (BAD_POLICY, e))?;
     let internal = |e: &dyn std::fmt::Display| (FAILED, e.to_string());
     let scope = match arguments.isolation {
         cli::Isolation::Netns => Scope::Own {
@@ -223,10 +223,10 @@ fn identity(policy: &Policy, arguments: &cli::Run) -> Result<Identity, String> {
 }
 
 /// What the policy says about flows, and the password of the TURN servers.
-fn flows(policy: &Policy) -> Result<Settings, String> {
+fn flows(policy: &Policy, identity: &Identity) -> Result<Settings, String> {
     let ice = policy.ice().clone();
     let password = password("[ice]", &ice.credentials, TURN_PASSWORD_VARIABLE)?;
-    Settings::new(policy.flows().clone(), ice, password)
+    Settings::new(policy.flows().clone(), ice, password, identity.around())
 }
 
 /// What lives as long as the run does.

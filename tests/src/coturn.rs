@@ -1,5 +1,6 @@
 //! A real STUN and TURN server: coturn, in the public network of a lab.
 
+use crate::certificate;
 use crate::lab::{Lab, PUBLIC, PUBLIC_OTHER, PUBLIC_V6, PUBLIC_V6_OTHER};
 use crate::process::Process;
 use crate::world::World;
@@ -30,8 +31,29 @@ impl Coturn {
     /// With [`Accounts::Secret`].
     pub const SECRET: &str = "shared-secret";
 
+    /// Its port for TLS.
+    pub const TLS_PORT: u16 = 5349;
+
     /// Starts one.
     pub fn start(world: &World, lab: &Lab, accounts: Accounts) -> Coturn {
+        Coturn::launch(world, lab, accounts, &[])
+    }
+
+    /// The same, which speaks TLS too, with a certificate of the world's authority for these names (`subjectAltName` as openssl writes it).
+    pub fn start_tls(world: &World, lab: &Lab, names: &str) -> Coturn {
+        let (certificate, key) = certificate::issue(world, "coturn", names);
+        let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+        let port = Coturn::TLS_PORT.to_string();
+        let flags = ["--cert", &certificate, "--pkey", &key, "--tls-listening-port", &port];
+        Coturn::launch(world, lab, Accounts::LongTerm, &flags)
+    }
+
+    /// The same, with users of one's own: `-u NAME:PASSWORD` for each.
+    pub fn start_for(world: &World, lab: &Lab, users: &[&str]) -> Coturn {
+        Coturn::launch(world, lab, Accounts::LongTerm, &[&["--no-tls"], users].concat())
+    }
+
+    fn launch(world: &World, lab: &Lab, accounts: Accounts, more: &[&str]) -> Coturn {
         let dir = world.make_dir("coturn", 0o755);
         let mut launch =
             world.native("turnserver").inside(&lab.public).args(["-n", "-v", "--simple-log", "-l", "stdout"]);
@@ -42,7 +64,8 @@ impl Coturn {
         }
         launch = launch.args(["-E", &PUBLIC.to_string(), "-E", &PUBLIC_V6.to_string(), "-p", &PORT.to_string()]);
         launch = launch.args(["--min-port", "50000", "--max-port", "50999", "-m", "1", "-r", "relay.test"]);
-        launch = launch.args(["--no-tls", "--no-dtls", "--no-cli", "--no-multicast-peers", "-b"]).arg(dir.join("db"));
+        launch = launch.args(["--no-dtls", "--no-cli", "--no-multicast-peers", "-b"]).arg(dir.join("db"));
+        launch = if more.is_empty() { launch.arg("--no-tls") } else { launch.args(more) };
         launch = launch.arg("--pidfile").arg(dir.join("pid"));
         launch = match accounts {
             Accounts::LongTerm => launch.args(["-a", "-u", &format!("{}:{}", Coturn::USER, Coturn::PASSWORD)]),

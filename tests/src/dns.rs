@@ -3,13 +3,14 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use crate::lab::{Lab, Namespace, PUBLIC};
 use crate::process::{Process, until};
 use crate::world::{World, free_port};
 
 /// A running name server.
 pub struct Dns {
     process: Process,
-    port: u16,
+    at: SocketAddr,
 }
 
 impl Dns {
@@ -18,32 +19,51 @@ impl Dns {
         Dns::start_on(world, records, free_port())
     }
 
+    /// The same in the public network of a lab; its address is the lab's first.
+    pub fn start_in(world: &World, lab: &Lab, records: &[String]) -> Dns {
+        Dns::launch(world, records, SocketAddr::from((PUBLIC, 5353)), Some(&lab.public))
+    }
+
     /// The same, on a given port (to start one again).
     pub fn start_on(world: &World, records: &[String], port: u16) -> Dns {
+        Dns::launch(world, records, SocketAddr::from(([127, 0, 0, 1], port)), None)
+    }
+
+    fn launch(world: &World, records: &[String], at: SocketAddr, place: Option<&Namespace>) -> Dns {
         let data: Vec<String> = records.iter().map(|record| format!("  local-data: '{record}'\n")).collect();
         let config = format!(
-            "server:\n  do-daemonize: no\n  interface: 127.0.0.1@{port}\n  access-control: 127.0.0.0/8 allow\n  chroot: \"\"\n  \
+            "server:\n  do-daemonize: no\n  interface: {}@{}\n  access-control: 0.0.0.0/0 allow\n  chroot: \"\"\n  \
              username: \"\"\n  pidfile: \"\"\n  use-syslog: no\n  num-threads: 1\n  module-config: \"iterator\"\n  \
              local-zone: \".\" static\n{}remote-control:\n  control-enable: no\n",
+            at.ip(),
+            at.port(),
             data.concat()
         );
         let config = world.write("unbound.conf", config);
-        let mut process = world.native("unbound").arg("-d").arg("-c").arg(config).start();
+        let launch = world.native("unbound").arg("-d").arg("-c").arg(config);
+        let mut process = match place {
+            Some(place) => launch.inside(place).start(),
+            None => launch.start(),
+        };
         until("unbound to answer", || {
             assert!(!process.ended(), "unbound ended:\n{}", process.stderr());
-            answers(port).then_some(())
+            let answers = match place {
+                Some(place) => place.enter(|| answers(at)),
+                None => answers(at),
+            };
+            answers.then_some(())
         });
-        Dns { process, port }
+        Dns { process, at }
     }
 
     /// The value for `--dns`.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.at.to_string()
     }
 
     /// Its port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.at.port()
     }
 
     /// Stops it and waits for its end.
@@ -53,10 +73,10 @@ impl Dns {
 }
 
 /// Whether something answers a question for `test.` A (RFC 1035 4.1).
-fn answers(port: u16) -> bool {
+fn answers(at: SocketAddr) -> bool {
     let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04test\x00\x00\x01\x00\x01";
-    let Ok(socket) = UdpSocket::bind("127.0.0.1:0") else { return false };
+    let Ok(socket) = UdpSocket::bind((at.ip(), 0)) else { return false };
     let _ = socket.set_read_timeout(Some(Duration::from_millis(200)));
     let mut buffer = [0; 512];
-    socket.send_to(question, SocketAddr::from(([127, 0, 0, 1], port))).is_ok() && socket.recv(&mut buffer).is_ok()
+    socket.send_to(question, at).is_ok() && socket.recv(&mut buffer).is_ok()
 }

@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use super::interfaces;
 use super::link::LinkError;
-use super::paths::{self, Servers};
+use super::paths::{self, RelayBy, Servers};
 use super::switch::Switch;
-use super::wire::{Drive, State, Wire};
+use super::wire::{Connection, Drive, State, Wire};
 use crate::sdp::{Fingerprint, Quic};
 
 /// How long the connection to a relay may take.
@@ -40,6 +40,8 @@ pub(super) struct Search {
     switch: Option<Arc<Switch>>,
     /// What the sockets were bound to.
     addresses: Vec<IpAddr>,
+    /// Relays to which there is no connection, and why.
+    unreached: Vec<(SocketAddr, String)>,
 }
 
 impl Search {
@@ -61,18 +63,19 @@ impl Search {
             return Err(no_socket(last));
         }
         let servers = &config.servers;
-        let relays = servers.turn.iter().filter(|relay| !relay.tcp).map(|relay| relay.address).collect();
-        let connections = connect_relays(servers).await;
+        let relays = servers.turn.iter().filter(|relay| relay.is_by_udp()).map(|relay| relay.address).collect();
+        let (connections, unreached) = connect_relays(servers).await;
         let (wire, drive) = Wire::new(sockets, connections, relays, |bases, ends| {
             let from = |server: SocketAddr| {
                 let ip = interfaces::towards(server)?;
                 bases.iter().find(|base| base.ip() == ip).copied()
             };
-            let connected = |server| ends.iter().find(|(to, _)| *to == server).map(|(_, base)| *base);
+            let connected = |number| ends.iter().find(|(relay, _)| *relay == number).map(|(_, base)| *base);
             paths::Paths::new(std::time::Instant::now(), bases, servers, from, connected)
         })
         .map_err(no_socket)?;
-        Ok(Search { wire, _drive: drive, fingerprint: config.certificate.fingerprint, switch: None, addresses })
+        let fingerprint = config.certificate.fingerprint;
+        Ok(Search { wire, _drive: drive, fingerprint, switch: None, addresses, unreached })
     }
 
     /// Its sockets are read by this switch. That must be before anything is waited for.
@@ -92,6 +95,11 @@ impl Search {
     /// The TURN servers that have not answered.
     pub fn silent_relays(&self) -> Vec<SocketAddr> {
         self.wire.with(|paths, _| paths.silent_relays().collect())
+    }
+
+    /// The TURN servers to which there is no connection, and why.
+    pub fn unreached_relays(&self) -> &[(SocketAddr, String)] {
+        &self.unreached
     }
 
     /// What is to be told now, some time after [`Search::gathered`]. `None`: the sockets or relays are not what they were.
@@ -131,23 +139,40 @@ impl Drop for Search {
     }
 }
 
-/// Connections to the relays that are spoken to over one; those that cannot be reached in time are left out.
-async fn connect_relays(servers: &Servers) -> Vec<TcpStream> {
-    let addresses = servers.turn.iter().filter(|relay| relay.tcp).map(|relay| relay.address);
-    let under_way: Vec<_> = addresses
-        .map(|address| (address, tokio::spawn(async move { timeout(RELAY_WITHIN, TcpStream::connect(address)).await })))
+/// Connections to the relays that are spoken to over one, and those that there is none to.
+async fn connect_relays(servers: &Servers) -> (Vec<Connection>, Vec<(SocketAddr, String)>) {
+    let over_one = servers.turn.iter().enumerate().filter(|(_, relay)| !relay.is_by_udp());
+    let under_way: Vec<_> = over_one
+        .map(|(number, relay)| {
+            let (address, by) = (relay.address, relay.by.clone());
+            (address, tokio::spawn(async move { timeout(RELAY_WITHIN, connect_relay(number, address, by)).await }))
+        })
         .collect();
-    let mut connections = Vec::new();
+    let (mut connections, mut unreached) = (Vec::new(), Vec::new());
     for (address, connecting) in under_way {
         match connecting.await {
-            Ok(Ok(Ok(connection))) => {
-                let _ = connection.set_nodelay(true);
-                connections.push(connection);
-            }
-            _ => tracing::warn!(%address, "the TURN server cannot be reached over TCP"),
+            Ok(Ok(Ok(connection))) => connections.push(connection),
+            Ok(Ok(Err(error))) => unreached.push((address, error.to_string())),
+            _ => unreached.push((address, format!("no answer within {} s", RELAY_WITHIN.as_secs()))),
         }
     }
-    connections
+    (connections, unreached)
+}
+
+async fn connect_relay(relay: usize, address: SocketAddr, by: RelayBy) -> io::Result<Connection> {
+    let stream = TcpStream::connect(address).await?;
+    let _ = stream.set_nodelay(true);
+    let (base, server) = (stream.local_addr()?, stream.peer_addr()?);
+    match by {
+        RelayBy::Tls(tls) => {
+            let (reader, writer) = tokio::io::split(tls.connect(stream).await?);
+            Ok(Connection { relay, base, server, reader: Box::new(reader), writer: Box::new(writer) })
+        }
+        RelayBy::Udp | RelayBy::Tcp => {
+            let (reader, writer) = stream.into_split();
+            Ok(Connection { relay, base, server, reader: Box::new(reader), writer: Box::new(writer) })
+        }
+    }
 }
 
 fn bind(ip: IpAddr) -> io::Result<std::net::UdpSocket> {

@@ -1,5 +1,6 @@
 //! A flow that stands, and the way there: sockets, servers, the other end's description, ICE, QUIC.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,11 @@ impl Gathered {
     /// For the offer or the answer.
     pub fn description(&self) -> &Quic {
         &self.description
+    }
+
+    /// The TURN servers to which there is no connection, and why.
+    pub fn unreached_relays(&self) -> &[(SocketAddr, String)] {
+        self.search.unreached_relays()
     }
 
     /// Looks again at what was gathered a while ago. `false`: it is not good any more (this host's addresses have changed, a relay is gone).

@@ -43,7 +43,7 @@ pub use incoming::{Asked, Incoming, Purpose};
 pub use interfaces::{Addresses, watch as watch_interfaces};
 pub use link::{Gathered, Link, LinkError, OpenError, Role};
 pub use open::Opening;
-pub use paths::{Relay, Servers};
+pub use paths::{Relay, RelayBy, Servers};
 pub use pressure::{Backlog, Brake, Turn};
 pub use record::{Received, Secure};
 pub use road::{Candidate, Checks, Path, Paths, Prepared, Road, Tried};

@@ -17,6 +17,7 @@ use turn_client_proto::udp::TurnClientUdp;
 
 use super::probe::Probe;
 use crate::sdp::{Fingerprint, Quic};
+use crate::tls::ClientTls;
 use crate::transport::stun::is_stun;
 
 /// The pause between two checks (Ta, RFC 8445 section 14.2).
@@ -38,17 +39,34 @@ const CONSENT_EVERY: Duration = Duration::from_secs(2);
 /// First repetition, tries, and patience after the last one, of a request to a relay.
 const RELAY_RTO: Duration = Duration::from_millis(250);
 
+/// How a relay is spoken to.
+#[derive(Clone, Debug)]
+pub enum RelayBy {
+    /// By datagrams.
+    Udp,
+    /// Over a connection: where UDP is blocked.
+    Tcp,
+    /// Over a connection with TLS: where nothing else gets through.
+    Tls(ClientTls),
+}
+
 /// A TURN server and who we are there.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Relay {
     /// Where it is.
     pub address: SocketAddr,
-    /// It is spoken to over a connection: where UDP is blocked.
-    pub tcp: bool,
+    /// How it is spoken to.
+    pub by: RelayBy,
     /// The user.
     pub user: String,
     /// His password.
     pub password: String,
+}
+
+impl Relay {
+    pub(super) fn is_by_udp(&self) -> bool {
+        matches!(self.by, RelayBy::Udp)
+    }
 }
 
 impl std::fmt::Debug for Relay {
@@ -58,7 +76,7 @@ impl std::fmt::Debug for Relay {
 }
 
 /// The servers that help to find a path.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Servers {
     /// STUN, by UDP.
     pub stun: Vec<SocketAddr>,
@@ -145,14 +163,14 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// `bases`: addresses of the sockets; `from`: which of them leads to a server; `connected`: this end of the connection to a relay
-    /// that is spoken to over one.
+    /// `bases`: addresses of the sockets; `from`: which of them leads to a server; `connected`: this end of the connection to the relay
+    /// with this number, if it is spoken to over one.
     pub fn new(
         now: Instant,
         bases: &[SocketAddr],
         servers: &Servers,
         from: impl Fn(SocketAddr) -> Option<SocketAddr>,
-        connected: impl Fn(SocketAddr) -> Option<SocketAddr>,
+        connected: impl Fn(usize) -> Option<SocketAddr>,
     ) -> Paths {
         let mut ice = IceAgent::new(IceCreds::new());
         ice.set_timing_advance(PACING);
@@ -166,15 +184,15 @@ impl Paths {
         }
         // Two first datagrams at once to one server can get two mappings from a Linux NAT that chooses ports at random, one of which
         // dies within a second (nf_conntrack's resolution of clashes): a server that is both is asked for its second service later.
-        let held = |server| servers.turn.iter().any(|relay| relay.address == server && !relay.tcp);
+        let held = |server| servers.turn.iter().any(|relay| relay.address == server && relay.is_by_udp());
         let probe = |server: &SocketAddr| Some(Probe::new(now, from(*server)?, *server, held(*server)));
-        let allocate = |relay: &Relay| {
-            let base = if relay.tcp { connected(relay.address)? } else { from(relay.address)? };
+        let allocate = |(number, relay): (usize, &Relay)| {
+            let base = if relay.is_by_udp() { from(relay.address)? } else { connected(number)? };
             let mut config = TurnConfig::new(TurnCredentials::new(&relay.user, &relay.password));
             config.set_request_retransmits(RELAY_RTO, Duration::from_secs(2), 5, Duration::from_secs(2));
-            let client = match relay.tcp {
-                true => TurnClient::Tcp(TurnClientTcp::allocate(base, relay.address, config)),
-                false => TurnClient::Udp(TurnClientUdp::allocate(base, relay.address, config)),
+            let client = match relay.is_by_udp() {
+                true => TurnClient::Udp(TurnClientUdp::allocate(base, relay.address, config)),
+                false => TurnClient::Tcp(TurnClientTcp::allocate(base, relay.address, config)),
             };
             let server = relay.address;
             Some(Allocation {
@@ -191,7 +209,7 @@ impl Paths {
         let mut paths = Paths {
             ice,
             probes: servers.stun.iter().filter_map(probe).collect(),
-            relays: servers.turn.iter().filter_map(allocate).collect(),
+            relays: servers.turn.iter().enumerate().filter_map(allocate).collect(),
             epoch: now,
             deadline: now + GATHER_WITHIN,
             chosen: None,
@@ -495,7 +513,9 @@ impl Paths {
         for (address, base, server, transport) in found {
             // A connection to a relay that datagrams reach too is kept in reserve, and costs no checks.
             let by_datagrams = |relay: &Allocation| {
-                relay.server == server && relay.client.transport() == TransportType::Udp && relay.relayed.is_some()
+                relay.server.ip() == server.ip()
+                    && relay.client.transport() == TransportType::Udp
+                    && relay.relayed.is_some()
             };
             if transport == TransportType::Tcp && self.relays.iter().any(by_datagrams) {
                 continue;

@@ -225,6 +225,11 @@ impl Prepared {
     pub fn silent_relays(&self) -> Vec<SocketAddr> {
         self.search.silent_relays()
     }
+
+    /// The TURN servers to which there is no connection, and why.
+    pub fn unreached_relays(&self) -> &[(SocketAddr, String)] {
+        self.search.unreached_relays()
+    }
 }
 
 /// How far a search for a path is.

@@ -14,9 +14,8 @@ use bytes::Bytes;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 use parking_lot::Mutex;
 use quinn::udp::{RecvMeta, Transmit as Outgoing, UdpSocketState};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::UdpSocket;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::paths::{Chosen, Paths, Route, Transmit, Verdict};
@@ -34,6 +33,19 @@ struct Socket {
 const TO_RELAY: usize = 256;
 /// Datagrams that came over connections and wait for QUIC.
 const FROM_RELAYS: usize = 4096;
+
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A connection to a relay, as it is made.
+pub(super) struct Connection {
+    /// Number of the relay among the servers.
+    pub relay: usize,
+    pub base: SocketAddr,
+    pub server: SocketAddr,
+    pub reader: Reader,
+    pub writer: Writer,
+}
 
 /// A connection to a relay.
 struct Stream {
@@ -86,12 +98,13 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    /// Takes bound sockets in non-blocking mode, and connections to relays; `make` makes the machine of the addresses of both.
+    /// Takes bound sockets in non-blocking mode, and connections to relays; `make` makes the machine of the addresses of both,
+    /// for the connections with the numbers of their relays.
     pub fn new(
         sockets: Vec<std::net::UdpSocket>,
-        connections: Vec<TcpStream>,
+        connections: Vec<Connection>,
         relays: Vec<SocketAddr>,
-        make: impl FnOnce(&[SocketAddr], &[(SocketAddr, SocketAddr)]) -> Paths,
+        make: impl FnOnce(&[SocketAddr], &[(usize, SocketAddr)]) -> Paths,
     ) -> io::Result<(Arc<Wire>, Drive)> {
         let take = |socket: std::net::UdpSocket| {
             let base = socket.local_addr()?;
@@ -101,12 +114,10 @@ impl Wire {
         let sockets: Vec<Socket> = sockets.into_iter().map(take).collect::<io::Result<_>>()?;
         let bases: Vec<SocketAddr> = sockets.iter().map(|socket| socket.base).collect();
         let (mut streams, mut ends, mut halves) = (Vec::new(), Vec::new(), Vec::new());
-        for connection in connections {
-            let (base, server) = (connection.local_addr()?, connection.peer_addr()?);
+        for Connection { relay, base, server, reader, writer } in connections {
             let (write, written) = mpsc::channel(TO_RELAY);
-            let (reader, writer) = connection.into_split();
             streams.push(Stream { base, server, write });
-            ends.push((server, base));
+            ends.push((relay, base));
             halves.push((base, server, reader, writer, written));
         }
         let wire = Arc::new(Wire {
@@ -333,7 +344,7 @@ impl Drop for Drive {
     }
 }
 
-async fn read_stream(wire: Arc<Wire>, base: SocketAddr, server: SocketAddr, mut reader: OwnedReadHalf) {
+async fn read_stream(wire: Arc<Wire>, base: SocketAddr, server: SocketAddr, mut reader: Reader) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = reader.read(&mut buffer).await.unwrap_or(0);
@@ -353,10 +364,14 @@ async fn read_stream(wire: Arc<Wire>, base: SocketAddr, server: SocketAddr, mut 
     }
 }
 
-async fn write_stream(mut writer: OwnedWriteHalf, mut written: mpsc::Receiver<Bytes>) {
+async fn write_stream(mut writer: Writer, mut written: mpsc::Receiver<Bytes>) {
     while let Some(data) = written.recv().await {
         // That it is broken is seen by who reads.
         if writer.write_all(&data).await.is_err() {
+            return;
+        }
+        // A record of TLS may have stayed behind.
+        if written.is_empty() && writer.flush().await.is_err() {
             return;
         }
     }

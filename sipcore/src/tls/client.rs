@@ -1,14 +1,16 @@
 //! The calling side of TLS.
 
-use super::verify::{Belief, Verifier};
+use super::verify::{Belief, Names, Verifier};
 use super::{Fingerprint, TlsError, files, provider};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, RootCertStore};
-use std::fmt;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::{fmt, io};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// Whom a client believes, and who it says it is.
 #[derive(Debug, Clone, Default)]
@@ -32,15 +34,27 @@ pub struct ClientTls {
 impl ClientTls {
     /// For connections to `domain`, a host name or an address: the one of the URI, not what DNS made of it (RFC 5922 4).
     pub fn new(domain: &str, trust: &Trust) -> Result<ClientTls, TlsError> {
-        let bare = domain.trim_matches(['[', ']']).to_owned();
-        let domain = ServerName::try_from(bare)
-            .map_err(|_| TlsError::Unusable(format!("{domain} is neither a host name nor an address")))?;
+        ClientTls::with(domain, trust, Names::Domain)
+    }
+
+    /// For connections to a server of another protocol, by its host name or address (RFC 9525): a certificate for it may have a wildcard.
+    pub fn to_host(host: &str, trust: &Trust) -> Result<ClientTls, TlsError> {
+        ClientTls::with(host, trust, Names::Host)
+    }
+
+    /// The same, to another host.
+    pub fn at(&self, host: &str) -> Result<ClientTls, TlsError> {
+        Ok(ClientTls { domain: name(host)?, ..self.clone() })
+    }
+
+    fn with(domain: &str, trust: &Trust, names: Names) -> Result<ClientTls, TlsError> {
+        let domain = name(domain)?;
         let belief = match (&trust.fingerprint, &trust.ca) {
             (Some(fingerprint), _) => Belief::Certificate(*fingerprint),
             (None, Some(path)) => Belief::Authorities(authorities(path.clone())?),
             (None, None) => Belief::Authorities(of_this_machine()?),
         };
-        let verifier = Arc::new(Verifier::new(belief));
+        let verifier = Arc::new(Verifier::new(belief, names));
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::Unusable(error.to_string()))?
@@ -61,6 +75,21 @@ impl ClientTls {
         let Some((first, between)) = shown.split_first() else { return false };
         self.verifier.verify_server_cert(first, between, &self.domain, &[], UnixTime::now()).is_ok()
     }
+
+    /// The client's end of a connection that blocks.
+    pub(crate) fn session(&self) -> Result<ClientConnection, rustls::Error> {
+        ClientConnection::new(self.connector.config().clone(), self.domain.clone())
+    }
+
+    /// The handshake on a connection. An error says whom the server turned out to be, or what it did.
+    pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.connector.connect(self.domain.clone(), stream).await
+    }
+}
+
+fn name(host: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+        .map_err(|_| TlsError::Unusable(format!("{host} is neither a host name nor an address")))
 }
 
 impl fmt::Debug for ClientTls {

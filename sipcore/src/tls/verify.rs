@@ -20,15 +20,25 @@ pub(super) enum Belief {
     Certificate(Fingerprint),
 }
 
+/// What a certificate has to name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// The SIP domain (RFC 5922 7.1).
+    Domain,
+    /// The host, as servers of other protocols are named (RFC 9525).
+    Host,
+}
+
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub belief: Belief,
+    names: Names,
     provider: Arc<CryptoProvider>,
 }
 
 impl Verifier {
-    pub fn new(belief: Belief) -> Self {
-        Verifier { belief, provider: provider() }
+    pub fn new(belief: Belief, names: Names) -> Self {
+        Verifier { belief, names, provider: provider() }
     }
 }
 
@@ -49,7 +59,11 @@ impl ServerCertVerifier for Verifier {
                 let parsed = ParsedCertificate::try_from(end_entity)?;
                 verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
                 let certificate = EndEntityCert::try_from(end_entity).map_err(|_| CertificateError::BadEncoding)?;
-                if !names(&certificate, server_name) {
+                let speaks = match self.names {
+                    Names::Domain => names(&certificate, server_name),
+                    Names::Host => certificate.verify_is_valid_for_subject_name(server_name).is_ok(),
+                };
+                if !speaks {
                     return Err(CertificateError::NotValidForName.into());
                 }
             }
@@ -192,8 +206,12 @@ mod tests {
     }
 
     fn check(belief: Belief, certificate: &CertificateDer<'_>, domain: &str) -> Result<(), Error> {
+        check_names(belief, certificate, domain, Names::Domain)
+    }
+
+    fn check_names(belief: Belief, certificate: &CertificateDer<'_>, domain: &str, names: Names) -> Result<(), Error> {
         let name = ServerName::try_from(domain.to_owned()).unwrap();
-        let outcome = Verifier::new(belief).verify_server_cert(certificate, &[], &name, &[], UnixTime::now());
+        let outcome = Verifier::new(belief, names).verify_server_cert(certificate, &[], &name, &[], UnixTime::now());
         outcome.map(|_| ())
     }
 
@@ -216,6 +234,19 @@ mod tests {
         assert!(!good(&["sip.example.com"], "example.com"));
         assert!(good(&["127.0.0.1"], "127.0.0.1") && good(&["sip:127.0.0.1"], "127.0.0.1"));
         assert!(!good(&["127.0.0.2"], "127.0.0.1") && !good(&["localhost"], "127.0.0.1"));
+    }
+
+    #[test]
+    fn a_host_is_named_by_its_dns_name_or_address() {
+        let authority = Authority::new();
+        let good = |names: &[&str], host: &str| {
+            let certificate = authority.certificate(names);
+            check_names(Belief::Authorities(authority.roots()), &certificate, host, Names::Host).is_ok()
+        };
+        assert!(good(&["sip:other.example", "turn.example.com"], "turn.example.com"));
+        assert!(good(&["*.example.com"], "turn.example.com") && good(&["127.0.0.1"], "127.0.0.1"));
+        assert!(!good(&["sip:turn.example.com"], "turn.example.com"), "a SIP URI names no host");
+        assert!(!good(&["turn.example.com"], "turn.example.org") && !good(&["127.0.0.1"], "127.0.0.2"));
     }
 
     #[test]

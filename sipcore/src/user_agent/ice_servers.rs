@@ -31,7 +31,7 @@ fn read(value: &str) -> Option<IceServer> {
         }
     }
     let scheme = uri.split(':').next()?.to_ascii_lowercase();
-    let known = matches!(scheme.as_str(), "stun" | "turn") && relation;
+    let known = matches!(scheme.as_str(), "stun" | "turn" | "turns") && relation;
     known.then(|| IceServer { uri: uri.to_owned(), username, credential })
 }
 

@@ -6,6 +6,7 @@ mod caller;
 mod datagrams;
 mod gate;
 mod glare;
+mod helpers;
 mod moving;
 mod outer;
 mod pump;
@@ -18,6 +19,7 @@ mod warm;
 
 pub use called::accept;
 pub use caller::Wanted;
+pub use helpers::{Found, Helpers};
 pub use moving::{restarted, watch};
 pub use outer::{Offered, accept as accept_outer};
 pub use settings::Settings;
@@ -119,18 +121,21 @@ impl Links {
     /// What there is to find a path with. `near`: the other end may be on this machine, where it has no other address.
     async fn config(&self, sessions: &Sessions, near: bool) -> Result<LinkConfig, String> {
         let certificate = self.certificate()?;
-        let offered = if near { Vec::new() } else { sessions.offered_servers().await };
-        let servers = self.settings.servers(&offered).await?;
+        let offered = if near { None } else { Some(sessions.offered_servers().await) };
+        let servers = self.settings.servers(offered.as_deref()).await;
         let also = if near { vec![self.physical] } else { Vec::new() };
         Ok(LinkConfig { certificate, servers, also })
     }
 
     /// Sockets and candidates for one more connection.
     async fn gather(&self, sessions: &Sessions, near: bool) -> Result<Gathered, String> {
-        if !near && let Some(gathered) = self.warm.take().await {
-            return Ok(gathered);
-        }
-        Gathered::start(self.config(sessions, near).await?).await.map_err(|e| e.to_string())
+        let warm = if near { None } else { self.warm.take().await };
+        let gathered = match warm {
+            Some(gathered) => gathered,
+            None => Gathered::start(self.config(sessions, near).await?).await.map_err(|e| e.to_string())?,
+        };
+        self.settings.say_unreached(gathered.unreached_relays());
+        Ok(gathered)
     }
 
     /// A port for the socket of a peer that has none: ports of that kind are dynamic ones (RFC 6335 section 6).

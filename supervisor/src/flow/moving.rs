@@ -143,6 +143,7 @@ async fn attempt(supervisor: &Arc<Supervisor>, trunk: &Arc<Trunk>) -> Result<(),
     let road = trunk.link.road();
     let prepared = road.prepare(&config).await.map_err(|e| e.to_string())?;
     say_silent(supervisor, &prepared.silent_relays());
+    sessions.links.settings().say_unreached(prepared.unreached_relays());
     let local = prepared.description().clone();
     *trunk.prepared.lock() = Some(prepared);
     let answered = agent.restart(trunk.session, local).await;
