@@ -123,6 +123,11 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
         Ok(p) => p,
         Err(e) => return call.finish(Err(e)),
     };
+    // No host has these (tcp_v4_connect, tcp_v6_connect).
+    let to = peer.ip().to_canonical();
+    if to.is_multicast() || matches!(to, IpAddr::V4(ip) if datagram::is_broadcast(ip)) {
+        return call.finish(Err(Errno::ENETUNREACH));
+    }
     let way = supervisor.way(&mut call, Proto::Tcp, None, peer);
     if let Way::Refused(e) = way
         && e != Errno::ECONNREFUSED

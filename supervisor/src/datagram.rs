@@ -158,12 +158,8 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
     } else {
         Some(supervisor.way(call, Proto::Udp, own_port(&supervisor, target.cookie), peer))
     };
-    if let Some(Way::Refused(e)) = way
-        && e != Errno::ECONNREFUSED
-    {
-        return Err(e);
-    }
     let bound = supervisor.ensure_bound(target)?;
+    // What the policy refuses leads there, too: to connect a datagram socket sends nothing, and is how programs find their own address.
     let nobody = supervisor.nobody.address(Proto::Udp);
     let (to, guard) = match (&known, &way) {
         (Some(to), _) | (None, Some(Way::Own(_, Bound { physical: to, .. }))) => {
@@ -440,14 +436,18 @@ pub fn send(
 
 /// Broadcast addresses that every machine has need SO_BROADCAST (ip(7)).
 fn refuse_broadcast(target: &Target, to: &SocketAddr) -> Result<(), Errno> {
-    const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
     match to.ip().to_canonical() {
-        IpAddr::V4(ip) if ip.is_broadcast() || ip == LOOPBACK => {
+        IpAddr::V4(ip) if is_broadcast(ip) => {
             let allowed = nix::sys::socket::getsockopt(&target.fd, nix::sys::socket::sockopt::Broadcast)?;
             if allowed { Ok(()) } else { Err(Errno::EACCES) }
         }
         _ => Ok(()),
     }
+}
+
+/// To everybody, on all interfaces or on the loopback.
+pub fn is_broadcast(ip: Ipv4Addr) -> bool {
+    ip.is_broadcast() || ip == Ipv4Addr::new(127, 255, 255, 255)
 }
 
 fn inet<'a>(v6: bool, address: SocketAddrV4) -> Destination<'a> {

@@ -265,8 +265,18 @@ impl Supervisor {
                 if late {
                     return Way::Former;
                 }
+                // No rule could allow port 0: resolvers ask so for the address that the program would have there (RFC 6724).
+                if canonical.port() == 0 {
+                    return Way::Refused(Errno::ECONNREFUSED);
+                }
+                let only_points = proto == Proto::Udp && call.n.call == libc::SYS_connect;
                 self.sessions.say_once(&format!("refused:{proto:?}:{canonical}"), || {
-                    format!("the program tried {proto}/{canonical}, and {rule} refuses it; {advice}")
+                    let note = if only_points {
+                        "what it sends there is lost (who only looks for the own address so, finds it); "
+                    } else {
+                        ""
+                    };
+                    format!("the program tried {proto}/{canonical}, and {rule} refuses it; {note}{advice}")
                 });
                 Way::Refused(refusal(errno))
             }

@@ -141,6 +141,15 @@ static inline int apart(void (*what)(void *), void *argument) {
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+/* What came back for the last send is not to be taken for the answer to the next call. */
+static inline void clear_error(int fd) {
+    struct pollfd error = {fd, 0, 0};
+    int what;
+    socklen_t size = sizeof what;
+    poll(&error, 1, 200);
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &what, &size);
+}
+
 static inline int attack_main(int argc, char **argv, const struct attack *attacks, size_t count) {
     for (size_t i = 0; argc >= 2 && i < count; i++) {
         if (strcmp(attacks[i].name, argv[1])) continue;

@@ -96,6 +96,7 @@ static void handed(void) {
     EACH_TARGET(t) {
         TRY("sendto", sendto(4, token(), token_length(), 0, &t.any, t.len));
         if (TRY("connect", connect(4, &t.any, t.len)) == 0) send(4, token(), token_length(), 0);
+        clear_error(4);
         shutdown(3, SHUT_RDWR);
         if (TRY("connect of the listener", connect(3, &t.any, t.len)) == 0) write(3, token(), token_length());
     }

@@ -96,6 +96,7 @@ static void reconnect(void) {
         MUST(connect(fd, &none.any, none.len));
         TRY("connect", connect(fd, &t.any, t.len));
         send(fd, token(), token_length(), MSG_NOSIGNAL);
+        clear_error(fd);
         TRY("sendto", sendto(fd, token(), token_length(), 0, &t.any, t.len));
         close(fd);
     }

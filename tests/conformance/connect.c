@@ -331,6 +331,19 @@ CASE(port_zero, INET) {
     show_names(c);
 }
 
+CASE(addresses_of_no_host, TCP4 | TCP6) {
+    struct address a = loopback(7);
+    if (a.any.sa_family == AF_INET6) {
+        inet_pton(AF_INET6, "ff05::1", &a.v6.sin6_addr);
+        R(connect(fresh(), &a, a.len));
+        return;
+    }
+    for (const char *const *to = (const char *const[]){"224.0.0.1", "239.1.2.3", "255.255.255.255", "127.255.255.255", NULL}; *to; to++) {
+        a.v4.sin_addr.s_addr = inet_addr(*to);
+        R(connect(fresh(), &a, a.len));
+    }
+}
+
 CASE(v6only_to_mapped, TCPM | UDPM) {
     int l = kind->type == SOCK_STREAM ? listener() : bound(), c = fresh();
     MUST(set_int(c, IPPROTO_IPV6, IPV6_V6ONLY, 1));

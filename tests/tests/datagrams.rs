@@ -138,3 +138,34 @@ fn a_session_outlives_the_socket_that_it_came_to() {
     world.run(&["--to", "echo"], "python3").args(["-c", TALKS]).finish().success().says("all answered");
     server.wait().success();
 }
+
+/// To connect a datagram socket sends nothing: it is how programs find their own address, and what resolvers do to sort those of a
+/// name (RFC 6724). What they send there is refused.
+#[test]
+fn who_looks_for_the_own_address_finds_it() {
+    const PROBE: &str = r#"
+import socket, sys
+def probe(port):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.connect(("192.0.2.9", port))
+    own = s.getsockname()[0]
+    try:
+        for i in range(1000):
+            s.send(b"x")
+        print("not refused")
+    except ConnectionRefusedError:
+        print(port, "refused; own address", own)
+probe(80)
+probe(0)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+try:
+    s.sendto(b"x", ("192.0.2.9", 80))
+except PermissionError:
+    print("not allowed")
+"#;
+    let world = World::new("probe");
+    let done = world.run(&[], "python3").args(["-c", PROBE]).finish().success();
+    let done = done.says("80 refused; own address 198.1").says("0 refused; own address 198.1").says("not allowed");
+    let done = done.complains("the program tried udp/192.0.2.9:80").complains("finds it");
+    assert!(!done.stderr.contains("192.0.2.9:0"), "{}", done.stderr);
+}

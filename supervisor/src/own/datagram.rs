@@ -502,6 +502,8 @@ fn lead(network: &Arc<Network>, call: &mut Call, target: &Target, to: SocketAddr
     }
     match network.way(call, Proto::Udp, port().ok().filter(|port| *port != 0), to) {
         Where::There => Ok(true),
+        // To connect a datagram socket sends nothing, and is how programs find their own address.
+        Where::Refused(Errno::EACCES | Errno::ECONNREFUSED) if call.n.call == libc::SYS_connect => Ok(false),
         Where::Refused(e) => Err(e),
         // Where the kernel needs SO_BROADCAST it says so.
         Where::Peer(..) if strange => Ok(true),
