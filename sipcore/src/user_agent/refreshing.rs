@@ -1,6 +1,7 @@
 //! Sessions kept up (RFC 4028): UPDATE (RFC 3311) and INVITE within a dialog (RFC 3261 14), both ways. They never change the flow; a restart of
 //! ICE changes the way that it takes.
 
+use super::restarting::wait_after_glare;
 use super::{Accepted, Call, Notice, Phase, Purpose, USER_AGENT, Upkeep, UserAgent, refusal};
 use crate::agent::{EndReason, SessionId};
 use crate::message::{Message, Method, ResponseBuilder, name};
@@ -265,7 +266,7 @@ impl UserAgent {
             // Both ends refreshed at once: one tries again before the other (RFC 3261 14.1).
             491 => {
                 if let Some(timer) = timer {
-                    timer.put_off(now, AGAIN.mul_f64(random::fraction()));
+                    timer.put_off(now, wait_after_glare(upkeep.caller));
                 }
             }
             // The session stands; the next refresh may do better.

@@ -17,7 +17,7 @@ const DECISION: Duration = Duration::from_secs(8);
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a restart is waited for. The other side may be elsewhere by now, and its own restart would be refused as long as ours is under way.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
-/// Of two restarts that met, that of the caller waits this long, and that of the called side not more than the second (RFC 3261 14.1).
+/// Of two requests that met, that of the caller waits this long, and that of the called side not more than the second (RFC 3261 14.1).
 const CALLER_WAITS: [Duration; 2] = [Duration::from_millis(2100), Duration::from_millis(4000)];
 const CALLED_WAITS: Duration = Duration::from_millis(2000);
 
@@ -43,6 +43,15 @@ impl Upkeep {
     pub(super) fn restart_due(&self) -> Option<Instant> {
         let ours = self.restart.as_ref().map(|restart| restart.at);
         [ours, self.reoffer.as_ref().map(|reoffer| reoffer.limit)].into_iter().flatten().min()
+    }
+}
+
+/// How long this end waits with a request that met one of the other side.
+pub(super) fn wait_after_glare(caller: bool) -> Duration {
+    let [least, most] = CALLER_WAITS;
+    match caller {
+        true => least + (most - least).mul_f64(random::fraction()),
+        false => CALLED_WAITS.mul_f64(random::fraction()),
     }
 }
 
@@ -141,11 +150,7 @@ impl UserAgent {
                 }
             }
             491 => {
-                let [least, most] = CALLER_WAITS;
-                let wait = match upkeep.caller {
-                    true => least + (most - least).mul_f64(random::fraction()),
-                    false => CALLED_WAITS.mul_f64(random::fraction()),
-                };
+                let wait = wait_after_glare(upkeep.caller);
                 upkeep.restart = Some(Box::new(Restart { at: now + wait, is_sent: false, ..*restart }));
             }
             _ => {
