@@ -326,7 +326,10 @@ impl Location {
         self.owners.insert(id, owner.clone());
         self.expiry.update(id, None, Some(expires_at));
         let binding = Binding { id, contact, expires_at, handle, call_id: call_id.into(), cseq };
-        self.records.entry(owner).or_default().push(binding);
+        let bindings = self.records.entry(owner).or_default();
+        // Most have one contact: Vec would make room for four.
+        bindings.reserve_exact(1);
+        bindings.push(binding);
     }
 
     fn remove(&mut self, record: &str, id: u64) {

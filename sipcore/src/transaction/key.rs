@@ -3,6 +3,7 @@
 use crate::message::{Message, Method, Via, name};
 use crate::random;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// The start of every branch since RFC 3261 (8.1.1.7).
 const COOKIE: &str = "z9hG4bK";
@@ -52,7 +53,7 @@ pub(crate) fn mark_of(branch: &str) -> Option<u32> {
 
 /// What identifies a request to a server transaction. ACK finds the INVITE, CANCEL is a transaction of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct ServerKey(Box<str>);
+pub(super) struct ServerKey(Arc<str>);
 
 impl ServerKey {
     /// `method` is the one of the transaction sought: that of the request, but INVITE for ACK, and for CANCEL when its target is meant.
@@ -74,7 +75,7 @@ impl ServerKey {
                 request.cseq().map(|cseq| cseq.number).unwrap_or_default(),
             ),
         };
-        ServerKey(key.into_boxed_str())
+        ServerKey(key.into())
     }
 }
 
