@@ -223,12 +223,18 @@ impl Links {
                     }
                 }
             };
-            match self.open_in(supervisor, held.trunk().clone(), held, wanted).await {
+            let trunk = held.trunk().clone();
+            match self.open_in(supervisor, trunk.clone(), held, wanted).await {
                 Ok(flow) => return Ok(flow),
+                // This end's want of a socket is not the connection's fault: its other streams go on.
+                Err(OpenError::Lost(why @ (LinkError::NoSocket(_) | LinkError::NoListener(_)))) => {
+                    return Err(wanted.fail(Errno::ENOBUFS, why.to_string()));
+                }
                 Err(OpenError::Lost(why)) if !rebuilt => {
                     tracing::debug!(%why, "a lost connection is set up again");
                     rebuilt = true;
-                    if let Some(trunk) = &*peer.trunk.lock().await {
+                    // Others that waited in it may have set up the next one already.
+                    if peer.trunk.lock().await.as_ref().is_some_and(|now| Arc::ptr_eq(now, &trunk)) {
                         trunk.link.close();
                     }
                 }
