@@ -145,6 +145,7 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
         }
         let (fd, peer) = sock::accept(target.as_fd(), how).map_err(errno)?;
         if !inet {
+            supervisor.unix.senders.accepted(supervisor, fd.as_fd());
             return Ok(Accepted { fd, peer, announced: None });
         }
         let Address::Inet(source) = Address::parse(&peer) else { continue };

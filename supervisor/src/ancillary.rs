@@ -210,8 +210,10 @@ pub fn hand_over(
             }
             // scm_detach_fds: as many as there is room for, in the message and in the program's table of files.
             let mut numbers = Vec::new();
+            // A pidfd always is close-on-exec (pidfd_prepare).
+            let closes = flags & libc::MSG_CMSG_CLOEXEC != 0 || m.kind == message::SCM_PIDFD;
             for d in descriptors.iter().filter(|d| may_enter(call.supervisor.as_ref(), d)).take(room.descriptors()) {
-                match call.n.reply.add_descriptor(d.as_fd(), flags & libc::MSG_CMSG_CLOEXEC != 0) {
+                match call.n.reply.add_descriptor(d.as_fd(), closes) {
                     Ok(number) => numbers.extend_from_slice(&number.to_ne_bytes()),
                     Err(_) => break,
                 }
@@ -254,8 +256,7 @@ fn name_sender(
             m.data = process.as_ref().map_or_else(|e| -(*e as i32), |_| -1).to_ne_bytes().to_vec();
             *descriptors = process.into_iter().collect();
         } else if let Some(own) = Credentials::read(&m.data) {
-            // Of one that is not known the user is left, and no process: as of one in another process namespace.
-            m.data = sender.unwrap_or(Credentials { process: 0, ..own }).bytes();
+            m.data = sender.unwrap_or_else(|| own.of_nobody()).bytes();
         }
     }
 }

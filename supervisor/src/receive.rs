@@ -237,6 +237,7 @@ fn receive_one(
     let kernel = (kind.is_none() && netlink::is_one(target)).then(|| netlink::before_receive(&call.supervisor));
     let all = stream && flags & libc::MSG_WAITALL != 0 && flags & libc::MSG_PEEK == 0;
     let flags = flags & !libc::MSG_WAITALL;
+    let supervisor = call.supervisor.clone();
     loop {
         let mut most = capacity.saturating_sub(room.received).min(if stream { CHUNK } else { UNIX_MAX });
         if stream {
@@ -262,7 +263,11 @@ fn receive_one(
         };
         let header = matches!(room.out, Out::Header(_));
         let more = header && kind == Some(Proto::Udp) && ancillary::is_lent(&call.supervisor, target);
-        let control = if room.control == 0 && !more { 0 } else { ancillary::ROOM };
+        // Who sent it is looked at also where the program does not: then it is known who sent the next one.
+        let senders = &supervisor.unix.senders;
+        let asks = kind.is_none() && senders.are_asked_for() && target.is_of(libc::AF_UNIX);
+        let control = if room.control == 0 && !more && !asks { 0 } else { ancillary::ROOM };
+        let receiving = asks.then(|| senders.receiving());
         let mut wanted = None;
         let received = if kind == Some(Proto::Udp) {
             if control > 0 {
@@ -293,6 +298,10 @@ fn receive_one(
             (None, None) => &got.name,
         };
         let (control, cut) = ancillary::hand_over(call, kind, target, &got, (seen, wanted), room.control, flags)?;
+        drop(receiving);
+        if asks {
+            senders.received(&supervisor, target);
+        }
         let filled = got.length.min(data.len());
         let data = &data[..filled];
         // Behind what earlier pieces filled.

@@ -122,9 +122,9 @@ fn send_now(call: &mut Call, room: &mut [u8]) -> Result<Begun, Errno> {
     let data = if data.len() == length { data.to_vec() } else { call.n.gather(&whole, limit)? };
     let rest = behind(&whole, data.len());
     let (name, address) = (name.to_vec(), Some(address));
-    let (control, descriptors) = (Vec::new(), Vec::new());
     let is_unix = kind.is_none() && target.is_of(libc::AF_UNIX);
-    let by = if is_unix { call.supervisor.unix.senders.of(call)? } else { None };
+    let (by, told) = if is_unix { call.supervisor.unix.senders.of(call, &target)? } else { (None, None) };
+    let (control, descriptors) = (told.into_iter().collect(), Vec::new());
     Ok(Begun::Rest(target, kind, Outgoing { address, name, data, control, by, descriptors, sent: 0, before: 0, rest }))
 }
 
@@ -245,7 +245,9 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
     let data = call.n.gather(&header.slices, data_limit(kind, target, header.capacity())?)?;
     let rest = behind(&header.slices, data.len());
     if by.is_none() && kind.is_none() && target.is_of(libc::AF_UNIX) {
-        by = call.supervisor.unix.senders.of(call)?;
+        let (sender, told) = call.supervisor.unix.senders.of(call, target)?;
+        by = sender;
+        control.extend(told);
     }
     Ok(Outgoing { address, name, data, control, by, descriptors, sent: 0, before: 0, rest })
 }
@@ -362,17 +364,18 @@ fn send_one(
         (None, Some(_)) if call.supervisor.network.is_none() => Err(Errno::EINVAL),
         // A stream ignores the address.
         (Some(Proto::Tcp), _) | (None, _) => loop {
-            let first = if m.total() == 0 { &control[..] } else { &[] };
+            let control = message::build_control(&m.control);
             let data = &m.data[m.sent..];
-            let send = || message::send(target.as_fd(), data, Destination::Connected, first, now);
-            match call.supervisor.unix.senders.send(target, None, m.by, data.len(), send) {
+            let send = || message::send(target.as_fd(), data, Destination::Connected, &control, now);
+            match call.supervisor.unix.senders.send(&call.supervisor, target, None, m.by, data.len(), send) {
                 Ok(n) => {
                     m.sent += n;
+                    // It goes with the first piece; but who sends is told of all.
+                    m.descriptors.clear();
+                    m.control.retain(|c| (c.level, c.kind) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS));
                     if m.sent < m.data.len() {
                         continue;
                     }
-                    m.descriptors.clear();
-                    m.control.clear();
                     if !m.next_piece(call)? {
                         return Ok(m.total());
                     }

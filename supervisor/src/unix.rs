@@ -64,6 +64,7 @@ pub fn listens(call: &Call, target: &Target) {
         && let Ok(caller) = Caller::of(call.n.thread)
     {
         call.supervisor.unix.peers.listens(target, &caller);
+        call.supervisor.unix.senders.heard();
     }
 }
 
@@ -124,9 +125,6 @@ fn connect_now(supervisor: &Supervisor, thread: u32, target: &Target, name: &[u8
         }
         supervisor.unix.peers.connected(target, to.socket, &caller);
     }
-    if to.is_own && is_datagram(target) && to.socket != 0 {
-        supervisor.unix.senders.points(target, to.socket);
-    }
     Ok(())
 }
 
@@ -156,11 +154,10 @@ pub fn send(
     let to = reach(&call.supervisor, &caller, target, name)?;
     let at = (to.socket != 0).then_some(to.socket);
     let by = by.filter(|_| to.is_own && at.is_some());
-    let sent = call
-        .supervisor
-        .unix
-        .senders
-        .send(target, at, by, data.len(), || caller.send(&target.fd, &to.name, data, control, flags));
+    let sent =
+        call.supervisor.unix.senders.send(&call.supervisor, target, at, by, data.len(), || {
+            caller.send(&target.fd, &to.name, data, control, flags)
+        });
     sent.inspect_err(|e| to.explain(&call.supervisor, *e))
 }
 

@@ -342,6 +342,73 @@ CASE(credentials_of_many, UNIXD | UNIXQ) {
     show_sender("own", two[1], getpid(), 0);
 }
 
+/* Of a sender that has closed its end and ended, it is known all the same. */
+CASE(credentials_of_who_left, LOCAL) {
+    int two[2];
+    make_pair(two);
+    MUST(set_int(two[1], SOL_SOCKET, SO_PASSCRED, 1));
+    pid_t child = fork();
+    if (!child) exit(say_so(two[0], "goodbye") != 7);
+    close(two[0]);
+    expect_success(child);
+    show_sender("who left", two[1], child, 0);
+}
+
+/* read() does not say what it takes. */
+CASE(credentials_after_read, LOCAL) {
+    int two[2];
+    make_pair(two);
+    MUST(set_int(two[1], SOL_SOCKET, SO_PASSCRED, 1));
+    char in[64];
+    for (int i = 0; i < 3; i++) {
+        MUST(say_so(two[0], "own"));
+        show_data("read", in, (long)MUST(read(two[1], in, sizeof in)));
+    }
+    pid_t child = fork();
+    if (!child) exit(say_so(two[0], "kid") != 3);
+    expect_success(child);
+    show_sender("a child's", two[1], child, 0);
+    MUST(say_so(two[0], "1st"));
+    MUST(say_so(two[0], "2nd"));
+    MUST(recv(two[1], in, kind->type == SOCK_STREAM ? 6 : 3, 0));
+    struct iovec v = {in, sizeof in};
+    struct kmsg m = {.iov = &v, .iovlen = 1};
+    recvmsg(two[1], &m, MSG_DONTWAIT);
+    child = fork();
+    if (!child) exit(say_so(two[0], "3rd") != 3);
+    expect_success(child);
+    show_sender("another child's", two[1], child, 0);
+}
+
+/* What comes before accept() has credentials, also when they are asked for only then. */
+CASE(credentials_before_accept, UNIXS | UNIXQ) {
+    struct address at = path("early");
+    int l = fresh();
+    MUST(bind(l, &at.any, at.len));
+    MUST(listen(l, 4));
+    int sent[2], done[2];
+    char byte;
+    MUST(pipe(sent));
+    MUST(pipe(done));
+    pid_t child = fork();
+    if (!child) {
+        int c = fresh();
+        MUST(connect(c, &at.any, at.len));
+        MUST(say_so(c, "first"));
+        MUST(write(sent[1], "x", 1));
+        MUST(read(done[0], &byte, 1));
+        exit(say_so(c, "second") != 6);
+    }
+    MUST(read(sent[0], &byte, 1));
+    int s = take(l);
+    MUST(set_int(s, SOL_SOCKET, SO_PASSCRED, 1));
+    show_sender("before", s, child, 0);
+    MUST(write(done[1], "x", 1));
+    expect_success(child);
+    show_sender("behind", s, child, 0);
+    unlink("early");
+}
+
 static long with_credentials(int fd, const char *text, pid_t pid, uid_t uid, gid_t gid, size_t length) {
     struct {
         struct cmsghdr h;

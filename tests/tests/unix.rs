@@ -224,6 +224,54 @@ fn who_gave_up_its_rights_has_none_here() {
     done.says(&format!("connect {closed} EACCES"));
 }
 
+/// Who sends is told by the user that the program has become, not by root's, for whom sipbox runs.
+#[test]
+fn credentials_of_a_user_that_was_taken_on() {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, RecvMsg, recvmsg, setsockopt};
+    const SENDS: &str = r#"
+import os, socket, struct, sys
+a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+begin, begun = os.pipe()
+child = os.fork()
+if not child:
+    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+    outside = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    outside.connect(sys.argv[1])
+    outside.sendmsg([b"out"])
+    os.read(begin, 1)
+    a.sendmsg([b"in"])
+    os._exit(0)
+b.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+os.write(begun, b"x")
+got = b.recvmsg(9, 256)
+pid, uid, gid = struct.unpack("iII", got[1][0][2])
+print(got[0], "right" if pid == child else pid, uid, gid)
+"#;
+    let Some(world) = World::as_root("unix-sender") else {
+        eprintln!("skipped: needs root");
+        return;
+    };
+    let at = world.path("log");
+    let outside = UnixDatagram::bind(&at).unwrap();
+    std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o777)).unwrap();
+    setsockopt(&outside, sockopt::PassCred, &true).unwrap();
+    outside.set_read_timeout(Some(tests::PATIENCE)).unwrap();
+    let policy = world.write("policy.toml", "[local]\nunix = \"allow\"\n");
+    let run = world.run(&["--policy", &policy.display().to_string()], "python3");
+    let run = run.args(["-c", SENDS, &at.display().to_string()]).finish().success();
+    run.says("b'in' right 65534 65534");
+    let mut room = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
+    let mut data = [0; 9];
+    let mut data = [std::io::IoSliceMut::new(&mut data)];
+    let got: RecvMsg<()> =
+        recvmsg(std::os::fd::AsRawFd::as_raw_fd(&outside), &mut data, Some(&mut room), MsgFlags::empty()).unwrap();
+    let said = got.cmsgs().unwrap().find_map(|c| match c {
+        ControlMessageOwned::ScmCredentials(said) => Some((said.uid(), said.gid())),
+        _ => None,
+    });
+    assert_eq!(said, Some((65534, 65534)));
+}
+
 #[test]
 fn a_full_listener_is_waited_for() {
     let world = World::new("unix-full");

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -39,6 +39,16 @@ impl Credentials {
             uid: u32::from_ne_bytes(uid),
             gid: u32::from_ne_bytes(gid),
         })
+    }
+
+    /// Of a sender that is not known: no process, as of one in another process namespace. Its user is sipbox's own, unless that is
+    /// root, which the program may have given up: then it is nobody (the kernel's overflow id).
+    pub fn of_nobody(self) -> Credentials {
+        const OVERFLOW: u32 = 65534;
+        match nix::unistd::geteuid().is_root() {
+            true => Credentials { process: 0, uid: OVERFLOW, gid: OVERFLOW },
+            false => Credentials { process: 0, ..self },
+        }
     }
 
     pub fn bytes(self) -> Vec<u8> {
@@ -119,7 +129,7 @@ impl Peers {
                 return Some(found);
             }
         }
-        let inode = peer_inode(&call.supervisor, target);
+        let inode = peer_inode(&call.supervisor, target.as_fd());
         let mut known = self.0.lock();
         let found = known.calling.get(inode.ok()?)?;
         // The kernel forgets who it was when that end is closed.
@@ -129,10 +139,10 @@ impl Peers {
 }
 
 /// The inode of the socket at the other end.
-pub fn peer_inode(supervisor: &Supervisor, target: &Target) -> Result<u64, Errno> {
+pub fn peer_inode(supervisor: &Supervisor, socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     match &supervisor.network {
-        Some(network) => network.inspector().unix_peer(target.as_fd()),
-        None => sandbox::unix_diag::peer_inode(target.as_fd()),
+        Some(network) => network.inspector().unix_peer(socket),
+        None => sandbox::unix_diag::peer_inode(socket),
     }
 }
 
