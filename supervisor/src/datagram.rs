@@ -190,15 +190,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         (None, Some(Way::Resolver)) => supervisor.resolver,
         (None, Some(Way::Peer(callee))) => {
             let free = supervisor.stub.place(&supervisor, &bound.physical, target.cookie);
-            let free = free.inspect_err(|_| {
-                supervisor.sessions.say_once(&format!("many:{}", bound.virtual_), || {
-                    format!(
-                        "more sockets of the program with the address udp/{} than can be told apart are connected to peers at once; \
-                         the program can try again when some of them have their sessions, or bind another port",
-                        bound.virtual_
-                    )
-                });
-            })?;
+            let free = free.inspect_err(|_| crate::stub::say_too_many(&supervisor, &bound.virtual_))?;
             let address = free.address;
             to_be = Some((free, callee));
             address

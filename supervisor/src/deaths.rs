@@ -28,9 +28,11 @@ const BATCH: Duration = Duration::from_millis(10);
 /// With so many reports in a batch the kernel's queue of them (as long as net.core.rmem_max lets it be) is soon full.
 const MANY: usize = 64;
 const BATCH_OF_MANY: Duration = Duration::from_millis(1);
-/// A sweep asks for all sockets of the machine: not more often than this, unless most of the table is newer than the last one. (The
+/// A sweep asks for all sockets of the machine: not more often than this, unless a good part of the table is newer than the last one. (The
 /// kernel may be late with its reports, and a program fast.)
 const SWEEP_APART: Duration = Duration::from_millis(50);
+/// That part of the table's limit: one in so many.
+const NEWER: usize = 16;
 
 impl Deaths {
     /// Whom to tell. Fails where the kernel does not report.
@@ -78,10 +80,12 @@ impl Deaths {
 
     /// Brings the table up to date now: the kernel's reports may lag behind what the program has closed.
     pub fn catch_up(&self, supervisor: &Supervisor) {
+        let limit = supervisor.policy.limits().sockets as usize;
         self.collect(supervisor);
         let mut swept = self.swept.lock();
         let known = supervisor.table.lock().len();
-        if swept.is_none_or(|(when, left)| when.elapsed() >= SWEEP_APART || known / 2 > left) {
+        if swept.is_none_or(|(when, left)| when.elapsed() >= SWEEP_APART || known.saturating_sub(left) >= limit / NEWER)
+        {
             sweep(supervisor);
             let mut table = supervisor.table.lock();
             // Of these the kernel's tables say nothing. Those that live are known again at their next call.

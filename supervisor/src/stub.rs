@@ -177,14 +177,14 @@ impl Stub {
         }
         self.drain();
         // After what was sent has been taken: the first of it asks for a session, and changes nothing here.
-        let Some(waiting) = self.find(source, cookie) else { return };
         let mut known = self.waiting.lock();
-        if known.get(&(waiting.spot, *source)).is_some_and(|now| Arc::ptr_eq(now, &waiting)) {
-            known.remove(&(waiting.spot, *source));
-            if waiting.asked {
+        known.retain(|(_, at), waiting| {
+            let goes = at == source && waiting.holder.cookie() == cookie;
+            if goes && waiting.asked {
                 supervisor.table.lock().add_pending(cookie, &sock::canonical(waiting.peer), waiting.take_queue());
             }
-        }
+            !goes
+        });
     }
 
     /// Does this unless the program has closed the socket or connected it elsewhere, and while it cannot. Whether it was done.
@@ -272,19 +272,36 @@ async fn listen(supervisor: Arc<Supervisor>, spot: Arc<Spot>) {
 
 /// The peer has ended the session of a connected socket: what it sends from now on asks for another one.
 pub async fn left_by_its_peer(supervisor: Arc<Supervisor>, waiting: Arc<Waiting>) {
-    tokio::time::sleep(PARTING).await;
+    let mut pause = PARTING;
+    loop {
+        tokio::time::sleep(pause).await;
+        match lead_back(&supervisor, &waiting) {
+            Ok(()) => return,
+            // No place is free: as long as a peer that refuses is left alone.
+            Err(_) => pause = RETRY_AFTER,
+        }
+    }
+}
+
+/// Connects a socket whose session has ended to a place of the stub again, unless the program has done something else with it.
+///
+/// # Errors
+/// As [`Stub::place`].
+fn lead_back(supervisor: &Arc<Supervisor>, waiting: &Arc<Waiting>) -> Result<(), Errno> {
     let cookie = waiting.holder.cookie();
-    let bound = supervisor.table.lock().get(cookie).and_then(|s| Some((s.v6, s.bound?.physical)));
-    let (Some((v6, source)), Some(socket)) = (bound, waiting.holder.find()) else { return };
-    let Ok(place) = supervisor.stub.place(&supervisor, &source, cookie) else { return };
+    let bound = supervisor.table.lock().get(cookie).and_then(|s| Some((s.v6, s.bound?)));
+    let (Some((v6, bound)), Some(socket)) = (bound, waiting.holder.find()) else { return Ok(()) };
+    let source = bound.physical;
+    let place = supervisor.stub.place(supervisor, &source, cookie);
+    let place = place.inspect_err(|_| say_too_many(supervisor, &bound.virtual_))?;
     let mut known = supervisor.stub.waiting.lock();
     let mut table = supervisor.table.lock();
     let points_there = |d: &crate::table::Datagram| {
         let led = d.anchor.as_ref().and_then(|anchor| anchor.led.as_ref());
-        d.connected.is_some() && led.is_some_and(|led| Arc::ptr_eq(led, &waiting))
+        d.connected.is_some() && led.is_some_and(|led| Arc::ptr_eq(led, waiting))
     };
     if !table.get(cookie).and_then(|s| s.datagram.as_deref()).is_some_and(points_there) {
-        return;
+        return Ok(());
     }
     let anchor = Anchor { physical: place.address, _guard: None, led: None };
     known.insert((place.address, source), Arc::new(waiting.at(place.address)));
@@ -294,6 +311,17 @@ pub async fn left_by_its_peer(supervisor: Arc<Supervisor>, waiting: Arc<Waiting>
         tracing::warn!(%error, peer = %waiting.peer, "a socket whose session has ended stays without one");
         table.set_anchor(cookie, before);
     }
+    Ok(())
+}
+
+/// No place is left for one more socket with this address.
+pub fn say_too_many(supervisor: &Supervisor, address: &SocketAddr) {
+    supervisor.sessions.say_once(&format!("many:{address}"), || {
+        format!(
+            "more sockets of the program with the address udp/{address} than can be told apart are connected to peers at once; the \
+             program can try again when some of them have their sessions, or bind another port"
+        )
+    });
 }
 
 /// Sets up the session of a connected socket and turns the socket to it.

@@ -169,3 +169,22 @@ except PermissionError:
     let done = done.complains("the program tried udp/192.0.2.9:80").complains("finds it");
     assert!(!done.stderr.contains("192.0.2.9:0"), "{}", done.stderr);
 }
+
+/// Sockets that the program has closed do not count for its limit, however fast it is.
+#[test]
+fn sockets_that_are_closed_make_room() {
+    const OPENS: &str = r#"
+import socket
+kept = []
+for n in range(10000):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(("", 0))
+    if n < 50: kept.append(s)
+    else: s.close()
+print("all of them")
+"#;
+    let world = World::new("many-sockets");
+    let policy = world.write("policy.toml", "schema = 1\n[limits]\nsockets = 100\n");
+    let run = world.run(&["--policy", &policy.display().to_string()], "python3").args(["-c", OPENS]).finish();
+    run.success().says("all of them");
+}

@@ -382,7 +382,10 @@ impl Leading {
             drop(near);
             self.network.forget(&self.flow, true);
             // The next send or receive says ECONNREFUSED, as it does when an ICMP message comes back: nobody is there any more.
-            if let Some(socket) = self.holder.find() {
+            // Unless the program has connected it elsewhere meanwhile.
+            if let Some(socket) = self.holder.find()
+                && sock::peer_addr(socket.as_fd()).is_ok_and(|peer| sock::canonical(peer) == self.flow.peer)
+            {
                 let _ = message::send(socket.as_fd(), &[], Destination::Connected, &[], libc::MSG_DONTWAIT);
             }
             return Some(RETRY_AFTER);
