@@ -6,10 +6,11 @@
 //! that enters TIME_WAIT is dead, for only a shorthand of it stays). Sockets of MPTCP, UDP-Lite and AF_UNIX are not reported.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt};
@@ -34,6 +35,9 @@ const MSG_SOURCE: usize = 8;
 const REQ_LEN: usize = 56;
 /// The value of `idiag_timer` that only the shorthand of a TIME_WAIT has (inet_diag.c, `inet_twsk_diag_fill`).
 const TIMER_TIMEWAIT: u8 = 3;
+/// Attributes after a `struct inet_diag_msg`.
+const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_SKV6ONLY: u16 = 11;
 
 const NLMSG_HDR: usize = size_of::<libc::nlmsghdr>();
 /// The kernel fills at most 32 KiB per message of a dump.
@@ -161,7 +165,7 @@ pub fn living() -> io::Result<Living> {
     for _ in 0..2 {
         for family in [libc::AF_INET, libc::AF_INET6] {
             for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
-                let request = Request { family, protocol, ends: None };
+                let request = Request { family, protocol, ends: None, info: false };
                 query(&fd, &mut buffer, &request, |body| {
                     if body.get(MSG_TIMER) != Some(&TIMER_TIMEWAIT) {
                         cookies.extend(cookie(body));
@@ -192,7 +196,7 @@ fn connection(local: SocketAddr, peer: SocketAddr) -> io::Result<Request> {
         (SocketAddr::V6(_), SocketAddr::V6(_)) => libc::AF_INET6,
         _ => return Err(Errno::EINVAL.into()),
     };
-    Ok(Request { family, protocol: libc::IPPROTO_TCP, ends: Some((local, peer)) })
+    Ok(Request { family, protocol: libc::IPPROTO_TCP, ends: Some((local, peer)), info: false })
 }
 
 /// The cookie of a socket that is more than the shorthand of a TIME_WAIT.
@@ -251,7 +255,7 @@ impl Inspector {
         let mut found = Vec::new();
         let fd = self.0.lock();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            let request = Request { family, protocol, ends: None };
+            let request = Request { family, protocol, ends: None, info: false };
             query(&fd, &mut buffer, &request, |body| found.extend(endpoint(body)))?;
         }
         Ok(found)
@@ -294,7 +298,6 @@ impl AsFd for Inspector {
 /// What a `struct inet_diag_msg` says.
 fn endpoint(body: &[u8]) -> Option<Endpoint> {
     const LISTEN: u8 = 10;
-    const V6ONLY: u16 = 11; // INET_DIAG_SKV6ONLY
     let cookie = living_cookie(body)?;
     let short = |at: usize| Some(u16::from_be_bytes(*body.get(at..)?.first_chunk()?));
     let ip = |at: usize| match i32::from(*body.first()?) {
@@ -303,17 +306,78 @@ fn endpoint(body: &[u8]) -> Option<Endpoint> {
     };
     let local = SocketAddr::new(ip(MSG_SOURCE)?, short(4)?);
     let peer = SocketAddr::new(ip(MSG_SOURCE + 16)?, short(6)?);
-    let mut v6only = false;
+    let v6only = attribute(body, INET_DIAG_SKV6ONLY).and_then(<[u8]>::first).is_some_and(|b| *b != 0);
+    let peer = (peer.port() != 0).then_some(peer);
+    Some(Endpoint { cookie, local, peer, listens: body.get(1) == Some(&LISTEN), v6only })
+}
+
+/// An attribute of an `inet_diag_msg`.
+fn attribute(body: &[u8], wanted: u16) -> Option<&[u8]> {
     let mut rest = body.get(MSG_LEN..)?;
     while let Some(header) = rest.first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        if u16::from_ne_bytes([header[2], header[3]]) == V6ONLY {
-            v6only = rest.get(4).is_some_and(|b| *b != 0);
+        if u16::from_ne_bytes([header[2], header[3]]) == wanted {
+            return rest.get(4..length);
         }
         rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
     }
-    let peer = (peer.port() != 0).then_some(peer);
-    Some(Endpoint { cookie, local, peer, listens: body.get(1) == Some(&LISTEN), v6only })
+    None
+}
+
+/// What the kernel has counted of a TCP connection (TCP_INFO).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Bytes that were written and have left, each counted once.
+    pub sent: u64,
+    /// Bytes that came, in order.
+    pub received: u64,
+    /// Smoothed; None before the first measurement.
+    pub rtt: Option<Duration>,
+}
+
+/// What the kernel has counted of those TCP connections of this network namespace, by their cookies. One that is not there is not
+/// connected (any more).
+///
+/// # Errors
+/// What netlink(7) gives; ETIMEDOUT if the kernel does not answer.
+pub fn counted(wanted: &HashSet<u64>) -> io::Result<HashMap<u64, Counted>> {
+    let mut found = HashMap::new();
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    let fd = diag_socket(SockFlag::empty())?;
+    let mut buffer = vec![0; BUFFER];
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let request = Request { family, protocol: libc::IPPROTO_TCP, ends: None, info: true };
+        query(&fd, &mut buffer, &request, |body| {
+            if let Some(end) = endpoint(body).filter(|end| wanted.contains(&end.cookie)) {
+                let counted = end.peer.zip(attribute(body, INET_DIAG_INFO));
+                found.extend(counted.and_then(|(peer, info)| Some((end.cookie, counts(peer, info)?))));
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+/// What a `struct tcp_info` (linux/tcp.h) says; None where the kernel is too old to count (Linux 4.19).
+fn counts(peer: SocketAddr, info: &[u8]) -> Option<Counted> {
+    const RTT: usize = 68; // microseconds
+    const BYTES_RECEIVED: usize = 128;
+    const BYTES_SENT: usize = 200;
+    const BYTES_RETRANS: usize = 208;
+    /// TCP_TIME_WAIT, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING (net/tcp_states.h): the other end's FIN has come, which counts as a byte.
+    const AFTER_FIN: [u8; 4] = [6, 8, 9, 11];
+    let long = |at: usize| Some(u64::from_ne_bytes(*info.get(at..)?.first_chunk()?));
+    let rtt = u32::from_ne_bytes(*info.get(RTT..)?.first_chunk()?);
+    let fin = u64::from(AFTER_FIN.contains(info.first()?));
+    Some(Counted {
+        peer,
+        sent: long(BYTES_SENT)?.saturating_sub(long(BYTES_RETRANS)?),
+        received: long(BYTES_RECEIVED)?.saturating_sub(fin),
+        rtt: (rtt > 0).then(|| Duration::from_micros(rtt.into())),
+    })
 }
 
 /// Whether what `from` sends to `local` meets a socket that is bound to exactly that address: a TCP listener, or a UDP
@@ -348,7 +412,7 @@ pub fn receiver(local: SocketAddrV4, from: SocketAddrV4, tcp: bool) -> io::Resul
         false => (libc::IPPROTO_UDP, (from, local_end)),
     };
     let mut found = Receiver::Nobody;
-    let request = Request { family: libc::AF_INET, protocol, ends: Some(ends) };
+    let request = Request { family: libc::AF_INET, protocol, ends: Some(ends), info: false };
     look_up(&request, |body| {
         let exact = body.get(MSG_SOURCE..MSG_SOURCE + 16).is_some_and(|source| match body.first() {
             Some(&family) if i32::from(family) == libc::AF_INET6 => source == local.ip().to_ipv6_mapped().octets(),
@@ -391,6 +455,8 @@ struct Request {
     family: libc::c_int,
     protocol: libc::c_int,
     ends: Option<(SocketAddr, SocketAddr)>,
+    /// With struct tcp_info (INET_DIAG_INFO).
+    info: bool,
 }
 
 impl Request {
@@ -401,7 +467,8 @@ impl Request {
         out.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         out.extend((flags as u16).to_ne_bytes());
         out.extend([0; 8]); // sequence, port
-        out.extend([self.family as u8, self.protocol as u8, 0, 0]);
+        let extensions = if self.info { 1 << (INET_DIAG_INFO - 1) } else { 0 };
+        out.extend([self.family as u8, self.protocol as u8, extensions, 0]);
         out.extend(u32::MAX.to_ne_bytes()); // every state
         let (local, peer) = self.ends.unzip();
         out.extend(local.map_or(0, |a| a.port()).to_be_bytes());
@@ -601,6 +668,30 @@ mod tests {
         sock::bind(bound.as_fd(), &"127.0.0.1:0".parse().unwrap()).unwrap();
         let found = living().unwrap();
         assert_eq!(found.cookies.contains(&cookie_of(&bound)), found.with_bound_tcp);
+    }
+
+    #[test]
+    fn bytes_of_a_connection_are_counted() {
+        use std::io::{Read as _, Write as _};
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(host).unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut accepted, _) = listener.accept().unwrap();
+            client.write_all(&[1; 70_000]).unwrap();
+            accepted.write_all(b"hello").unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut all = Vec::new();
+            accepted.read_to_end(&mut all).unwrap();
+            client.read_exact(&mut [0; 5]).unwrap();
+            let (a, b) = (cookie_of(&client), cookie_of(&accepted));
+            let found = counted(&HashSet::from([a, b, cookie_of(&listener)])).unwrap();
+            assert_eq!(found.len(), 2, "{found:?}");
+            assert_eq!((found[&a].sent, found[&a].received), (70_000, 5), "{host}");
+            assert_eq!((found[&b].sent, found[&b].received), (5, 70_000), "{host}");
+            assert_eq!(found[&a].peer, listener.local_addr().unwrap());
+            assert!(found[&a].rtt.is_some_and(|rtt| rtt > Duration::ZERO && rtt < Duration::from_secs(1)));
+        }
+        assert_eq!(counts("127.0.0.1:1".parse().unwrap(), &[0; 104]), None);
     }
 
     #[test]

@@ -259,7 +259,7 @@ fn accept_direct(
     }
     let id = call.id;
     supervisor.sessions.note(id);
-    supervisor.sessions.note_party(id, &call.from.to_string());
+    supervisor.sessions.note_own(id, &call.from.to_string(), "direct");
     match proto {
         Proto::Tcp => {
             let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };

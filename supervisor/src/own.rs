@@ -50,8 +50,9 @@ struct Kept {
     errors: HashMap<Cookie, Errno>,
     datagrams: HashMap<Cookie, datagram::Peers>,
     by_session: HashMap<SessionId, Arc<datagram::Flow>>,
-    /// The sessions of connections that are carried, by the ends of the program's socket: its own and the peer's.
-    connections: HashMap<(SocketAddr, SocketAddr), SessionId>,
+    /// The sessions of connections that are carried, and the supervisor's socket towards the peer, by the ends of the program's socket: its own and
+    /// the peer's.
+    connections: HashMap<(SocketAddr, SocketAddr), (SessionId, Option<Cookie>)>,
     /// Sockets in the program's network that are the supervisor's.
     mine: HashSet<Cookie>,
     /// Datagram sockets that the program bound to a port of its choice; known when something is published.
@@ -111,11 +112,13 @@ impl Network {
     pub fn sockets(&self) -> Vec<crate::status::Socket> {
         let (mine, sessions) = {
             let kept = self.kept.lock();
-            let datagrams = kept.by_session.iter().map(|(session, flow)| (flow.ends(), *session));
-            let sessions: HashMap<_, _> = kept.connections.iter().map(|(e, s)| (*e, *s)).chain(datagrams).collect();
+            let datagrams = kept.by_session.iter().map(|(id, flow)| (flow.ends(), (*id, None, Some(flow.moved()))));
+            let streams = kept.connections.iter().map(|(ends, (id, cookie))| (*ends, (*id, *cookie, None)));
+            let sessions: HashMap<_, _> = streams.chain(datagrams).collect();
             (kept.mine.clone(), sessions)
         };
         let mut shown = Vec::new();
+        let mut met = HashSet::new();
         for proto in [Proto::Tcp, Proto::Udp] {
             let all = self.inspector().endpoints(proto == Proto::Tcp).unwrap_or_default();
             for end in all.into_iter().filter(|end| !mine.contains(&end.cookie)) {
@@ -126,9 +129,31 @@ impl Network {
                 };
                 let (local, peer) = (end.local, end.peer);
                 let ends = peer.map(|peer| (sock::canonical(local), sock::canonical(peer)));
-                let session = ends.and_then(|ends| sessions.get(&ends).copied());
-                shown.push(crate::status::Socket { proto, state, local: Some(local), peer, session });
+                let carried = ends.and_then(|ends| sessions.get(&ends).copied());
+                let (session, stream, moved) = match carried {
+                    Some((id, stream, moved)) => {
+                        met.insert(id);
+                        (Some(id), stream, moved)
+                    }
+                    None => (None, None, None),
+                };
+                shown.push(crate::status::Socket { proto, state, local: Some(local), peer, session, stream, moved });
             }
+        }
+        // An unconnected datagram socket, and each of its peers.
+        for ((local, peer), (id, _, moved)) in
+            sessions.into_iter().filter(|(_, (id, _, moved))| moved.is_some() && !met.contains(id))
+        {
+            let (local, peer, session) = (Some(local), Some(peer), Some(id));
+            shown.push(crate::status::Socket {
+                proto: Proto::Udp,
+                state: "connected",
+                local,
+                peer,
+                session,
+                stream: None,
+                moved,
+            });
         }
         shown
     }

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use policy::Flags;
 use sipcore::agent::{Agent, CallError, End, Label, Offer, Proto, Transport};
-use sipcore::flow::{Certificate, Echo, Gathered, Link, LinkConfig, Role};
+use sipcore::flow::{Certificate, Echo, Gathered, Link, LinkConfig, LinkError, Role};
 use sipcore::message::Uri;
 
-use crate::flow::Settings;
+use crate::flow::{self, Settings};
 use crate::identity::{self, Identity};
 use crate::{cli, ladder, say};
 use show::{Outcome, Shown};
@@ -147,8 +147,8 @@ impl Ping {
             Ok(echo) => self.rounds(&link, echo, shown).await,
             // An older sipbox, which knows no echo.
             Err(why) => Outcome::Reached(format!(
-                "the peer's run does not answer pings ({why}); its connection stands, with a round trip of {:.1} ms",
-                link.rtt().as_secs_f64() * 1000.0
+                "the peer's run does not answer pings ({why}); its connection stands, with a round trip of {}",
+                link.rtt().map_or_else(|| "-".to_owned(), |rtt| format!("{:.1} ms", rtt.as_secs_f64() * 1000.0))
             )),
         }
     }
@@ -184,7 +184,11 @@ impl Ping {
         let link = gathered.connect(&remote, Role::Offerer).await;
         link.map_err(|why| {
             agent.bye(session.id);
-            failed(format!("{} answers, but {why}; `sipbox netcheck` says what is between", self.target))
+            let advice = match &why {
+                LinkError::OtherVersion => flow::advice(&why, session.software.as_deref()),
+                _ => "; `sipbox netcheck` says what is between".to_owned(),
+            };
+            failed(format!("{} answers, but {why}{advice}", self.target))
         })
     }
 

@@ -70,6 +70,15 @@ impl Drop for Opening<'_> {
     }
 }
 
+/// Who is at the other end of a session.
+#[derive(Debug, Clone)]
+pub struct Party {
+    pub peer: String,
+    /// What carries the bytes of one socket alone: direct, tls, clear. `None`: the session has an encrypted connection for many sockets, or is a
+    /// flow in one.
+    pub own: Option<&'static str>,
+}
+
 /// The sessions of one run.
 pub struct Sessions {
     identity: Identity,
@@ -78,7 +87,7 @@ pub struct Sessions {
     agent: tokio::sync::Mutex<Option<Agent>>,
     live: Mutex<HashSet<SessionId>>,
     /// With whom each one is.
-    parties: Mutex<HashMap<SessionId, String>>,
+    parties: Mutex<HashMap<SessionId, Party>>,
     opening: AtomicUsize,
     said: Mutex<HashSet<String>>,
     supervisor: OnceLock<Weak<Supervisor>>,
@@ -322,7 +331,7 @@ impl Sessions {
         match media {
             SocketAddr::V4(media) if is_exact(media, wanted.source, wanted.label.proto) => {
                 self.note(session);
-                self.note_party(session, &wanted.callee.uri);
+                self.note_own(session, &wanted.callee.uri, "direct");
                 Ok(Flow { session, media, kind: "direct flow" })
             }
             elsewhere => {
@@ -349,12 +358,17 @@ impl Sessions {
 
     /// Says with whom a session is.
     pub fn note_party(&self, session: SessionId, peer: &str) {
-        self.parties.lock().insert(session, peer.to_owned());
+        self.parties.lock().insert(session, Party { peer: peer.to_owned(), own: None });
+    }
+
+    /// Says with whom a session is that one socket has for itself, and by which flow.
+    pub fn note_own(&self, session: SessionId, peer: &str, flow: &'static str) {
+        self.parties.lock().insert(session, Party { peer: peer.to_owned(), own: Some(flow) });
     }
 
     /// All sessions, and with whom each one is.
-    pub fn parties(&self) -> Vec<(SessionId, String)> {
-        self.parties.lock().iter().map(|(id, peer)| (*id, peer.clone())).collect()
+    pub fn parties(&self) -> HashMap<SessionId, Party> {
+        self.parties.lock().clone()
     }
 
     /// Who this run is.

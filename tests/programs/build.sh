@@ -74,7 +74,7 @@ else
     echo "build.sh: no Go: the Go pair is not built" >&2
 fi
 
-for name in asyncio_pair.py datagram_pair.py flow_pair.py moving_pair.py streams_pair.py cpython_suite.py; do
+for name in asyncio_pair.py counted_pair.py datagram_pair.py flow_pair.py moving_pair.py streams_pair.py cpython_suite.py; do
     newer "$out/$name" "$here/$name" && continue
     cp "$here/$name" "$out/$name.new"
     mv "$out/$name.new" "$out/$name"

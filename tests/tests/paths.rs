@@ -132,6 +132,96 @@ fn status_shows_runs_sockets_and_sessions() {
     assert!(!path.exists(), "the socket of a killed run stays");
 }
 
+/// The sessions in the JSON of the run that has this process id.
+fn sessions(json: &str, pid: u32) -> Vec<String> {
+    let (_, run) = json.split_once(&format!("\"pid\":{pid},")).unwrap_or_else(|| panic!("no run {pid} in {json}"));
+    let (_, all) = run.split_once("\"sessions\":[").unwrap();
+    let all = all.split_once(']').unwrap().0;
+    all.split_inclusive('}').map(str::to_owned).filter(|session| session.contains("\"uri\"")).collect()
+}
+
+/// What a socket has for itself is counted by the kernel, datagrams where they pass through sipbox; what shares a connection is counted there.
+#[test]
+fn status_counts_bytes_of_every_kind_of_flow() {
+    for isolation in ["seccomp", "netns"] {
+        for flow in ["direct", "datachannel", "tls"] {
+            let world = World::new(&format!("counted-{isolation}-{flow}"));
+            let (script, port) = (world.program("counted_pair.py").display().to_string(), free_port().to_string());
+            // Datagrams have no TLS.
+            let what: &[&str] = if flow == "tls" { &[&script, "stream"] } else { &[&script] };
+            let flags = ["--isolation", isolation, "--flow", flow];
+            let server = world.run(&[&flags[..], &["--as", "counts"]].concat(), "python3");
+            let mut server = server.args(what).args(["serve", &port]).talk().start();
+            server.wait_for("listening on");
+            let client = world.run(&[&flags[..], &["--as", "asks", "--to", "counts"]].concat(), "python3");
+            let mut client = client.args(what).args(["ask", ANYWHERE, &port]).talk().start();
+            client.wait_for("counted");
+            server.wait_for("counted");
+
+            let json = status(&world, &["--json"]).success().stdout;
+            let text = status(&world, &[]).success().stdout;
+            println!("{text}{json}");
+            let asks = sessions(&json, client.pid());
+            let counts = sessions(&json, server.pid());
+            for (all, peer) in [(&asks, "sip:counts@"), (&counts, "sip:asks@")] {
+                // Each session once, with whom it is.
+                assert_eq!(all.len(), if flow == "direct" { 2 } else { 1 }, "{isolation} {flow}: {json}");
+                assert!(all.iter().all(|session| field(session, "uri").starts_with(peer)), "{json}");
+            }
+            let bytes = |session: &str| (field(session, "sent").to_owned(), field(session, "received").to_owned());
+            let number =
+                |session: &str, name| field(session, name).parse::<f64>().unwrap_or_else(|_| panic!("{session}"));
+            match flow {
+                "datachannel" => {
+                    let (asks, counts) = (&asks[0], &counts[0]);
+                    assert_eq!(field(asks, "flow"), flow);
+                    // With what DTLS and SCTP add.
+                    assert!((70_300.0..500_000.0).contains(&number(asks, "sent")), "{asks}");
+                    assert!((605.0..100_000.0).contains(&number(asks, "received")), "{asks}");
+                    assert!((70_300.0..500_000.0).contains(&number(counts, "received")), "{counts}");
+                    assert_eq!(field(asks, "rtt_ms"), "null", "{asks}");
+                    assert!(text.contains("round trip -"), "{text}");
+                }
+                own => {
+                    let of = |all: &[String]| {
+                        let (streams, others): (Vec<String>, Vec<String>) =
+                            all.iter().cloned().partition(|s| bytes(s).0 == "70000" || bytes(s).1 == "70000");
+                        assert!(streams.len() == 1 && field(&streams[0], "flow") == own, "{isolation}: {all:?}");
+                        (streams[0].clone(), others)
+                    };
+                    // The called end of a TLS flow has its only socket in the program's network there.
+                    let is_out_of_sight = own == "tls" && isolation == "netns";
+                    let (stream, others) = of(&asks);
+                    let (far, far_others) = if is_out_of_sight { (counts[0].clone(), Vec::new()) } else { of(&counts) };
+                    assert_eq!(bytes(&stream), ("70000".to_owned(), "5".to_owned()), "{stream}");
+                    let known = if is_out_of_sight { ("null", "null") } else { ("5", "70000") };
+                    assert_eq!(bytes(&far), (known.0.to_owned(), known.1.to_owned()), "{far}");
+                    assert!(text.contains("70.0 kB sent, 5 B received"), "{text}");
+                    if own == "tls" {
+                        // The kernel measures to sipbox only.
+                        assert_eq!((field(&stream, "rtt_ms"), field(&far, "rtt_ms")), ("null", "null"), "{json}");
+                    } else {
+                        assert!(number(&stream, "rtt_ms") > 0.0 && number(&far, "rtt_ms") > 0.0, "{stream} {far}");
+                        let known = |sent: &str, received: &str| match isolation {
+                            "netns" => (sent.to_owned(), received.to_owned()),
+                            _ => ("null".to_owned(), "null".to_owned()),
+                        };
+                        let datagrams = (bytes(&others[0]), bytes(&far_others[0]));
+                        assert_eq!(datagrams, (known("300", "600"), known("600", "300")), "{json}");
+                        let shown =
+                            if isolation == "netns" { "300 B sent, 600 B received" } else { "- sent, - received" };
+                        assert!(text.contains(shown), "{text}");
+                    }
+                }
+            }
+            client.say("\n");
+            server.say("\n");
+            client.wait().success();
+            server.wait().success();
+        }
+    }
+}
+
 /// A socket in the place of a run's is not believed, and does not hold anybody up.
 #[test]
 fn who_stands_in_for_a_run_is_not_asked() {

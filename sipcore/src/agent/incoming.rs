@@ -58,12 +58,19 @@ pub struct IncomingCall {
     pub from: Uri,
     /// The flows that the caller offers for one socket, best first; at least one.
     pub lines: Vec<Line>,
+    /// The caller's program, as it says: User-Agent.
+    pub software: Option<String>,
     core: Option<Weak<Core<Seat>>>,
 }
 
 impl IncomingCall {
-    pub(super) fn new(id: SessionId, from: Uri, lines: Vec<Line>, core: Weak<Core<Seat>>) -> Self {
-        IncomingCall { id, from, lines, core: Some(core) }
+    pub(super) fn new(
+        id: SessionId,
+        (from, software): (Uri, Option<String>),
+        lines: Vec<Line>,
+        core: Weak<Core<Seat>>,
+    ) -> Self {
+        IncomingCall { id, from, lines, software, core: Some(core) }
     }
 
     /// Takes the line of this [`Line::index`]; `local` is this end of it. If the caller has given up meanwhile, `Event::Ended` follows.

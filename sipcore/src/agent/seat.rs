@@ -190,8 +190,8 @@ impl Seat {
                 self.stranded.notify_one();
                 return self.registered(Err(error));
             }
-            Notice::Incoming { id, from, lines } => {
-                Event::Incoming(IncomingCall::new(id, from, lines, self.core.clone()))
+            Notice::Incoming { id, from, lines, software } => {
+                Event::Incoming(IncomingCall::new(id, (from, software), lines, self.core.clone()))
             }
             Notice::Ended { id, reason } => Event::Ended { id, reason },
             Notice::RegistrationLost { why, over } => Event::RegistrationLost { why, over },

@@ -118,6 +118,8 @@ pub struct Session {
     pub line: usize,
     /// The other end of it.
     pub end: End,
+    /// The program of the other end, as it says: Server, or User-Agent.
+    pub software: Option<String>,
 }
 
 /// What somebody says of himself (RFC 3261 11).

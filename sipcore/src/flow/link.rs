@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use quinn::{Connection, Endpoint, EndpointConfig, SendDatagramError, TokioRuntime};
+use quinn::{
+    Connection, ConnectionError, Endpoint, EndpointConfig, SendDatagramError, TokioRuntime, TransportErrorCode,
+};
 use tokio::time::timeout;
 
+use super::ALPN;
 use super::datachannel::{self, Terms, dcep};
 use super::echo::Echo;
 use super::gather::{LinkConfig, Search};
@@ -71,6 +74,12 @@ pub enum LinkError {
     /// The other end does not show the certificate that it announced, or speaks something else.
     #[error("the other end cannot be trusted, or does not answer: {0}")]
     Handshake(String),
+    /// No protocol is common to both ends (no_application_protocol, RFC 7301 3.2): theirs is a sipbox that carries flows in another way.
+    #[error(
+        "the other end is of another version of sipbox: it does not speak {}, as encrypted flows of this one do",
+        String::from_utf8_lossy(ALPN)
+    )]
+    OtherVersion,
     /// The cryptography cannot be set up.
     #[error("encryption cannot be set up: {0}")]
     Crypto(String),
@@ -139,39 +148,53 @@ impl Gathered {
 
     /// Finds a path to the other end and sets up the encrypted connection.
     pub async fn connect(self, remote: &Quic, role: Role) -> Result<Link, LinkError> {
+        self.connect_speaking(ALPN, remote, role).await
+    }
+
+    /// As [`Gathered::connect`]; `protocol` is the one on top of QUIC.
+    pub(super) async fn connect_speaking(self, protocol: &[u8], remote: &Quic, role: Role) -> Result<Link, LinkError> {
         let Gathered { ground, search, certificate, .. } = self;
         let endpoint = &ground.endpoint;
         // Before anything can come in: it is known whom to expect.
         let client = match role {
             Role::Answerer => {
-                endpoint
-                    .set_server_config(Some(tls::server(&certificate, remote.fingerprint).map_err(LinkError::Crypto)?));
+                endpoint.set_server_config(Some(
+                    tls::server(&certificate, remote.fingerprint, protocol).map_err(LinkError::Crypto)?,
+                ));
                 None
             }
             // Its program's socket waits: the first stream goes out with the end of the handshake.
-            Role::Offerer => Some(tls::client(&certificate, remote.fingerprint).map_err(LinkError::Crypto)?),
+            Role::Offerer => Some(tls::client(&certificate, remote.fingerprint, protocol).map_err(LinkError::Crypto)?),
         };
         search.find(remote, role == Role::Offerer, PATH_WITHIN).await?;
+        let handshake = |e: &dyn std::fmt::Display| LinkError::Handshake(e.to_string());
+        // What is said when nothing better comes.
+        let mut silent = handshake(&"no answer in time");
         let connecting = async {
             match client {
                 Some(client) => {
-                    let connecting = endpoint.connect_with(client, PEER, "sipbox");
-                    connecting.map_err(|e| e.to_string())?.await.map_err(|e| e.to_string())
+                    let connecting = endpoint.connect_with(client, PEER, "sipbox").map_err(|e| handshake(&e))?;
+                    connecting
+                        .await
+                        .map_err(|e| if is_other_version(&e) { LinkError::OtherVersion } else { handshake(&e) })
                 }
                 None => loop {
-                    let incoming = endpoint.accept().await.ok_or("it was closed")?;
+                    let incoming = endpoint.accept().await.ok_or_else(|| handshake(&"it was closed"))?;
                     match incoming.await {
                         Ok(connection) => break Ok(connection),
                         // Somebody else's, or one with the wrong certificate: the right one may still come.
-                        Err(error) => tracing::debug!(%error, "a connection was refused"),
+                        Err(error) => {
+                            tracing::debug!(%error, "a connection was refused");
+                            if is_other_version(&error) {
+                                silent = LinkError::OtherVersion;
+                            }
+                        }
                     }
                 },
             }
         };
         let connection = timeout(HANDSHAKE_WITHIN, connecting).await;
-        let connection =
-            connection.unwrap_or_else(|_: tokio::time::error::Elapsed| Err("no answer in time".to_owned()));
-        let connection = connection.map_err(LinkError::Handshake)?;
+        let connection = connection.unwrap_or_else(|_: tokio::time::error::Elapsed| Err(silent))?;
         endpoint.set_server_config(None);
         let road = Road::new(search, ground.switch.clone(), role);
         Ok(Link::new(Carrier::Quic(connection), road, ground))
@@ -427,14 +450,14 @@ impl Link {
         }
     }
 
-    /// Bytes on the wire: sent, and received. `None`: they are not counted.
-    pub fn bytes(&self) -> Option<(u64, u64)> {
+    /// Bytes on the wire: sent, and received.
+    pub fn bytes(&self) -> (u64, u64) {
         match &self.carrier {
             Carrier::Quic(connection) => {
                 let stats = connection.stats();
-                Some((stats.udp_tx.bytes, stats.udp_rx.bytes))
+                (stats.udp_tx.bytes, stats.udp_rx.bytes)
             }
-            Carrier::Channels(_) => None,
+            Carrier::Channels(association) => association.bytes(),
         }
     }
 
@@ -454,11 +477,11 @@ impl Link {
         }
     }
 
-    /// Round trip of the path, as its protocol sees it.
-    pub fn rtt(&self) -> Duration {
+    /// Round trip of the path, as its protocol sees it. `None`: it does not tell (what sctp-proto calls so is the timeout of a retransmission).
+    pub fn rtt(&self) -> Option<Duration> {
         match &self.carrier {
-            Carrier::Quic(connection) => connection.rtt(),
-            Carrier::Channels(association) => association.rtt(),
+            Carrier::Quic(connection) => Some(connection.rtt()),
+            Carrier::Channels(_) => None,
         }
     }
 
@@ -489,6 +512,18 @@ impl Link {
     /// Waits until the other end has been told of the end.
     pub async fn wait_idle(&self) {
         self.ground.endpoint.wait_idle().await;
+    }
+}
+
+/// Whether either end has found that there is no common protocol.
+fn is_other_version(error: &ConnectionError) -> bool {
+    /// The alert no_application_protocol (RFC 7301 3.2).
+    const NO_APPLICATION_PROTOCOL: u8 = 120;
+    let no_protocol = TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL);
+    match error {
+        ConnectionError::TransportError(error) => error.code == no_protocol,
+        ConnectionError::ConnectionClosed(close) => close.error_code == no_protocol,
+        _ => false,
     }
 }
 

@@ -121,6 +121,21 @@ async fn another_certificate_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_version_is_told_apart() {
+    for role in [Role::Offerer, Role::Answerer] {
+        let (a, b) = (gathered(9).await, gathered(10).await);
+        let (at_a, at_b) = (a.description().clone(), b.description().clone());
+        let other = if role == Role::Offerer { Role::Answerer } else { Role::Offerer };
+        let both = async { tokio::join!(a.connect(&at_b, role), b.connect_speaking(b"sipbox/0", &at_a, other)) };
+        let (a, b) = timeout(PATIENCE * 2, both).await.unwrap();
+        // Either end finds it, and says it by itself.
+        assert_eq!((a.err(), b.err()), (Some(LinkError::OtherVersion), Some(LinkError::OtherVersion)), "{role:?}");
+    }
+    let words = LinkError::OtherVersion.to_string();
+    assert!(words.contains("another version") && words.contains(std::str::from_utf8(ALPN).unwrap()), "{words}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_there_is_said() {
     let (a, b) = (gathered(5).await, gathered(6).await);
     let at_b = b.description().clone();

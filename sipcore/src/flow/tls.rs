@@ -13,7 +13,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError as Bad, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme, version};
 use sha2::{Digest, Sha256};
 
-use super::{ALPN, window};
+use super::window;
 use crate::sdp::Fingerprint;
 
 /// A connection without traffic is kept up: NAT mappings live half a minute at least (RFC 4787 has two minutes).
@@ -230,19 +230,19 @@ pub(super) fn as_server(own: &Certificate, peer: Fingerprint) -> Result<rustls::
     Ok(tls)
 }
 
-/// The caller: it opens the QUIC connection, and then streams in it.
-pub(super) fn client(own: &Certificate, peer: Fingerprint) -> Result<quinn::ClientConfig, String> {
+/// The caller: it opens the QUIC connection, and then streams in it. `protocol`: the one on top of QUIC (ALPN).
+pub(super) fn client(own: &Certificate, peer: Fingerprint, protocol: &[u8]) -> Result<quinn::ClientConfig, String> {
     let mut tls = as_client(own, peer)?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = vec![protocol.to_vec()];
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(|e| e.to_string())?));
     config.transport_config(transport());
     Ok(config)
 }
 
 /// The called end.
-pub(super) fn server(own: &Certificate, peer: Fingerprint) -> Result<quinn::ServerConfig, String> {
+pub(super) fn server(own: &Certificate, peer: Fingerprint, protocol: &[u8]) -> Result<quinn::ServerConfig, String> {
     let mut tls = as_server(own, peer)?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = vec![protocol.to_vec()];
     let mut config =
         quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(|e| e.to_string())?));
     config.transport_config(transport());

@@ -1,7 +1,7 @@
 //! OPTIONS to others (RFC 3261 11): what somebody is, and can do, without a session.
 
 use super::credentials::CannotAnswer;
-use super::{Notice, Purpose, USER_AGENT, UserAgent};
+use super::{Notice, Purpose, USER_AGENT, UserAgent, software};
 use crate::agent::{CallError, Capabilities, SessionId};
 use crate::message::{Message, Method, Uri, address, name};
 use crate::random;
@@ -45,9 +45,8 @@ impl UserAgent {
         let outcome = match status {
             200..=299 => {
                 let words = |header| response.tokens(header).map(str::to_owned).collect();
-                let software = [name::SERVER, name::USER_AGENT].into_iter().find_map(|header| response.header(header));
                 Ok(Capabilities {
-                    software: software.map(|header| header.text().into_owned()),
+                    software: software(response),
                     methods: words(name::ALLOW),
                     accepts: words(name::ACCEPT),
                     round_trip: now.saturating_duration_since(asked),

@@ -1,7 +1,7 @@
 //! INVITEs of others: the called side of a call (RFC 3261 13.3, 8.2, 9.2).
 
 use super::refreshing::{tell_granted, too_small};
-use super::{Accepted, Call, DECISION_LIMIT, Notice, Offered, Phase, Upkeep, UserAgent, refusal};
+use super::{Accepted, Call, DECISION_LIMIT, Notice, Offered, Phase, Upkeep, UserAgent, refusal, software};
 use crate::agent::{EndReason, SessionId};
 use crate::dialog::{Dialog, DialogKey};
 use crate::message::{Message, Uri, name};
@@ -82,6 +82,7 @@ impl UserAgent {
         self.layer.respond(now, server, &Message::response_to(&request, 100, "Trying").build());
         let lines = received.lines.clone();
         let id = SessionId::next();
+        let software = software(&request);
         if let Some(dialog) = Dialog::of_called(&request, &local_tag) {
             self.dialogs.insert(dialog.key(), id);
             let offered = Offered { server, request, received, local_tag, replaces, limit: now + DECISION_LIMIT };
@@ -90,7 +91,7 @@ impl UserAgent {
             self.offered.insert(server, id);
             self.ring(now, id);
             self.arm(id);
-            self.notices.push_back(Notice::Incoming { id, from, lines });
+            self.notices.push_back(Notice::Incoming { id, from, lines, software });
         }
     }
 

@@ -1,7 +1,9 @@
 //! Our INVITEs: the caller's side of a call (RFC 3261 13.2, 9.1).
 
 use super::credentials::CannotAnswer;
-use super::{ALLOW, Call, Inviting, Notice, Phase, Purpose, RING_LIMIT, SUPPORTED, USER_AGENT, Upkeep, UserAgent};
+use super::{
+    ALLOW, Call, Inviting, Notice, Phase, Purpose, RING_LIMIT, SUPPORTED, USER_AGENT, Upkeep, UserAgent, software,
+};
 use crate::agent::{CallError, Session, SessionId};
 use crate::dialog::Dialog;
 use crate::message::{Message, Method, Uri, address, name};
@@ -296,7 +298,8 @@ impl UserAgent {
                     call.phase = Phase::Established;
                 }
                 self.arm(id);
-                self.notices.push_back(Notice::Answered(Session { id, remote_aor, line, end }));
+                let software = software(response);
+                self.notices.push_back(Notice::Answered(Session { id, remote_aor, line, end, software }));
             }
             Some((target, Err(error))) => {
                 self.end_stray(now, &mut dialog);

@@ -97,6 +97,7 @@ pub(crate) enum Notice {
         id: SessionId,
         from: Uri,
         lines: Vec<Line>,
+        software: Option<String>,
     },
     Ended {
         id: SessionId,
@@ -556,6 +557,13 @@ impl UserAgent {
     fn instance(&self) -> String {
         format!("\"<{}>\"", self.config.instance)
     }
+}
+
+/// The program that sent a message, as it says (RFC 3261 20.35, 20.41): printable, and of a bounded length.
+fn software(message: &Message) -> Option<String> {
+    const LONGEST: usize = 100;
+    let header = [name::SERVER, name::USER_AGENT].into_iter().find_map(|header| message.header(header))?;
+    Some(header.text().chars().filter(|c| !c.is_control()).take(LONGEST).collect())
 }
 
 /// Software name for User-Agent and Server.

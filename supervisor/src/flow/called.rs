@@ -12,7 +12,7 @@ use sipcore::flow::{Asked, Incoming, Purpose, Role};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::trunk::Trunk;
-use super::{Remote, caller, datagrams, glare, pump, v4};
+use super::{Remote, caller, datagrams, glare, mismatch, pump, v4};
 use crate::inbound::{self, Endpoint};
 use crate::supervisor::Supervisor;
 use crate::table::Expected;
@@ -29,7 +29,7 @@ pub async fn accept(
     coming: Option<glare::Incoming>,
 ) {
     let links = supervisor.sessions.links.clone();
-    let (id, from) = (call.id, call.from.to_string());
+    let (id, from, software) = (call.id, call.from.to_string(), call.software.clone());
     let near = supervisor.sessions.is_near().await;
     let gathered = match links.gather(&supervisor.sessions, near).await {
         Ok(gathered) => gathered,
@@ -56,7 +56,8 @@ pub async fn accept(
     let link = match connected {
         Ok(link) => link,
         Err(why) => {
-            crate::say::say!("a session of {from} ends: {why}");
+            let advice = mismatch::advice(&why, software.as_deref());
+            crate::say::say!("a session of {from} ends: {why}{advice}");
             return supervisor.sessions.close(id);
         }
     };

@@ -14,7 +14,7 @@ use sipcore::message::Uri;
 
 use super::outer::{self, Clear, Outcome, TLS};
 use super::trunk::{Held, Trunk};
-use super::{Links, Remote, called, datagrams, gate, glare, moving, pump};
+use super::{Links, Remote, called, datagrams, gate, glare, mismatch, moving, pump};
 use crate::progress;
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::Supervisor;
@@ -350,11 +350,11 @@ impl Links {
                 if let Some(calling) = &calling {
                     calling.answered(remote.fingerprint);
                 }
-                let ends = (gathered, offered, Remote::Quic(remote));
+                let ends = (gathered, offered, Remote::Quic(remote), session.software);
                 return self.connect_ice(supervisor, &wanted, ends, (id, hang_up, calling)).await;
             }
             (End::Channels(remote), Some((gathered, offered)), ..) => {
-                let ends = (gathered, offered, Remote::Channels(remote));
+                let ends = (gathered, offered, Remote::Channels(remote), session.software);
                 return self.connect_ice(supervisor, &wanted, ends, (id, hang_up, None)).await;
             }
             (End::Tls(remote), _, Some(listening), _) => {
@@ -389,7 +389,7 @@ impl Links {
         self: &Arc<Links>,
         supervisor: &Arc<Supervisor>,
         wanted: &Wanted<'_>,
-        (gathered, offered, remote): (Gathered, Channels, Remote),
+        (gathered, offered, remote, software): (Gathered, Channels, Remote, Option<String>),
         (session, hang_up, calling): (SessionId, HangUp<'_>, Option<glare::Calling>),
     ) -> Result<Established, (bool, Failure)> {
         let subject = wanted.target.as_str();
@@ -439,13 +439,10 @@ impl Links {
             Err(why) => {
                 let errno = match why {
                     LinkError::NoPath { .. } => Errno::EHOSTUNREACH,
-                    LinkError::Handshake(_) => Errno::ECONNREFUSED,
+                    LinkError::Handshake(_) | LinkError::OtherVersion => Errno::ECONNREFUSED,
                     _ => Errno::ENETUNREACH,
                 };
-                let advice = match why {
-                    LinkError::NoPath { .. } => "; name a STUN and a TURN server (--stun, --turn) on both sides",
-                    _ => "",
-                };
+                let advice = mismatch::advice(&why, software.as_deref());
                 Err((true, wanted.fail(errno, format!("{why}{advice}"))))
             }
         }

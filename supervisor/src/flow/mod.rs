@@ -7,6 +7,7 @@ mod datagrams;
 mod gate;
 mod glare;
 mod helpers;
+mod mismatch;
 mod moving;
 mod outer;
 mod pump;
@@ -20,6 +21,7 @@ mod warm;
 pub use called::accept;
 pub use caller::Wanted;
 pub use helpers::{Found, Helpers};
+pub use mismatch::advice;
 pub use moving::{restarted, watch};
 pub use outer::{Offered, accept as accept_outer};
 pub use settings::Settings;
@@ -226,7 +228,6 @@ impl Links {
         let trunks: Vec<Arc<Trunk>> = self.trunks.lock().values().filter_map(Weak::upgrade).collect();
         let live = trunks.iter().filter(|trunk| !trunk.link.is_closed());
         let shown = live.map(|trunk| Connection {
-            session: trunk.session,
             peer: trunk.peer.clone(),
             path: trunk.link.road().path(),
             rtt: trunk.link.rtt(),

@@ -167,6 +167,7 @@ pub async fn call_clear(
             match joined.await {
                 Ok((near, media)) => {
                     supervisor.sessions.note(session);
+                    supervisor.sessions.note_own(session, &wanted.callee.uri, "clear");
                     let ended = links.begin_as(session);
                     let outer = datagrams::Outer { socket, sipbox: remote.sipbox };
                     tokio::spawn(datagrams::carry_clear(supervisor.clone(), session, near, outer, ended));
@@ -188,13 +189,14 @@ async fn join_program(
 ) -> std::io::Result<Flow> {
     let gate = links.gate.get_or_try_init(|| async { gate::Gate::open(supervisor) }).await?;
     let ended = links.begin_as(session);
+    let (kind, flow) = match joined {
+        Joined::Tls(_) => (TLS, "tls"),
+        Joined::Clear(_) => ("flow in the clear", "clear"),
+    };
     supervisor.sessions.note(session);
+    supervisor.sessions.note_own(session, &wanted.callee.uri, flow);
     let mut expected = gate.expect(wanted.source);
     let (links, busy, media, supervisor) = (links.clone(), links.busy(), gate.address, supervisor.clone());
-    let kind = match joined {
-        Joined::Tls(_) => TLS,
-        Joined::Clear(_) => "flow in the clear",
-    };
     tokio::spawn(async move {
         if let Some(program) = expected.connected_before(ended).await {
             carry(&links, program, joined).await;
@@ -233,6 +235,11 @@ pub enum Offered {
 pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: Line, endpoint: Endpoint, offered: Offered) {
     let links = supervisor.sessions.links.clone();
     let (id, from) = (call.id, call.from.to_string());
+    let flow = match &offered {
+        Offered::Tls(_) => "tls",
+        Offered::Clear(_) => "clear",
+    };
+    supervisor.sessions.note_own(id, &from, flow);
     let refuse = |call: IncomingCall, why: String| {
         crate::say::say!("a call of {from} is refused: {why}");
         supervisor.sessions.forget(id);

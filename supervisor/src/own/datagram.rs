@@ -68,6 +68,8 @@ pub struct Flow {
     /// The program's end: the kernel takes a port back that it chose itself, when an association ends (connect with AF_UNSPEC).
     program: SocketAddr,
     ending: watch::Sender<bool>,
+    /// Bytes from the program, and to it.
+    moved: [AtomicU64; 2],
 }
 
 impl Flow {
@@ -78,6 +80,7 @@ impl Flow {
             peer,
             program,
             ending: watch::Sender::new(false),
+            moved: Default::default(),
         })
     }
 
@@ -89,6 +92,12 @@ impl Flow {
     /// Of the program's socket: its own and the peer's.
     pub fn ends(&self) -> (SocketAddr, SocketAddr) {
         (sock::canonical(self.program), sock::canonical(self.peer))
+    }
+
+    /// Bytes of datagrams: sent by the program, and received for it.
+    pub fn moved(&self) -> (u64, u64) {
+        let [sent, received] = &self.moved;
+        (sent.load(Relaxed), received.load(Relaxed))
     }
 
     /// As [`Flow::end`], and the program's socket has no use for another one.
@@ -244,7 +253,7 @@ impl Network {
         far: AsyncFd<OwnedFd>,
     ) {
         self.kept.lock().by_session.insert(session, flow.clone());
-        carry(&near, &far, flow.ending.subscribe()).await;
+        carry(&near, &far, flow).await;
         drop(near);
         self.kept.lock().by_session.remove(&session);
         self.forget(flow, false);
@@ -411,7 +420,7 @@ impl Leading {
 
 /// Moves what waits in one socket to the other, at most a batch. What does not fit is lost, as a network would lose it. EAGAIN when there is
 /// nothing more; other errors are those of the socket that is read from.
-fn shift(from: &OwnedFd, to: &OwnedFd, room: &mut [u8]) -> Result<(), Errno> {
+fn shift(from: &OwnedFd, to: &OwnedFd, room: &mut [u8], moved: &AtomicU64) -> Result<(), Errno> {
     let mut lengths = [0; BATCH];
     let (mut count, mut filled) = (0, 0);
     let ended = loop {
@@ -427,27 +436,34 @@ fn shift(from: &OwnedFd, to: &OwnedFd, room: &mut [u8]) -> Result<(), Errno> {
             Err(e) => break Err(e),
         }
     };
+    moved.fetch_add(filled as u64, Relaxed);
     message::send_run(to.as_fd(), &room[..filled], &lengths[..count]);
     ended
 }
 
 /// As [`shift`], for what somebody waited for. True when the socket says that nobody is at its other end.
-fn shift_ready(ready: std::io::Result<AsyncFdReadyGuard<'_, OwnedFd>>, to: &AsyncFd<OwnedFd>, room: &mut [u8]) -> bool {
+fn shift_ready(
+    ready: std::io::Result<AsyncFdReadyGuard<'_, OwnedFd>>,
+    to: &AsyncFd<OwnedFd>,
+    room: &mut [u8],
+    moved: &AtomicU64,
+) -> bool {
     // An error is that of a runtime which ends.
     let Ok(mut ready) = ready else { return true };
-    let moved = ready.try_io(|from| shift(from.get_ref(), to.get_ref(), room).map_err(std::io::Error::from));
-    matches!(moved, Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused)
+    let shifted = ready.try_io(|from| shift(from.get_ref(), to.get_ref(), room, moved).map_err(std::io::Error::from));
+    matches!(shifted, Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 /// Carries both ways. Ends when the far end is gone, or when told, and then all that waits has been moved.
-async fn carry(near: &AsyncFd<OwnedFd>, far: &AsyncFd<OwnedFd>, mut ending: watch::Receiver<bool>) {
+async fn carry(near: &AsyncFd<OwnedFd>, far: &AsyncFd<OwnedFd>, flow: &Flow) {
+    let (mut ending, [sent, received]) = (flow.ending.subscribe(), &flow.moved);
     let mut room = vec![0; ROOM];
     loop {
         tokio::select! {
             biased;
-            ready = near.readable() => drop(shift_ready(ready, far, &mut room)),
+            ready = near.readable() => drop(shift_ready(ready, far, &mut room, sent)),
             ready = far.readable() => {
-                if shift_ready(ready, near, &mut room) {
+                if shift_ready(ready, near, &mut room, received) {
                     return;
                 }
             }
@@ -455,8 +471,8 @@ async fn carry(near: &AsyncFd<OwnedFd>, far: &AsyncFd<OwnedFd>, mut ending: watc
         }
         tokio::task::consume_budget().await;
     }
-    while shift(near.get_ref(), far.get_ref(), &mut room).is_ok() {}
-    while shift(far.get_ref(), near.get_ref(), &mut room).is_ok() {}
+    while shift(near.get_ref(), far.get_ref(), &mut room, sent).is_ok() {}
+    while shift(far.get_ref(), near.get_ref(), &mut room, received).is_ok() {}
 }
 
 /// connect(2): nothing is sent, so no session is asked for yet.

@@ -70,6 +70,7 @@ pub fn accept_direct(
     match media {
         Ok(media) => {
             supervisor.sessions.note(id);
+            supervisor.sessions.note_own(id, &call.from.to_string(), "direct");
             call.accept(line.index, inbound::answer(line, media, setup));
         }
         Err(error) => {

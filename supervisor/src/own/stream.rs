@@ -207,7 +207,8 @@ pub fn carry(supervisor: &Arc<Supervisor>, program: OwnedFd, opened: (sipcore::a
     let ends = sock::peer_addr(program.as_fd()).and_then(|own| Ok((own, sock::local_addr(program.as_fd())?)));
     let ends = ends.ok().map(|(own, peer)| (sock::canonical(own), sock::canonical(peer)));
     if let (Some(network), Some(ends)) = (&supervisor.network, ends) {
-        network.kept.lock().connections.insert(ends, session);
+        let stream = sock::socket_cookie(media.as_fd()).ok();
+        network.kept.lock().connections.insert(ends, (session, stream));
     }
     // Counted from here on: the program may end at once, and what it sent is to be delivered.
     let relay = sandbox::relay::relay(program, media);
@@ -219,7 +220,7 @@ pub fn carry(supervisor: &Arc<Supervisor>, program: OwnedFd, opened: (sipcore::a
         if let (Some(network), Some(ends)) = (&supervisor.network, ends) {
             let mut kept = network.kept.lock();
             // Others may have these addresses by now.
-            if kept.connections.get(&ends) == Some(&session) {
+            if kept.connections.get(&ends).is_some_and(|(id, _)| *id == session) {
                 kept.connections.remove(&ends);
             }
         }

@@ -1,13 +1,17 @@
 //! What a run says of itself, as text and as JSON.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use sandbox::diag;
+use sandbox::sock::canonical;
 use sipcore::agent::{Proto, RegistrationFlow, SessionId};
 
 use crate::json::{quoted, text};
 use crate::supervisor::Supervisor;
+use crate::table::Cookie;
 
 /// Sockets, and sessions, that are shown of one run.
 const MOST: usize = 1000;
@@ -21,22 +25,36 @@ pub struct Socket {
     pub local: Option<SocketAddr>,
     pub peer: Option<SocketAddr>,
     pub session: Option<SessionId>,
+    /// Of a stream: the socket of this host's network at this end of its flow.
+    pub stream: Option<Cookie>,
+    /// Bytes of datagrams, sent and received, where they pass through this process.
+    pub moved: Option<(u64, u64)>,
 }
 
 /// A connection that carries sockets of both programs.
 pub struct Connection {
-    pub session: SessionId,
     pub peer: String,
     /// direct, reflexive, relayed; `None`: no path works.
     pub path: Option<sipcore::flow::Path>,
-    pub rtt: Duration,
-    /// Bytes on the wire:
-    /// sent and received, where they are counted.
-    pub bytes: Option<(u64, u64)>,
+    /// `None`: its protocol does not tell.
+    pub rtt: Option<Duration>,
+    /// Bytes on the wire: sent and received.
+    pub bytes: (u64, u64),
     /// quic, datachannel.
     pub flow: &'static str,
     /// Sockets that it carries now.
     pub used: usize,
+}
+
+/// A session of one socket.
+struct Own {
+    peer: String,
+    /// direct, tls, clear.
+    flow: &'static str,
+    /// Of a direct stream.
+    rtt: Option<Duration>,
+    /// Bytes of the program: sent and received. `None`: only the kernel moves them, and it does not count datagrams.
+    bytes: Option<(u64, u64)>,
 }
 
 /// A run.
@@ -50,8 +68,8 @@ pub struct Report {
     up: Duration,
     sockets: Vec<(Socket, Option<String>)>,
     connections: Vec<Connection>,
-    /// Sessions of one socket each, whose bytes do not pass through the supervisor.
-    direct: Vec<String>,
+    /// Sessions of one socket each.
+    own: Vec<Own>,
     /// Sockets that are not shown.
     more: usize,
 }
@@ -68,12 +86,14 @@ impl Report {
         let more = sockets.len().saturating_sub(MOST);
         sockets.truncate(MOST);
         let parties = sessions.parties();
-        let party = |id: SessionId| parties.iter().find(|(known, _)| *known == id).map(|(_, peer)| peer.clone());
+        let party = |id: SessionId| parties.get(&id).map(|party| party.peer.clone());
         let mut connections = sessions.links.connections();
         connections.truncate(MOST);
-        let carried: Vec<SessionId> = sockets.iter().filter_map(|s| s.session).collect();
-        let of_connections = |id: &SessionId| connections.iter().any(|c| c.session == *id);
-        let direct = parties.iter().filter(|(id, _)| !of_connections(id) && carried.contains(id));
+        let of_one = parties.iter().filter_map(|(id, party)| {
+            let socket = sockets.iter().find(|socket| socket.session == Some(*id));
+            Some((socket, party.peer.clone(), party.own?))
+        });
+        let own = own(of_one.take(MOST).collect(), supervisor.physical.into());
         Report {
             pid: std::process::id(),
             program: program.to_owned(),
@@ -82,7 +102,7 @@ impl Report {
             registration: sessions.registration(),
             isolation: if supervisor.network.is_some() { "netns" } else { "seccomp" },
             up: since.elapsed(),
-            direct: direct.map(|(_, peer)| peer.clone()).take(MOST).collect(),
+            own,
             sockets: sockets
                 .into_iter()
                 .map(|socket| {
@@ -131,14 +151,13 @@ impl Report {
                 || "no path".to_owned(),
                 |p| format!("{}, {} {} to {} {}", p.word(), p.local_kind, p.local, p.remote_kind, p.remote),
             );
-            let rtt = rtt.as_secs_f64() * 1000.0;
-            let _ = writeln!(out, "  session with {peer}: {flow}, {path}; round trip {rtt:.1} ms");
-            let counted =
-                counted.map(|(sent, received)| format!(", {} sent, {} received", bytes(sent), bytes(received)));
-            let _ = writeln!(out, "    {used} sockets{}", counted.unwrap_or_default());
+            let _ = writeln!(out, "  session with {peer}: {flow}, {path}; round trip {}", millis(*rtt, 1));
+            let _ = writeln!(out, "    {used} sockets, {}", spoken_bytes(Some(*counted)));
         }
-        for peer in &self.direct {
-            let _ = writeln!(out, "  session with {peer}: direct on this machine, or a connection of its own");
+        for Own { peer, flow, rtt, bytes } in &self.own {
+            let place = if *flow == "direct" { "on this machine" } else { "a connection of its own" };
+            let _ = writeln!(out, "  session with {peer}: {flow}, {place}; round trip {}", millis(*rtt, 3));
+            let _ = writeln!(out, "    1 socket, {}", spoken_bytes(*bytes));
         }
         out
     }
@@ -146,6 +165,9 @@ impl Report {
     /// For programs: one object, in one line.
     pub fn to_json(&self) -> String {
         let count = |n: Option<u64>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
+        let millis = |rtt: Option<Duration>| {
+            rtt.map_or_else(|| "null".to_owned(), |rtt| format!("{:.3}", rtt.as_secs_f64() * 1000.0))
+        };
         let address = |a: Option<SocketAddr>| text(a.map(|a| a.to_string()).as_deref());
         let sockets: Vec<String> = self
             .sockets
@@ -163,25 +185,28 @@ impl Report {
             .collect();
         let carried = self.connections.iter().map(|c| {
             format!(
-                "{{\"uri\":{},\"flow\":\"{}\",\"path\":{},\"local\":{},\"remote\":{},\"rtt_ms\":{:.3},\"sent\":{},\
+                "{{\"uri\":{},\"flow\":\"{}\",\"path\":{},\"local\":{},\"remote\":{},\"rtt_ms\":{},\"sent\":{},\
                  \"received\":{},\"sockets\":{}}}",
                 quoted(&c.peer),
                 c.flow,
                 text(c.path.map(|p| p.word())),
                 address(c.path.map(|p| p.local)),
                 address(c.path.map(|p| p.remote)),
-                c.rtt.as_secs_f64() * 1000.0,
-                count(c.bytes.map(|(sent, _)| sent)),
-                count(c.bytes.map(|(_, received)| received)),
+                millis(c.rtt),
+                c.bytes.0,
+                c.bytes.1,
                 c.used
             )
         });
-        // What the kernel carries is not counted here.
-        let direct = self.direct.iter().map(|peer| {
+        let own = self.own.iter().map(|own| {
             format!(
-                "{{\"uri\":{},\"flow\":\"other\",\"path\":\"direct\",\"local\":null,\"remote\":null,\"rtt_ms\":null,\
-                 \"sent\":null,\"received\":null,\"sockets\":1}}",
-                quoted(peer)
+                "{{\"uri\":{},\"flow\":\"{}\",\"path\":\"direct\",\"local\":null,\"remote\":null,\"rtt_ms\":{},\"sent\":{},\
+                 \"received\":{},\"sockets\":1}}",
+                quoted(&own.peer),
+                own.flow,
+                millis(own.rtt),
+                count(own.bytes.map(|(sent, _)| sent)),
+                count(own.bytes.map(|(_, received)| received)),
             )
         });
         let registration: Vec<String> = self
@@ -199,7 +224,7 @@ impl Report {
                 )
             })
             .collect();
-        let sessions: Vec<String> = carried.chain(direct).collect();
+        let sessions: Vec<String> = carried.chain(own).collect();
         format!(
             "{{\"pid\":{},\"program\":{},\"aor\":{},\"registrar\":{},\"registration\":[{}],\"isolation\":\"{}\",\"up_s\":{},\
              \"sockets\":[{}],\"sockets_not_shown\":{},\"sessions\":[{}]}}",
@@ -214,6 +239,37 @@ impl Report {
             self.more,
             sessions.join(",")
         )
+    }
+}
+
+/// What is known of the sessions of one socket each, with that socket, if it is known, the peer and the flow. `physical`: where this process has
+/// its own ends.
+fn own(sessions: Vec<(Option<&Socket>, String, &'static str)>, physical: IpAddr) -> Vec<Own> {
+    let streams: HashSet<Cookie> = sessions.iter().filter_map(|(socket, ..)| socket.as_ref()?.stream).collect();
+    let counted = diag::counted(&streams).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the kernel does not tell what it has counted");
+        Default::default()
+    });
+    let one = |(socket, peer, flow): (Option<&Socket>, String, _)| {
+        let stream = socket.and_then(|socket| counted.get(&socket.stream?));
+        // One that ends at this process has the round trip to this process.
+        let far = stream.filter(|s| flow == "direct" && canonical(s.peer).ip() != physical);
+        let bytes = socket.and_then(|socket| socket.moved).or(stream.map(|s| (s.sent, s.received)));
+        Own { peer, flow, rtt: far.and_then(|s| s.rtt), bytes }
+    };
+    let mut own: Vec<Own> = sessions.into_iter().map(one).collect();
+    own.sort_by(|a, b| (&a.peer, a.flow, b.bytes).cmp(&(&b.peer, b.flow, a.bytes)));
+    own
+}
+
+fn millis(rtt: Option<Duration>, digits: usize) -> String {
+    rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{:.digits$} ms", rtt.as_secs_f64() * 1000.0))
+}
+
+fn spoken_bytes(counted: Option<(u64, u64)>) -> String {
+    match counted {
+        Some((sent, received)) => format!("{} sent, {} received", bytes(sent), bytes(received)),
+        None => "- sent, - received".to_owned(),
     }
 }
 

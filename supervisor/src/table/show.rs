@@ -6,13 +6,19 @@ use super::{Peer, State, Table};
 use crate::status::Socket;
 
 impl Table {
-    /// What there is to be seen of each socket that has a name; a datagram socket, and each of its peers.
+    /// What there is to be seen of each socket that has a name or a peer; a datagram socket, and each of its peers.
     pub fn shown(&self) -> Vec<Socket> {
         let mut shown = Vec::new();
-        for socket in self.sockets.values() {
-            let Some(bound) = socket.bound else { continue };
-            let local = Some(bound.virtual_);
-            let one = |state, peer, session| Socket { proto: socket.proto, state, local, peer, session };
+        for (cookie, socket) in &self.sockets {
+            // One that was accepted has no name of its own making.
+            let local = socket.bound.map(|bound| bound.virtual_);
+            if local.is_none() && !matches!(socket.state, State::Connected { .. }) {
+                continue;
+            }
+            // The kernel counts streams.
+            let stream = (socket.proto == Proto::Tcp).then_some(*cookie);
+            let one =
+                |state, peer, session| Socket { proto: socket.proto, state, local, peer, session, stream, moved: None };
             match &socket.state {
                 State::Listening => shown.push(one("listening", None, None)),
                 State::Connecting(_) => shown.push(one("connecting", None, None)),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -44,6 +45,9 @@ struct Shared {
     offered: mpsc::UnboundedSender<u16>,
     datagram: Notify,
     state: watch::Sender<State>,
+    /// Bytes on the wire.
+    sent: AtomicU64,
+    received: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +80,13 @@ impl Shared {
         let out = self.act(act);
         self.work.notify_one();
         out
+    }
+
+    /// Datagrams of one size, but the last.
+    fn send(&self, datagrams: &[u8], segment: usize) -> io::Result<()> {
+        self.wire.send_payload(datagrams, segment)?;
+        self.sent.fetch_add(datagrams.len() as u64, Relaxed);
+        Ok(())
     }
 
     fn signals(&self, id: u16) -> Arc<Signals> {
@@ -159,6 +170,8 @@ impl Association {
             offered: offer,
             datagram: Notify::new(),
             state: watch::Sender::new(State::Connecting),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
         });
         let task = tokio::spawn(drive(shared.clone(), paths, datagrams));
         let association = Association { shared, offered: tokio::sync::Mutex::new(offered), task };
@@ -234,8 +247,9 @@ impl Association {
         }
     }
 
-    pub fn rtt(&self) -> Duration {
-        self.shared.machine.lock().rtt()
+    /// Bytes on the wire: sent, and received.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.shared.sent.load(Relaxed), self.shared.received.load(Relaxed))
     }
 
     pub async fn closed(&self) -> Why {
@@ -254,7 +268,7 @@ impl Association {
         // The last word need not wait for the driver, which may be gone.
         let last = std::iter::from_fn(|| self.shared.machine.lock().poll_transmit(Instant::now()));
         for datagram in last.take(BATCH) {
-            let _ = self.shared.wire.send_payload(&datagram, datagram.len());
+            let _ = self.shared.send(&datagram, datagram.len());
         }
     }
 }
@@ -399,6 +413,8 @@ async fn drive(shared: Arc<Shared>, mut paths: watch::Receiver<wire::State>, mut
                 if count == 0 {
                     return;
                 }
+                let length: usize = came.iter().map(Bytes::len).sum();
+                shared.received.fetch_add(length as u64, Relaxed);
                 shared.act(|machine, now| {
                     came.drain(..).for_each(|datagram| machine.handle_datagram(now, &datagram));
                     machine.settle();
@@ -447,7 +463,7 @@ async fn flush(shared: &Arc<Shared>, buffer: &mut Vec<u8>) {
             }
             segment
         };
-        while let Err(error) = shared.wire.send_payload(buffer, segment) {
+        while let Err(error) = shared.send(buffer, segment) {
             if error.kind() != io::ErrorKind::WouldBlock || shared.wire.writable().await.is_err() {
                 // Lost, as on the way.
                 tracing::trace!(%error, "a datagram was not sent");

@@ -200,11 +200,6 @@ impl Machine {
         self.connected && self.lost.is_none()
     }
 
-    /// The round trip, roughly.
-    pub fn rtt(&self) -> Duration {
-        self.association.as_ref().map_or(Duration::ZERO, |(_, association)| association.rtt())
-    }
-
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
