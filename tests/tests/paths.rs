@@ -136,7 +136,8 @@ fn status_shows_runs_sockets_and_sessions() {
 fn sessions(json: &str, pid: u32) -> Vec<String> {
     let (_, run) = json.split_once(&format!("\"pid\":{pid},")).unwrap_or_else(|| panic!("no run {pid} in {json}"));
     let (_, all) = run.split_once("\"sessions\":[").unwrap();
-    let all = all.split_once(']').unwrap().0;
+    // Addresses of IPv6 have brackets, too.
+    let all = all.split_once("]}").unwrap().0;
     all.split_inclusive('}').map(str::to_owned).filter(|session| session.contains("\"uri\"")).collect()
 }
 
