@@ -120,7 +120,12 @@ fn status_shows_runs_sockets_and_sessions() {
     client.say("\n");
     client.wait().success();
     until("the watch to see the end of the client", || {
-        watch.stdout().lines().last().filter(|line| line.ends_with(']') && !line.contains("python3")).map(drop)
+        watch
+            .stdout()
+            .lines()
+            .last()
+            .filter(|line| line.ends_with(']') && !line.contains("\"program\":\"python3\""))
+            .map(drop)
     });
     drop(watch);
     // One that is killed leaves its socket, which the next look clears away.
