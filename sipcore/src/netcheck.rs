@@ -306,15 +306,15 @@ impl Line {
                 }
                 Err("no answer by UDP".to_owned())
             }
-            Line::Tcp(stream) => over(stream, &request, buffer),
-            Line::Tls(stream) => over(stream, &request, buffer),
+            Line::Tcp(stream) => over(stream, "TCP", &request, buffer),
+            Line::Tls(stream) => over(stream, "TLS", &request, buffer),
         }
     }
 }
 
 /// The response to a request over a connection.
-fn over(stream: &mut (impl Read + Write), request: &[u8], mut buffer: Vec<u8>) -> Result<Vec<u8>, String> {
-    let failed = |e: std::io::Error| format!("no answer by TCP: {e}");
+fn over(stream: &mut (impl Read + Write), by: &str, request: &[u8], mut buffer: Vec<u8>) -> Result<Vec<u8>, String> {
+    let failed = |e: std::io::Error| format!("no answer by {by}: {e}");
     stream.write_all(request).map_err(failed)?;
     stream.flush().map_err(failed)?;
     stream.read_exact(&mut buffer[..20]).map_err(failed)?;

@@ -159,7 +159,8 @@ impl Ping {
         let certificate = Certificate::new().map_err(|e| failed(e.to_string()))?;
         // A peer on this machine has no other address, perhaps.
         let near = agent.local_addr().is_some_and(|address| address.ip().is_loopback());
-        let servers = self.settings.servers(if near { None } else { Some(&[]) }).await;
+        let offered = agent.ice_servers();
+        let servers = self.settings.servers(if near { None } else { Some(&offered) }).await;
         let also = if near { vec![Ipv4Addr::LOCALHOST.into()] } else { Vec::new() };
         let config = LinkConfig { certificate: Arc::new(certificate), servers, also };
         let gathered = Gathered::start(config).await.map_err(|e| failed(e.to_string()))?;

@@ -45,6 +45,8 @@ pub(super) struct Foreign {
     /// Number of the first listening point for TLS to one domain, and these points, with the number of the domain.
     first_gate: u16,
     gates: Vec<(usize, Listen)>,
+    /// Connections whose certificate speaks for several domains: all of them.
+    shared: HashMap<Flow, Vec<usize>>,
     /// Requests whose server is waited for, when there is another.
     slow: Timers<ClientId>,
     /// Servers that did not serve lately, and until when others are tried before them.
@@ -88,15 +90,29 @@ impl Foreign {
         u16::try_from(at).ok()?.checked_add(self.first_gate)
     }
 
-    /// The domain that has shown by its certificate that it is at the other end.
-    fn behind(&self, flow: Flow) -> Option<&str> {
-        let (domain, _) = self.gates.get(usize::from(flow.local.checked_sub(self.first_gate)?))?;
-        self.domains.get(*domain).map(String::as_str)
+    /// The domain whose gate it is.
+    fn behind(&self, flow: Flow) -> Option<usize> {
+        self.gates.get(usize::from(flow.local.checked_sub(self.first_gate)?)).map(|(domain, _)| *domain)
     }
 
     /// What comes there comes from another domain.
     pub fn is_gate(&self, flow: Flow) -> bool {
         self.behind(flow).is_some()
+    }
+
+    /// The certificate of who connected speaks for these domains; none: the connection has ended.
+    pub fn on_shown(&mut self, flow: Flow, domains: &[usize]) {
+        match domains.len() > 1 {
+            true => self.shared.insert(flow, domains.to_vec()),
+            false => self.shared.remove(&flow),
+        };
+    }
+
+    /// The domain of this name has shown by its certificate that it is at the other end.
+    fn has_shown(&self, flow: Flow, name: &str) -> bool {
+        let Some(behind) = self.behind(flow) else { return false };
+        let is_it = |domain: usize| self.domains.get(domain).is_some_and(|domain| domain.eq_ignore_ascii_case(name));
+        is_it(behind) || self.shared.get(&flow).is_some_and(|all| all.iter().any(|domain| is_it(*domain)))
     }
 
     /// When the next server has been silent for too long.
@@ -169,21 +185,25 @@ impl HomeProxy {
     pub(super) fn on_located(&mut self, now: Instant, id: u64, found: Result<Vec<Registrar>, LocateError>) {
         let Some(Waiting { request, came, mark }) = self.foreign.waiting.remove(&id) else { return };
         let whom = whom(&request);
-        let target_at = |home: &Self, server: &Registrar| home.target_at(came, whom.as_ref(), server);
+        let targets_at = |home: &Self, servers: &[Registrar]| -> Vec<Target> {
+            let mut targets: Vec<Target> =
+                servers.iter().filter_map(|server| home.target_at(came, whom.as_ref(), server)).collect();
+            targets.sort_by_key(|target| home.foreign.is_failing(now, target.flow));
+            targets
+        };
         if request.method() == Some(&Method::Ack) {
-            let target = found.ok().and_then(|servers| servers.iter().find_map(|server| target_at(self, server)));
-            if let Some(target) = target {
-                let copy = self.copy_for(&request, came, &target);
+            let targets = targets_at(self, &found.unwrap_or_default());
+            if let Some(target) = targets.first() {
+                let copy = self.copy_for(&request, came, target);
                 self.layer.send_ack(target.flow, copy, Some(mark));
             }
             return;
         }
-        let Some(context) = self.contexts.get_mut(&id).filter(|context| context.is_open()) else { return };
+        let Some(context) = self.contexts.get(&id).filter(|context| context.is_open()) else { return };
         let refusal = match found {
             _ if context.is_cancelled() => (487, "Request Terminated"),
             Ok(servers) => {
-                let mut targets: Vec<Target> = servers.iter().filter_map(|server| target_at(self, server)).collect();
-                targets.sort_by_key(|target| self.foreign.is_failing(now, target.flow));
+                let mut targets = targets_at(self, &servers);
                 targets.truncate(MAX_SERVERS);
                 if self.lead_on(now, id, None, request, (came, mark), targets) {
                     return self.finish(now);
@@ -254,7 +274,7 @@ impl HomeProxy {
     pub(super) fn is_guest(&self, flow: Flow, request: &Message) -> bool {
         let from = request.from().ok().and_then(|from| from.uri().ok());
         let host = from.as_ref().filter(|from| from.is_sip() && from.user().is_some()).map(Uri::host);
-        self.foreign.behind(flow).zip(host).is_some_and(|(domain, host)| host.eq_ignore_ascii_case(domain))
+        host.is_some_and(|host| self.foreign.has_shown(flow, host))
     }
 
     /// A server as a place to send to, for a request to somebody; `None`: the hub does not speak its transport.

@@ -172,7 +172,8 @@ impl HomeProxy {
         })
     }
 
-    /// With users set, every new request has to come from one of them.
+    /// With users set, every new request has to come from one of them, who are known by the hub's own domains alone: a password says nothing about who somebody is
+    /// elsewhere.
     fn check_sender(
         &mut self,
         now: Instant,
@@ -184,7 +185,11 @@ impl HomeProxy {
         }
         let Some(guard) = &mut self.guard else { return Ok(()) };
         let from = request.from().ok().and_then(|from| from.uri().ok());
-        let user = from.filter(|uri| !uri.host().is_empty()).and_then(|uri| uri.user_decoded()).unwrap_or_default();
-        guard.check(now, flow, request, &user, false)
+        let user = from.as_ref().filter(|uri| !uri.host().is_empty()).and_then(|uri| uri.user_decoded());
+        guard.check(now, flow, request, &user.unwrap_or_default(), false)?;
+        match from.is_some_and(|from| self.is_ours(&from.aor())) {
+            true => Ok(()),
+            false => Err(Box::new(Message::response_to(request, 403, "Not A User Of This Hub"))),
+        }
     }
 }

@@ -302,7 +302,12 @@ impl Machine for HomeProxy {
         }
     }
 
+    fn handle_shown(&mut self, flow: Flow, domains: &[usize]) {
+        self.foreign.on_shown(flow, domains);
+    }
+
     fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
+        self.foreign.on_shown(flow, &[]);
         let lost = self.location.flow_lost(flow);
         for record in &lost {
             self.presence.on_registration(record);

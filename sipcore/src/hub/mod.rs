@@ -366,9 +366,11 @@ impl Hub {
 
     /// From now on certificates of other domains come from these, and this is who the hub is to them. With what is wrong nothing changes.
     pub fn set_foreign_trust(&self, trust: &Trust) -> Result<(), HubError> {
-        let mut domains = self.driver.core.secrets.domains.write();
-        let names: Vec<String> = self.foreign.iter().take(domains.len()).cloned().collect();
-        *domains = trusted(&names, Some(trust))?;
+        let domains = &self.driver.core.secrets.domains;
+        let names: Vec<String> = self.foreign.iter().take(domains.read().len()).cloned().collect();
+        // Files are read before the lock is held, for everything that is sent waits for it.
+        let new = trusted(&names, Some(trust))?;
+        *domains.write() = new;
         Ok(())
     }
 

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Addresses that are remembered. Above it those with a full bucket are forgotten; while none is found, everybody else shares one bucket.
+/// Sources that are remembered. Above it those with a full bucket are forgotten; while none is found, everybody else shares one bucket.
 const MAX_SOURCES: usize = 65_536;
 /// How many are looked at for that.
 const LOOK_AT: usize = 8;
 
-/// The buckets of all addresses. A bucket is what it was full plus the time that has passed, so one moment describes it.
+/// The buckets of all sources: of IPv4 an address, of IPv6 a /64. A bucket is what it was full plus the time that has passed, so one moment describes it.
 #[derive(Debug)]
 pub(crate) struct Rates {
     burst: u32,
@@ -29,6 +29,7 @@ impl Rates {
 
     /// Takes one from the bucket of `source`. `false`: it is empty.
     pub fn admit(&mut self, now: Instant, source: IpAddr) -> bool {
+        let source = crate::transport::source(source);
         let source = match self.full_at.contains_key(&source) || self.make_room(now, source) {
             true => source,
             false => IpAddr::from([0, 0, 0, 0]),
@@ -76,6 +77,18 @@ mod tests {
         assert!(rates.admit(now, other));
         assert_eq!(taken(&mut rates, now + second), 1);
         assert_eq!(taken(&mut rates, now + 10 * second), 3);
+    }
+
+    /// Who has an address of IPv6 has the 2^64 of its network.
+    #[test]
+    fn a_network_of_ipv6_is_one_source() {
+        let now = Instant::now();
+        let mut rates = Rates::new(3, Duration::from_secs(1));
+        let address = |network: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, network, 0, 0, 0, host]);
+        assert_eq!((0..10).filter(|host| rates.admit(now, address(1, *host))).count(), 3);
+        assert!(rates.admit(now, address(2, 1)));
+        assert!(rates.admit(now, [10, 0, 0, 1].into()));
+        assert_eq!(rates.ring.len(), 3);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 const MOST: usize = 2;
 
 /// A kind of server, and how it is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Helper {
     /// STUN, by UDP.
     Stun,

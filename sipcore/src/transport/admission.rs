@@ -97,7 +97,7 @@ impl Connections {
 }
 
 /// Whoever has one address of a /64 has all of them.
-fn source(ip: IpAddr) -> IpAddr {
+pub(crate) fn source(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) if !ip.is_loopback() => Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
         ip => ip,

@@ -123,7 +123,8 @@ impl<M: Machine> Driver<M> {
         }
         let addresses: Vec<_> = points.iter().map(|point| point.listen).collect();
         for domain in 0..setup.secrets.domains.read().len() {
-            let gates = points.iter().filter(|point| point.is_for_tls()).map(|point| Arc::new(point.gate(domain)));
+            let takes_tls = |point: &&Arc<Point>| point.domain.is_none() && point.is_for_tls();
+            let gates = points.iter().filter(takes_tls).map(|point| Arc::new(point.gate(domain)));
             points.extend(gates.collect::<Vec<_>>());
         }
         let core = Arc::new(Core {
@@ -245,20 +246,25 @@ impl<M: Machine> Core<M> {
     }
 
     /// How the other end of a connection that is made here is known.
-    pub(super) fn client(&self, flow: Flow) -> Option<ClientTls> {
+    pub(crate) fn client(&self, flow: Flow) -> Option<ClientTls> {
         match self.point(flow.local)?.domain {
             Some(domain) => self.secrets.domains.read().get(domain).cloned(),
             None => self.secrets.client.clone(),
         }
     }
 
-    /// Whoever connected has shown these certificates: the flow that he is known by, when they speak for one of the domains.
-    pub(super) fn known_by(&self, flow: Flow, shown: &[CertificateDer<'_>]) -> Option<Flow> {
-        let domain = self.secrets.domains.read().iter().position(|domain| domain.believes(shown))?;
+    /// Whoever connected has shown these certificates: the domains that they speak for (RFC 5922 7.1: one may speak for several), and the flow that he is
+    /// known by, the one of the first of them. `None`: they speak for none.
+    pub(crate) fn known_by(&self, flow: Flow, shown: &[CertificateDer<'_>]) -> Option<(Flow, Vec<usize>)> {
+        let domains = self.secrets.domains.read();
+        let believed = domains.iter().enumerate().filter(|(_, domain)| domain.believes(shown));
+        let believed: Vec<usize> = believed.map(|(number, _)| number).collect();
+        drop(domains);
         let points = self.points.read();
         let here = points.get(usize::from(flow.local))?.listen;
-        let gate = points.iter().position(|point| point.domain == Some(domain) && point.listen == here)?;
-        Some(Flow { local: u16::try_from(gate).ok()?, ..flow })
+        let first = believed.first().copied()?;
+        let gate = points.iter().position(|point| point.domain == Some(first) && point.listen == here)?;
+        Some((Flow { local: u16::try_from(gate).ok()?, ..flow }, believed))
     }
 
     /// A connection is known by another flow from now on. `false`: it is none of those that are open.

@@ -35,12 +35,13 @@ pub(super) async fn exchange<M: Machine>(
                 return web::exchange(core, link, stream).await;
             }
             let shown = stream.get_ref().1.peer_certificates();
-            if let Some(known) = shown.and_then(|shown| core.known_by(link.flow, shown)) {
+            if let Some((known, domains)) = shown.and_then(|shown| core.known_by(link.flow, shown)) {
                 if !core.rename(link.flow, known, link.connection) {
                     return Err(ErrorKind::ConnectionAborted.into());
                 }
                 link.connection.set_known_as(known);
                 link.flow = known;
+                core.with(|machine, _| machine.handle_shown(known, &domains));
             }
             messages(core, link, stream).await
         }

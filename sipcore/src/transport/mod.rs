@@ -10,7 +10,7 @@ pub(crate) mod stun;
 mod tap;
 mod web;
 
-pub(crate) use admission::Admission;
+pub(crate) use admission::{Admission, source};
 pub use driver::StartError;
 pub(crate) use driver::{Core, Driver, Secrets, Setup};
 pub use tap::{Counters, Direction, Tap, TapEvent};
@@ -144,6 +144,8 @@ pub(crate) trait Machine: Send + 'static {
     fn handle_sign(&mut self, now: Instant, flow: Flow, sign: Sign<'_>);
     /// The remote side of `flow` cannot be reached, or its connection ended.
     fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str);
+    /// Whoever has just connected and is known by `flow` has shown that he speaks for these domains, by their places in `Secrets::domains`.
+    fn handle_shown(&mut self, _flow: Flow, _domains: &[usize]) {}
     /// The deadline that `poll_timeout` named has passed.
     fn handle_timeout(&mut self, now: Instant);
     /// The next bytes to send.

@@ -1,9 +1,9 @@
 //! The STUN and TURN servers of a run: those that the policy names, that the registrar has told of, or that its domain names in DNS
 //! (RFC 8489 section 8, RFC 5928).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::mem::discriminant;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,10 @@ use crate::identity::Around;
 
 /// How long DNS may take to name servers: a connect() waits for it.
 const SRV_WITHIN: Duration = Duration::from_millis(1500);
-/// After it has not answered it is not asked again for so long.
+/// After it has not answered a question, that is not asked again for so long.
 const SRV_PAUSE: Duration = Duration::from_secs(60);
+/// Answers that are kept: a registrar may tell of ever new names.
+const MAX_KNOWN: usize = 256;
 
 /// Finds them.
 pub struct Helpers {
@@ -29,8 +31,8 @@ pub struct Helpers {
     around: Around,
     locator: OnceLock<Option<Locator>>,
     tls: OnceLock<Result<ClientTls, String>>,
-    /// When DNS has failed.
-    silent: Mutex<Option<Instant>>,
+    /// What DNS has said last about each kind of servers of a domain.
+    known: Mutex<HashMap<(String, Helper), Known>>,
     said: Mutex<HashSet<String>>,
 }
 
@@ -42,6 +44,15 @@ pub struct Found {
     pub notes: Vec<String>,
     /// What DNS has named: `_turn._udp.example.org: 192.0.2.1:3478`.
     pub named: Vec<String>,
+}
+
+/// What is known of the servers of one kind.
+#[derive(Debug, Default)]
+struct Known {
+    /// The last answer; `None`: it says nothing about them.
+    servers: Option<Vec<SocketAddr>>,
+    /// Since when DNS does not answer.
+    silent: Option<Instant>,
 }
 
 /// A server by address, as it is spoken to.
@@ -62,7 +73,7 @@ impl Helpers {
             }
         }
         let (locator, tls) = (OnceLock::new(), OnceLock::new());
-        Ok(Helpers { ice, password, around, locator, tls, silent: Mutex::default(), said: Mutex::default() })
+        Ok(Helpers { ice, password, around, locator, tls, known: Mutex::default(), said: Mutex::default() })
     }
 
     /// Whether the policy names any.
@@ -217,50 +228,131 @@ impl Helpers {
             return Ok(addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect());
         }
         let all = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
-        // The resolver puts those first that are reached from here (RFC 6724).
-        Ok(all.take(1).collect())
+        Ok(of_each_family(all))
     }
 
     fn locator(&self) -> Option<&Locator> {
         self.locator.get_or_init(|| Locator::new(self.around.dns).ok()).as_ref()
     }
 
-    /// What the SRV records of a domain say about these kinds. `None`: nothing.
+    /// What the SRV records of a domain say about these kinds. `None`: nothing. Where DNS does not answer, what it said before holds.
     async fn srv(&self, domain: &str, kinds: &[Helper], found: &mut Found) -> Option<Vec<Place>> {
-        let quiet = self.silent.lock().is_some_and(|since| since.elapsed() < SRV_PAUSE);
-        let locator = self.locator().filter(|_| !quiet)?.clone();
+        let locator = self.locator()?.clone();
         let asked: Vec<_> = kinds
             .iter()
             .map(|kind| {
                 let (kind, locator, domain) = (*kind, locator.clone(), domain.to_owned());
-                (kind, tokio::spawn(async move { timeout(SRV_WITHIN, locator.helpers(&domain, kind)).await }))
+                let is_paused = self.is_paused(&domain, kind);
+                let ask = async move { timeout(SRV_WITHIN, locator.helpers(&domain, kind)).await };
+                (kind, (!is_paused).then(|| tokio::spawn(ask)))
             })
             .collect();
-        let mut places = None;
+        let (mut places, mut failed) = (None, Vec::new());
         for (kind, answer) in asked {
-            match answer.await {
-                Ok(Ok(Ok(Some(addresses)))) => {
-                    let transport = match kind {
-                        Helper::Stun | Helper::Turn => IceTransport::Udp,
-                        Helper::TurnTcp => IceTransport::Tcp,
-                        Helper::TurnTls => IceTransport::Tls,
-                    };
-                    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-                    let shown = if shown.is_empty() { "no such server".to_owned() } else { shown.join(", ") };
-                    found.named.push(format!("{}.{domain}: {shown}", kind.service()));
-                    let all = addresses.into_iter().map(|address| Place { address, transport });
-                    places.get_or_insert_with(Vec::new).extend(all);
-                }
-                Ok(Ok(Ok(None))) => {}
-                Ok(Ok(Err(why))) => self.dns_failed(domain, &why),
-                _ => self.dns_failed(domain, "no answer"),
+            let why = match answer {
+                None => None,
+                Some(answer) => match answer.await {
+                    Ok(Ok(Ok(servers))) => {
+                        self.learn(domain, kind, servers);
+                        None
+                    }
+                    Ok(Ok(Err(why))) => Some(why),
+                    _ => Some("no answer".to_owned()),
+                },
+            };
+            if let Some(why) = why {
+                tracing::debug!(domain, why, "DNS does not say which {} servers there are", kind.service());
+                let before = self.lose(domain, kind);
+                let then = if before { "those that it named before are used" } else { "none is used" };
+                failed.push(format!(
+                    "DNS does not say which {}.{domain} servers there are: {why}; {then}",
+                    kind.service()
+                ));
             }
+            let Some(addresses) = self.last(domain, kind) else { continue };
+            let transport = match kind {
+                Helper::Stun | Helper::Turn => IceTransport::Udp,
+                Helper::TurnTcp => IceTransport::Tcp,
+                Helper::TurnTls => IceTransport::Tls,
+            };
+            let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+            let shown = if shown.is_empty() { "no such server".to_owned() } else { shown.join(", ") };
+            found.named.push(format!("{}.{domain}: {shown}", kind.service()));
+            let all = addresses.into_iter().map(|address| Place { address, transport });
+            places.get_or_insert_with(Vec::new).extend(all);
+        }
+        // A network without DNS, or without these records, is no news to anybody: a domain that names some of its servers is.
+        if places.is_some() {
+            found.notes.append(&mut failed);
         }
         places
     }
 
-    fn dns_failed(&self, domain: &str, why: &str) {
-        tracing::debug!(domain, why, "DNS does not say which STUN and TURN servers there are");
-        *self.silent.lock() = Some(Instant::now());
+    /// DNS was asked lately, and did not answer.
+    fn is_paused(&self, domain: &str, kind: Helper) -> bool {
+        let known = self.known.lock();
+        let silent = known.get(&(domain.to_owned(), kind)).and_then(|known| known.silent);
+        silent.is_some_and(|since| since.elapsed() < SRV_PAUSE)
+    }
+
+    /// What DNS said last.
+    fn last(&self, domain: &str, kind: Helper) -> Option<Vec<SocketAddr>> {
+        self.known.lock().get(&(domain.to_owned(), kind)).and_then(|known| known.servers.clone())
+    }
+
+    fn learn(&self, domain: &str, kind: Helper, servers: Option<Vec<SocketAddr>>) {
+        self.with_known(domain, kind, |known| *known = Known { servers, silent: None });
+    }
+
+    /// DNS does not answer. Whether it named servers before.
+    fn lose(&self, domain: &str, kind: Helper) -> bool {
+        self.with_known(domain, kind, |known| {
+            known.silent = Some(Instant::now());
+            known.servers.as_ref().is_some_and(|servers| !servers.is_empty())
+        })
+    }
+
+    fn with_known<R>(&self, domain: &str, kind: Helper, change: impl FnOnce(&mut Known) -> R) -> R {
+        let mut known = self.known.lock();
+        let key = (domain.to_owned(), kind);
+        if known.len() >= MAX_KNOWN && !known.contains_key(&key) {
+            known.clear();
+        }
+        change(known.entry(key).or_default())
+    }
+}
+
+/// Of each family the address that the resolver puts first (RFC 6724), if a way leads there from here.
+fn of_each_family(all: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for address in all {
+        if !found.iter().any(|known| known.is_ipv4() == address.is_ipv4()) {
+            found.push(address);
+        }
+    }
+    // connect() of UDP asks the routing table alone. Where nothing leads the first stays, whose failure says why.
+    let any = |address: &SocketAddr| if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let leads = |address: &SocketAddr| UdpSocket::bind(any(address)).is_ok_and(|udp| udp.connect(address).is_ok());
+    match found.iter().any(leads) {
+        true => found.retain(leads),
+        false => found.truncate(1),
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_without_a_way_are_left_out() {
+        let of = |all: &[&str]| of_each_family(all.iter().map(|address| address.parse().unwrap()));
+        // An address of a link without its link leads nowhere (RFC 4007).
+        assert_eq!(of(&["127.0.0.1:1", "127.0.0.2:1"]), of(&["127.0.0.1:1"]));
+        assert_eq!(of(&["[fe80::1]:1", "127.0.0.1:1"]), of(&["127.0.0.1:1"]));
+        assert_eq!(of(&["[fe80::1]:1", "[fe80::2]:1"]).len(), 1);
+        if UdpSocket::bind("[::1]:0").is_ok() {
+            assert_eq!(of(&["[::1]:1", "127.0.0.1:1", "[::2]:1"]).len(), 2);
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::agent::Registrar;
+use crate::hub::Hub;
 use crate::locate::LocateError;
 use crate::message::{Method, Uri};
+use crate::tls::{ServerTls, Trust};
 
 const BOB: &str = "sip:bob@else.example";
 
@@ -67,11 +69,23 @@ fn who_is_of_another_domain_is_passed_on_to_nobody() {
     }
     let register = bench.request("REGISTER", "sip:else.example", "");
     assert_eq!(bench.status(register), 403);
-    // With users it takes a password, too.
+    // With users it takes a password, too; and who has one is of the hub's domains, not of others.
     let users = Some(Users::new("sipbox").with("alice", "secret".to_owned()));
     let mut bench = bench_with(HubConfig { foreign: vec!["else.example".to_owned()], users, ..HubConfig::default() });
     let request = bench.request("INVITE", BOB, "");
     assert_eq!(bench.status(request), 407);
+    for (from, status) in
+        [("else.example", 403), ("third.example", 403), ("10.0.0.7", 403), ("sipbox.invalid", 404), ("10.0.0.1", 404)]
+    {
+        let mut request = bench.request("INVITE", "sip:nobody@sipbox.invalid", "");
+        request.set(name::FROM, format_args!("<sip:alice@{from}>;tag=x"));
+        let challenge = bench.answer(request.clone());
+        assert_eq!(challenge.status(), Some(407), "{from}");
+        let mut client = DigestClient::new(Credentials::new("alice", "secret".to_owned()), [1; 32]);
+        client.retry(&mut request, &challenge).unwrap();
+        request.set_first_param(name::VIA, "branch", Some(&format!("z9hG4bK{from}")));
+        assert_eq!(bench.status(request), status, "{from}");
+    }
     assert!(bench.hub.poll_ask().is_none());
 }
 
@@ -223,6 +237,48 @@ fn domains_that_show_certificates() {
         }
     }
     assert!(bench.hub.poll_ask().is_none());
+    // A certificate that speaks for both, as long as its connection stands.
+    let mut status = |hub: &mut dyn FnMut(&mut HomeProxy), user: &str| {
+        hub(&mut bench.hub);
+        let mut request = bench.request("MESSAGE", "sip:alice@sipbox.invalid", "");
+        request.set(name::FROM, format_args!("<{user}>;tag=x"));
+        bench.hub.handle_message(now, from(2), request);
+        bench.sent().pop().unwrap().1.status()
+    };
+    assert_eq!(status(&mut |hub| hub.handle_shown(from(2), &[0, 1]), "sip:bob@else.example"), Some(480));
+    assert_eq!(status(&mut |_| {}, "sip:bob@third.example"), Some(480));
+    assert_eq!(status(&mut |_| {}, "sip:alice@sipbox.invalid"), Some(407));
+    assert_eq!(status(&mut |hub| hub.handle_unreachable(now, from(2), "gone"), "sip:bob@else.example"), Some(407));
+    status(&mut |hub| hub.handle_shown(from(2), &[0, 1]), "sip:bob@else.example");
+    assert_eq!(status(&mut |hub| hub.handle_shown(from(2), &[0]), "sip:bob@else.example"), Some(407));
+}
+
+/// However many domains there are, machine and sockets number the places from where TLS is spoken to them alike.
+#[tokio::test]
+async fn each_domain_has_a_gate_of_its_own() {
+    let loopback = || vec!["127.0.0.1:0".parse().unwrap()];
+    let tls = ServerTls::self_made(&["sipbox.invalid".to_owned()], &[]).unwrap();
+    let trust = Trust { fingerprint: Some(tls.fingerprint()), ..Trust::default() };
+    let domains: Vec<String> = (0..5).map(|number| format!("d{number}.example")).collect();
+    let config = HubConfig {
+        listen: loopback(),
+        listen_tls: [loopback(), loopback()].concat(),
+        tls: Some(tls),
+        foreign: domains.clone(),
+        foreign_trust: Some(trust),
+        ..HubConfig::default()
+    };
+    let hub = Hub::start(config).await.unwrap();
+    let core = &hub.driver.core;
+    let remote: SocketAddr = "127.0.0.1:5061".parse().unwrap();
+    for domain in &domains {
+        let uri: Uri = format!("sip:bob@{domain}").parse().unwrap();
+        let local = core.with(|home, _| home.foreign.gate_to(&uri, remote.ip())).unwrap();
+        let client = core.client(Flow { transport: Transport::Tls, local, remote }).expect("TLS is spoken from there");
+        assert_eq!(client.domain.to_str(), domain.as_str());
+    }
+    assert!(core.client(Flow { transport: Transport::Tls, local: 3 + 2 * 5, remote }).is_none(), "there are no more");
+    hub.shutdown().await;
 }
 
 /// Within a dialog that goes through here, the next hop may have a name: for requests and for ACK. It is no way for others.
@@ -230,7 +286,10 @@ fn domains_that_show_certificates() {
 fn names_within_a_dialog_are_looked_for() {
     let mut bench = foreign_bench();
     let (invite, id, _) = bench.asked("INVITE", BOB, "");
-    let sent = bench.located(id, Ok(vec![server(8, Transport::Udp)]));
+    bench.located(id, Ok(vec![server(5, Transport::Udp), server(8, Transport::Udp)]));
+    let dead = Flow { transport: Transport::Udp, local: 0, remote: server(5, Transport::Udp).addr };
+    bench.hub.handle_unreachable(bench.now, dead, "Connection refused");
+    let sent = bench.sent();
     let recorded = sent[0].1.header(name::RECORD_ROUTE).unwrap().text().into_owned();
     let routes = format!("Route: {recorded}, <sip:proxy.third.example;lr>\r\n");
     let alice = invite.header(name::FROM).unwrap().text().into_owned();
@@ -248,7 +307,8 @@ fn names_within_a_dialog_are_looked_for() {
         assert!(bench.put(9, request).is_empty());
         let (id, to) = bench.hub.poll_ask().expect("a question for DNS");
         assert_eq!(to.host(), "proxy.third.example");
-        let sent = bench.located(id, Ok(vec![server(6, Transport::Udp)]));
+        // A server that did not serve lately comes last, for an ACK, too.
+        let sent = bench.located(id, Ok(vec![server(5, Transport::Udp), server(6, Transport::Udp)]));
         assert!(matches!(&sent[..], [(6, passed)] if passed.method().unwrap().as_str() == method), "{sent:?}");
     }
     for (call_id, from, to) in [
