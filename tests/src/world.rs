@@ -37,7 +37,7 @@ pub struct World {
 }
 
 /// Who has an account when the programs run over Kamailio: every name that they use.
-const ACCOUNTS: [&str; 28] = [
+const ACCOUNTS: [&str; 29] = [
     "alice",
     "blocking",
     "chat",
@@ -52,6 +52,7 @@ const ACCOUNTS: [&str; 28] = [
     "held",
     "mp",
     "nonblocking",
+    "ns",
     "one",
     "perf",
     "py",
