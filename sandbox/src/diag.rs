@@ -224,6 +224,14 @@ pub struct Endpoint {
 pub struct Inspector(Mutex<OwnedFd>);
 
 impl Inspector {
+    /// Asks about the network namespace of this process.
+    ///
+    /// # Errors
+    /// What socket(2) gives.
+    pub fn here() -> io::Result<Self> {
+        Ok(Self(Mutex::new(diag_socket(SockFlag::empty())?)))
+    }
+
     /// Asks by `fd`, a fresh socket of NETLINK_SOCK_DIAG, about the network namespace that it belongs to.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod facts;
 pub mod filter;
 pub mod inherited;
+pub mod keeper;
 pub mod memory;
 pub mod message;
 pub mod netlink;

@@ -25,7 +25,7 @@ pub fn is_us(process: BorrowedFd<'_>) -> bool {
     named == Some(std::process::id())
 }
 
-/// The children of this process.
+/// The children of this process; its keeper is none.
 pub fn children() -> Vec<u32> {
     children_of(std::process::id())
 }
@@ -34,7 +34,8 @@ pub fn children() -> Vec<u32> {
 fn children_of(process: u32) -> Vec<u32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
     let lists = threads.flatten().map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default());
-    lists.flat_map(|l| l.split_ascii_whitespace().filter_map(|c| c.parse().ok()).collect::<Vec<u32>>()).collect()
+    let children = lists.flat_map(|l| l.split_ascii_whitespace().filter_map(|c| c.parse().ok()).collect::<Vec<u32>>());
+    children.filter(|child| !crate::keeper::is(*child)).collect()
 }
 
 /// All processes below this one.

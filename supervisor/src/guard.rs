@@ -5,7 +5,7 @@
 //! own sockets, on the run's address, do not feel it.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -23,6 +23,23 @@ type Port = (Proto, u16);
 /// Guards that nobody needs any more and that are kept for the next who does, so that a client that connects again and again does
 /// not pay for them each time.
 const IDLE: usize = 64;
+
+/// The addresses of runs, one each, that the sockets of its program have: 127.64.0.0/10.
+const OWN: std::ops::RangeInclusive<u32> = 0x7f40_0000..=0x7f7f_ffff;
+/// From a run's address to that of its guards.
+const BESIDE: u32 = 0x0040_0000;
+/// Marks an address of [`OWN`] as taken.
+pub const MARK_PORT: u16 = 1024;
+const PLACES_TRIED: usize = 16;
+
+/// What is kept when the supervisor is killed, for as long as sockets of its program live: the guards, and the mark of its address. Gives
+/// the address of the program's sockets.
+pub fn outlives(local: SocketAddrV4) -> Option<Ipv4Addr> {
+    let bits = local.ip().to_bits();
+    let marked = OWN.contains(&bits) && local.port() == MARK_PORT;
+    let home = if marked { bits } else { bits.checked_sub(BESIDE).filter(|_| !OWN.contains(&bits))? };
+    OWN.contains(&home).then(|| Ipv4Addr::from_bits(home))
+}
 
 /// The guards of one run.
 pub struct Guards {
@@ -51,12 +68,27 @@ pub struct Guard {
 }
 
 impl Guards {
-    /// Of a run whose sockets are at `physical`, in 127.64.0.0/10: the guards are in 127.128.0.0/10.
+    /// Of a run whose sockets are at `physical`, in [`OWN`]: the guards are in 127.128.0.0/10.
     pub fn of(physical: Ipv4Addr) -> Guards {
-        let [a, b, c, d] = physical.octets();
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let most = usize::try_from(limit / 2).unwrap_or(usize::MAX);
-        Guards { ip: Ipv4Addr::new(a, b.wrapping_add(64), c, d), most, kept: Arc::default() }
+        Guards { ip: Ipv4Addr::from(physical.to_bits() + BESIDE), most, kept: Arc::default() }
+    }
+
+    /// A place of the supervisor's own that sockets of the program are pointed to, with its port, and a guard of that; another one where a
+    /// service of this machine has the port, too.
+    ///
+    /// # Errors
+    /// As `make`, and [`Guards::hold`]; EADDRINUSE when one port after the other is a service's.
+    pub fn place<T>(&self, proto: Proto, make: impl Fn() -> std::io::Result<(T, u16)>) -> std::io::Result<(T, Guard)> {
+        for _ in 0..PLACES_TRIED {
+            let placed = make().and_then(|(made, port)| Ok((made, self.hold(proto, port)?)));
+            match placed {
+                Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {}
+                placed => return placed,
+            }
+        }
+        Err(Errno::EADDRINUSE.into())
     }
 
     /// Keeps a port from others.
@@ -134,6 +166,18 @@ mod tests {
         let probe = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         let port = probe.local_addr().unwrap().port();
         (probe, port)
+    }
+
+    #[test]
+    fn what_outlives_the_supervisor() {
+        let home = |text: &str| outlives(text.parse().unwrap()).map(|ip| ip.to_string());
+        assert_eq!(home("127.64.0.0:1024").as_deref(), Some("127.64.0.0"));
+        assert_eq!(home("127.127.255.255:1024").as_deref(), Some("127.127.255.255"));
+        assert_eq!(home("127.128.0.0:5"), Some("127.64.0.0".to_owned()));
+        assert_eq!(home("127.191.7.9:1024"), Some("127.127.7.9".to_owned()));
+        let not =
+            ["127.64.0.1:1025", "127.127.9.9:53", "127.0.0.1:1024", "127.192.0.0:9", "0.0.0.0:1024", "10.90.0.1:1024"];
+        assert!(not.into_iter().all(|local| home(local).is_none()));
     }
 
     #[test]

@@ -14,13 +14,15 @@ use parking_lot::Mutex;
 use policy::{Flags, Policy};
 use sandbox::child::StartError;
 use sandbox::filter::Scope;
+use sandbox::keeper::Keeper;
 use sandbox::netns::Networks;
 use sandbox::notify::Listener;
 use sandbox::watch::Watcher;
+use sipcore::agent::Proto;
 
 use crate::deaths::Deaths;
 use crate::flow::Settings;
-use crate::guard::Guards;
+use crate::guard::{self, Guards, MARK_PORT};
 use crate::identity::{self, Identity, PASSWORD_VARIABLE, TURN_PASSWORD_VARIABLE, password};
 use crate::interfaces::Interfaces;
 use crate::netlink::Netlink;
@@ -43,8 +45,6 @@ const BAD_POLICY: i32 = 2;
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Threads that receive notifications.
 const NOTIFICATION_THREADS: usize = 1;
-/// A port of the run's address that marks it as taken.
-const GUARD_PORT: u16 = 1024;
 
 /// Runs the program and returns the exit status.
 pub fn run(arguments: cli::Run) -> i32 {
@@ -105,6 +105,20 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     let prepared = sandbox::child::prepare(program.clone(), arguments_of_it, &secrets, &filter, entrance, reaches)
         .map_err(|e| internal(&e))?;
     sandbox::child::shield().map_err(|e| internal(&e))?;
+    let _keeper = match scope {
+        // Sockets in a network of their own reach nobody when the supervisor is gone.
+        Scope::Own { .. } => None,
+        Scope::Here => match Keeper::start(guard::outlives) {
+            Ok(keeper) => Some(keeper),
+            Err(error) => {
+                crate::say::say!(
+                    "no process can be started that keeps the run's ports should sipbox be killed: {error}; the run goes on without \
+                     (see the limit of processes, `ulimit -u`)"
+                );
+                None
+            }
+        },
+    };
     let signals = signals().map_err(|e| internal(&e))?;
     // Sockets, encryption and packets of a flow in one thread: handing each other every packet costs two more than they gain.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -246,8 +260,21 @@ impl Run {
     ) -> Result<Run, String> {
         let (physical, guard) = claim_address()?;
         let _inside = runtime.enter();
-        let dns = dns::Sockets::bind(physical).map_err(|e| format!("the resolver cannot be started: {e}"))?;
-        let stub = Stub::new(physical).map_err(|e| format!("no UDP socket on {physical}: {e}"))?;
+        let guards = Guards::of(physical);
+        let dns = || {
+            let sockets = dns::Sockets::bind(physical)?;
+            let port = sockets.address().port();
+            Ok(((sockets, guards.hold(Proto::Tcp, port)?), port))
+        };
+        let ((dns, by_tcp), by_udp) =
+            guards.place(Proto::Udp, dns).map_err(|e| format!("the resolver cannot be started: {e}"))?;
+        let stub = Stub::new(physical, &guards).map_err(|e| format!("no UDP socket on {physical}: {e}"))?;
+        let lot = || {
+            let lot = sandbox::park::Lot::new(physical).map_err(std::io::Error::other)?;
+            let port = lot.addr().port();
+            Ok((lot, port))
+        };
+        let (lot, of_lot) = guards.place(Proto::Tcp, lot).map_err(|e| e.to_string())?;
         let (own_v4, own_v6) = policy.virtual_addresses(&identity.aor);
         let limit = policy.limits().sessions as usize;
         let supervisor = Arc::new(Supervisor {
@@ -263,9 +290,10 @@ impl Run {
                 SocketAddr::V6(_) => return Err("the resolver has no IPv4 address".to_owned()),
             },
             runtime: runtime.handle().clone(),
-            nobody: Nobody::new(physical).map_err(|e| format!("no port on {physical}: {e}"))?,
-            guards: Guards::of(physical),
-            lot: sandbox::park::Lot::new(physical).map_err(|e| e.to_string())?,
+            nobody: Nobody::new(physical, &guards).map_err(|e| format!("no port on {physical}: {e}"))?,
+            guards,
+            lot,
+            _guarded: [of_lot, by_tcp, by_udp],
             stub,
             former: Mutex::default(),
             callers: Mutex::default(),
@@ -299,7 +327,7 @@ fn claim_address() -> Result<(Ipv4Addr, UdpSocket), String> {
         getrandom::fill(&mut random).map_err(|e| format!("no random numbers: {e}"))?;
         let [a, b, c, _] = random;
         let ip = Ipv4Addr::new(127, 64 | (a & 0x3f), b, c.clamp(1, 254));
-        match UdpSocket::bind(SocketAddrV4::new(ip, GUARD_PORT)) {
+        match UdpSocket::bind(SocketAddrV4::new(ip, MARK_PORT)) {
             Ok(guard) => return Ok((ip, guard)),
             Err(e) => last = Some(e),
         }

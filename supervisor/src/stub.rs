@@ -18,6 +18,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::datagram::{Holder, RETRY_AFTER, has_room, note_peer, own_port, physical, trace_flow};
+use crate::guard::{Guard, Guards};
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::{Supervisor, Unsent};
 use crate::table::{Anchor, Cookie, Standing};
@@ -40,15 +41,21 @@ pub struct Stub {
 struct Spot {
     address: SocketAddrV4,
     socket: UdpSocket,
+    _guard: Guard,
 }
 
 impl Spot {
     /// At `ip`, in the runtime that is entered.
-    fn new(ip: Ipv4Addr) -> std::io::Result<Spot> {
-        let socket = std::net::UdpSocket::bind((ip, 0))?;
+    fn new(ip: Ipv4Addr, guards: &Guards) -> std::io::Result<Spot> {
+        let socket = || {
+            let socket = std::net::UdpSocket::bind((ip, 0))?;
+            let port = socket.local_addr()?.port();
+            Ok((socket, port))
+        };
+        let (socket, guard) = guards.place(Proto::Udp, socket)?;
         socket.set_nonblocking(true)?;
         let SocketAddr::V4(address) = socket.local_addr()? else { return Err(Errno::EAFNOSUPPORT.into()) };
-        Ok(Spot { address, socket: UdpSocket::from_std(socket)? })
+        Ok(Spot { address, socket: UdpSocket::from_std(socket)?, _guard: guard })
     }
 }
 
@@ -72,10 +79,10 @@ pub struct Waiting {
 
 impl Stub {
     /// At `ip`, in the runtime that is entered. Fails when no port is left there.
-    pub fn new(ip: Ipv4Addr) -> std::io::Result<Stub> {
+    pub fn new(ip: Ipv4Addr, guards: &Guards) -> std::io::Result<Stub> {
         Ok(Stub {
             ip,
-            spots: Mutex::new(vec![Arc::new(Spot::new(ip)?)]),
+            spots: Mutex::new(vec![Arc::new(Spot::new(ip, guards)?)]),
             waiting: Mutex::default(),
             supervisor: OnceLock::new(),
             placing: Mutex::default(),
@@ -105,7 +112,7 @@ impl Stub {
             return Err(Errno::EADDRINUSE);
         }
         let _inside = supervisor.runtime.enter();
-        let spot = Arc::new(Spot::new(self.ip).map_err(|error| {
+        let spot = Arc::new(Spot::new(self.ip, &supervisor.guards).map_err(|error| {
             tracing::warn!(%error, "no socket for one more of the program's with the same address");
             Errno::ENOBUFS
         })?);

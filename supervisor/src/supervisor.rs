@@ -56,6 +56,8 @@ pub struct Supervisor {
     pub guards: Guards,
     /// Parked connects.
     pub lot: sandbox::park::Lot,
+    /// Of the lot, and the resolver.
+    pub _guarded: [Guard; 3],
     /// Catches the first datagrams of connected sockets whose session does not stand yet.
     pub stub: Stub,
     /// Peers that have sent datagrams.

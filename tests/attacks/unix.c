@@ -221,6 +221,83 @@ static void moved(void) {
     }
 }
 
-ATTACKS({"status", status}, {"moved", moved}, {"passed", passed}, {"path-stream", path_stream}, {"path-datagram", path_datagram}, {"abstract-stream", abstract_stream},
+#ifndef SO_PASSPIDFD
+#define SO_PASSPIDFD 76
+#define SCM_PIDFD 4
+#endif
+
+/* Who is said to have sent the next message: got through if it is somebody who did not. */
+static void look_at_sender(int fd, pid_t forged) {
+    char in[64];
+    _Alignas(8) char room[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(int))];
+    struct iovec data = {in, sizeof in};
+    struct msghdr m = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    if (recvmsg(fd, &m, MSG_DONTWAIT) < 0) return;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+        int pid = 0, given = -1;
+        if (c->cmsg_type == SCM_CREDENTIALS) memcpy(&pid, CMSG_DATA(c), sizeof pid);
+        if (c->cmsg_type == SCM_PIDFD) {
+            memcpy(&given, CMSG_DATA(c), sizeof given);
+            char path[64], line[128];
+            snprintf(path, sizeof path, "/proc/self/fdinfo/%d", given);
+            FILE *info = fopen(path, "r");
+            while (info && fgets(line, sizeof line, info)) sscanf(line, "Pid: %d", &pid);
+            if (info) fclose(info);
+        }
+        if (pid != forged) continue;
+        note("a message of process %s", forged == supervisor() ? "SUPERVISOR" : "INIT");
+        /* A descriptor of it is more than its number. */
+        if (given >= 0) note("its descriptor");
+        through();
+    }
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+        int given;
+        if (c->cmsg_type != SCM_PIDFD && c->cmsg_type != SCM_RIGHTS) continue;
+        memcpy(&given, CMSG_DATA(c), sizeof given);
+        if (given >= 0) close(given);
+    }
+}
+
+/* Messages that somebody else is to have sent: said so, by who is gone, and so many that nobody can remember all of them. */
+static void posed(void) {
+    enum { MANY = 20000 };
+    static const int types[] = {SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
+    const pid_t forged[] = {supervisor(), 1};
+    for (int i = 0; i < 3; i++) {
+        int two[2], one = 1;
+        MUST(socketpair(AF_UNIX, types[i], 0, two));
+        MUST(setsockopt(two[1], SOL_SOCKET, SO_PASSCRED, &one, sizeof one));
+        setsockopt(two[1], SOL_SOCKET, SO_PASSPIDFD, &one, sizeof one);
+        for (int f = 0; f < 2; f++) {
+            struct ucred as = {forged[f], getuid(), getgid()};
+            _Alignas(8) char room[CMSG_SPACE(sizeof as)] = {0};
+            struct iovec data = {"posed", 5};
+            struct msghdr m = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+            struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+            c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_CREDENTIALS, c->cmsg_len = CMSG_LEN(sizeof as);
+            memcpy(CMSG_DATA(c), &as, sizeof as);
+            if (TRY("sendmsg", sendmsg(two[0], &m, MSG_NOSIGNAL)) > 0) look_at_sender(two[1], forged[f]);
+            m.msg_controllen = 0;
+            pid_t child = (pid_t)MUST(fork());
+            if (child == 0) _exit(sendmsg(two[0], &m, MSG_NOSIGNAL) != 5);
+            MUST(waitpid(child, NULL, 0));
+            look_at_sender(two[1], forged[f]);
+        }
+        /* By one process that ends while the other looks. */
+        pid_t child = (pid_t)MUST(fork());
+        if (child == 0) {
+            struct iovec data = {"x", 1};
+            struct msghdr m = {.msg_iov = &data, .msg_iovlen = 1};
+            for (int n = 0; n < MANY; n++) sendmsg(two[0], &m, MSG_NOSIGNAL | (n % 2 ? MSG_DONTWAIT : 0));
+            _exit(0);
+        }
+        int status;
+        while (waitpid(child, &status, WNOHANG) == 0) look_at_sender(two[1], supervisor());
+        for (int n = 0; n < MANY; n++) look_at_sender(two[1], supervisor());
+        close(two[0]), close(two[1]);
+    }
+}
+
+ATTACKS({"posed", posed}, {"status", status}, {"moved", moved}, {"passed", passed}, {"path-stream", path_stream}, {"path-datagram", path_datagram}, {"abstract-stream", abstract_stream},
         {"abstract-datagram", abstract_datagram}, {"helper", helper}, {"other-names", other_names},
         {"symlink-race", symlink_race}, {"file-race", file_race}, {"datagram-race", datagram_race}, {"namesake", namesake})

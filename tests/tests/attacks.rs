@@ -90,6 +90,7 @@ const UNIX: &str = "the supervisor: no program of this run made that socket";
 const GUARD: &str = "the supervisor: keeps the port from others while a socket points to it";
 /// Of attacks with the ports of this machine.
 const OWN_PORTS: &str = "its ports are not this machine's";
+const CREDENTIALS: &str = "the supervisor: names who sent; the kernel";
 const LANDLOCK: &str = "Landlock";
 const COPY: &str = "the supervisor: reads once, acts on its copy";
 
@@ -249,6 +250,8 @@ const ATTACKS: &[Attack] = &[
         LANDLOCK,
     ),
     attack("processes", "signal-others", "kill, tgkill, pidfd_send_signal, rt_sigqueueinfo: another process", LANDLOCK),
+    attack("processes", "keeper", "memory, descriptors and signals of the keeper", LANDLOCK)
+        .apart("there is no keeper"),
     attack("processes", "owner", "F_SETOWN and F_SETSIG: the kernel is asked to signal", LANDLOCK),
     attack("processes", "limits", "prlimit of the supervisor", "the supervisor: a process sets its own limits only"),
     attack("namespaces", "unshare", "unshare, clone, clone3: new user, network and mount namespaces", FILTER),
@@ -272,6 +275,12 @@ const ATTACKS: &[Attack] = &[
     attack("unix", "abstract-datagram", "an abstract AF_UNIX datagram socket", UNIX),
     attack("unix", "helper", "a daemon that opens sockets for others (SCM_RIGHTS)", UNIX),
     attack("unix", "other-names", "symbolic and hard links to the socket, /proc/self/root", UNIX),
+    attack(
+        "unix",
+        "posed",
+        "messages as of the supervisor, by credentials, from who is gone, by their number",
+        CREDENTIALS,
+    ),
     attack("unix", "symlink-race", "bind() against symlink() and rename()", UNIX),
     attack("unix", "file-race", "bind() against link() and rename()", UNIX),
     attack("unix", "datagram-race", "the same with datagrams", UNIX),

@@ -188,3 +188,44 @@ print("all of them")
     let run = world.run(&["--policy", &policy.display().to_string()], "python3").args(["-c", OPENS]).finish();
     run.success().says("all of them");
 }
+
+/// Sends back what it hears, as it is.
+const MIRROR: &str = r#"
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("0.0.0.0", 7000))
+print("listening on 7000", flush=True)
+while True:
+    data, peer = s.recvfrom(2048)
+    s.sendto(data, peer)
+"#;
+
+/// The first datagram of a session, and later ones: by a connected socket, and with the address.
+const LENGTHS: &str = r#"
+import socket
+for connected in True, False:
+    for lengths in (0, 1, 0, 1200, 0), (1, 0, 0, 1200):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.settimeout(30)
+        at = ("198.18.0.9", 7000)
+        if connected:
+            s.connect(at)
+        for n, length in enumerate(lengths):
+            data = bytes([n]) * length
+            sent = s.send(data) if connected else s.sendto(data, at)
+            assert sent == length, (connected, n, sent)
+            assert s.recvfrom(2048) == (data, at), (connected, n, length)
+        s.close()
+print("all lengths")
+"#;
+
+#[test]
+fn datagrams_without_a_byte_arrive_as_such() {
+    let world = World::new("datagrams-empty");
+    let mut mirror = world.run(&["--as", "mirror"], "python3").args(["-c", MIRROR]).start();
+    mirror.wait_for("listening on");
+    for flow in ["direct", "quic"] {
+        let flags = ["--to", "mirror", "--flow", flow];
+        world.run(&flags, "python3").args(["-c", LENGTHS]).finish().success().says("all lengths");
+    }
+}

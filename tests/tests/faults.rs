@@ -188,6 +188,57 @@ fn supervisor_killed_nothing_gets_out() {
     assert!(udp.recv_from(&mut [0; 16]).is_err(), "a datagram got out");
 }
 
+/// The ports that the UDP sockets of a process are connected to, as /proc/net/udp has them.
+fn udp_peers(pid: u32) -> Vec<u16> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let target = |e: std::fs::DirEntry| std::fs::read_link(e.path()).ok()?.to_str().map(str::to_owned);
+    let sockets: Vec<String> = entries.filter_map(target).filter(|t| t.starts_with("socket:[")).collect();
+    let table = std::fs::read_to_string("/proc/net/udp").unwrap();
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let own = rows.filter(|row| sockets.contains(&format!("socket:[{}]", row[9])));
+    let port = |end: &str| u16::from_str_radix(end.rsplit(':').next().unwrap(), 16).unwrap();
+    own.map(|row| port(row[2])).filter(|port| *port != 0).collect()
+}
+
+#[test]
+fn supervisor_killed_ports_that_the_program_points_to_stay_shut() {
+    if !tests::direct_flows() {
+        return eprintln!("in a network of the program's own its ports lead nowhere when the supervisor is gone");
+    }
+    let world = World::new("kept");
+    // Three places: a socket of its own that is closed by then, a peer that is not there, the resolver.
+    let program = "import socket as s
+def udp(to):
+    u = s.socket(s.AF_INET, s.SOCK_DGRAM); u.connect(to); return u
+own = s.socket(s.AF_INET, s.SOCK_DGRAM); own.bind(('127.0.0.1', 0))
+name_server = [l.split()[1] for l in open('/etc/resolv.conf') if l.startswith('nameserver')][:1] or ['127.0.0.1']
+ends = [udp(own.getsockname()), udp(('198.18.0.9', 7)), udp((name_server[0], 53))]
+own.close()
+print('ready', flush=True); input()
+sent = 0
+for end in ends:
+    for _ in range(3):
+        try: sent += end.send(b'leak') == 4
+        except OSError: pass
+print('sent', sent, flush=True); input()";
+    let mut run = world.run(&["--to", "y"], "python3").args(["-c", program]).talk().start();
+    run.wait_for("ready");
+    let python = descendants(run.pid()).into_iter().find(|pid| !udp_peers(*pid).is_empty()).unwrap();
+    let ports = udp_peers(python);
+    assert_eq!(ports.len(), 3, "{ports:?}");
+    run.signal(Signal::SIGKILL);
+    until("the end of the supervisor", || run.ended().then_some(()));
+    let open = || ports.iter().filter(|port| UdpSocket::bind(("0.0.0.0", **port)).is_ok()).count();
+    assert_eq!(open(), 0, "a service could take a port that the program points to");
+    run.say("go\n");
+    until("what the program sends", || run.stdout().contains("sent").then_some(()));
+    assert_eq!(open(), 0, "a service could take a port that the program points to");
+    // Nothing is left behind when the program has ended, too.
+    run.hang_up();
+    until("the end of the program", || (!alive(python)).then_some(()));
+    until("all ports free again", || (open() == ports.len()).then_some(()));
+}
+
 #[test]
 fn what_the_program_left_behind_ends_by_a_signal_to_the_run() {
     let world = World::new("left-behind");
