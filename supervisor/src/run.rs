@@ -154,7 +154,14 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     };
     let _door = door.inspect_err(|why| tracing::warn!(why, "`sipbox status` does not see this run")).ok();
     receive(&prepared.listener(), &run.supervisor).map_err(|e| internal(&e))?;
-    let main = prepared.start().map_err(|e| start_failed(&program, e))?;
+    let main = match prepared.start() {
+        Ok(main) => main,
+        Err(e) => {
+            // Nobody is to be called where nothing runs.
+            runtime.block_on(run.supervisor.sessions.shutdown(FAREWELL));
+            return Err(start_failed(&program, e));
+        }
+    };
     let broker = network.as_ref().map(|n| n.broker());
     let status = wait(main, broker, &signals);
     runtime.block_on(last_words(&run.supervisor));

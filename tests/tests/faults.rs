@@ -157,6 +157,11 @@ fn program_not_found_and_not_executable() {
     world.run(&["--as", "x"], &file).finish().ended_with(126).explains(&["plain-file"]);
     let dir = world.make_dir("directory", 0o755).display().to_string();
     world.run(&["--as", "x"], &dir).finish().ended_with(126).explains(&["directory"]);
+    // Nobody is left registered where nothing runs.
+    let (_hub, at, registrar) = hub(&world);
+    let flags = ["--registrar", &registrar, "--as", &aor("echo")];
+    world.run(&flags, &file).finish().ended_with(126);
+    sip::wait_for_bindings(at, &aor("echo"), 0, PATIENCE);
 }
 
 #[test]
