@@ -1,4 +1,5 @@
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // helpers of tests, which may fail as tests do
 //! Bad input and faults: what sipbox says, what the program gets, what is left behind.
 
 use std::io::Write as _;
