@@ -1,4 +1,4 @@
-/* bench-micro CALL COUNT [SOCKETS]: the median cost of one system call in nanoseconds, measured COUNT times.
+/* bench-micro CALL COUNT [SOCKETS [USED]]: the median cost of one system call in nanoseconds, measured COUNT times.
  *   socket       socket() and its close()
  *   bind         bind() of a TCP socket to 127.0.0.1, port 0
  *   getsockname  of a bound socket
@@ -7,7 +7,7 @@
  *   recvmsg      the same
  *   accept       accept() with the peer's address of a connection that waits, and close() of what it gave
  *   connect      connect() of a blocking TCP socket to a listener of this program
- * With SOCKETS, so many UDP sockets are bound before, and getsockname and sendto are about one after the other of them. */
+ * With SOCKETS, so many UDP sockets are bound before, and getsockname and sendto are about one after the other of them, or of USED among them. */
 #include "../programs/t.h"
 
 static int compare(const void *a, const void *b) {
@@ -36,15 +36,15 @@ static void reset(int fd) {
 }
 
 static int *many;
-static int held;
+static int held, used;
 /* What is measured, and who it is measured against. */
 static int subject, other;
 static struct address other_at;
 static char data[64];
 
-/* One of the sockets that are held, far from the last one; else the only one. */
+/* One of the sockets that are used, far from the last one; else the only one. */
 static int next_subject(int i) {
-    return held ? many[(int64_t)i * 7919 % held] : subject;
+    return held ? many[(int64_t)i * 7919 % used * (held / used)] : subject;
 }
 
 static int64_t measure_socket(int i) {
@@ -157,6 +157,7 @@ static void hold(int count) {
     many = calloc((size_t)count, sizeof *many);
     CHECK(many);
     for (held = 0; held < count; held++) many[held] = bound(SOCK_DGRAM);
+    used = count;
 }
 
 int main(int argc, char **argv) {
@@ -177,14 +178,16 @@ int main(int argc, char **argv) {
     };
     size_t which = 0;
     while (argc >= 3 && which < sizeof calls / sizeof *calls && strcmp(argv[1], calls[which].name)) which++;
-    if (argc < 3 || argc > 4 || which == sizeof calls / sizeof *calls) {
-        fprintf(stderr, "usage: bench-micro CALL COUNT [SOCKETS]\n");
+    if (argc < 3 || argc > 5 || which == sizeof calls / sizeof *calls) {
+        fprintf(stderr, "usage: bench-micro CALL COUNT [SOCKETS [USED]]\n");
         return 2;
     }
     int count = atoi(argv[2]);
     int64_t *samples = calloc((size_t)count, sizeof *samples);
     CHECK(samples && count > 0);
-    if (argc == 4) hold(atoi(argv[3]));
+    if (argc > 3) hold(atoi(argv[3]));
+    if (argc > 4) used = atoi(argv[4]);
+    CHECK(used >= 0 && used <= held);
     if (calls[which].type) {
         subject = bound(calls[which].type);
         other = bound(calls[which].type);
@@ -192,7 +195,7 @@ int main(int argc, char **argv) {
         other_at = local_of(other);
     }
     /* The first datagram of a socket finds its way; what is measured is what each further one costs. */
-    for (int i = 0; i < held && calls[which].measure == measure_sendto; i++) measure_sendto(i);
+    for (int i = 0; i < used && calls[which].measure == measure_sendto; i++) measure_sendto(i);
     for (int i = 0; i < count; i++) samples[i] = calls[which].measure(i);
     qsort(samples, (size_t)count, sizeof *samples, compare);
     say("median %lld ns", (long long)samples[count / 2]);
