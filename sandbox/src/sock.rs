@@ -221,11 +221,11 @@ pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// The round trip of a TCP connection as the kernel sees it, smoothed (TCP_INFO).
+/// The round trip of a TCP connection as the kernel sees it, smoothed, and the shortest of the last minutes (TCP_INFO).
 ///
 /// # Errors
 /// ENOPROTOOPT or EOPNOTSUPP if this is not a TCP socket; InvalidData if the kernel does not tell.
-pub fn round_trip(fd: BorrowedFd<'_>) -> io::Result<Duration> {
+pub fn round_trips(fd: BorrowedFd<'_>) -> io::Result<(Duration, Duration)> {
     // SAFETY: struct tcp_info has only numbers, of which all may be 0.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -238,7 +238,12 @@ pub fn round_trip(fd: BorrowedFd<'_>) -> io::Result<Duration> {
     if info.tcpi_rtt == 0 {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    Ok(Duration::from_micros(info.tcpi_rtt.into()))
+    // All bits are set where none was measured yet.
+    let shortest = match info.tcpi_min_rtt {
+        0 => info.tcpi_rtt,
+        shortest => shortest.min(info.tcpi_rtt),
+    };
+    Ok((Duration::from_micros(info.tcpi_rtt.into()), Duration::from_micros(shortest.into())))
 }
 
 /// The address family of the socket (SO_DOMAIN), as `AF_*`.

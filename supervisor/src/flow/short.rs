@@ -14,6 +14,8 @@ const LEAST: usize = 96 << 10;
 const RATE: f64 = 2.5e9;
 /// With more than this on its way the kernel knows best.
 const MOST: usize = 2 << 20;
+/// A round trip that takes up to this much longer than the shortest one waits for busy machines, or in a queue: the way is short.
+const BUSY: Duration = Duration::from_millis(5);
 /// How often a way is looked at.
 const OFTEN: Duration = Duration::from_secs(1);
 
@@ -73,15 +75,17 @@ impl Way {
             return;
         }
         self.next = now + OFTEN;
-        if let Ok(trip) = sandbox::sock::round_trip(socket.as_fd())
-            && let Some(bytes) = self.measured(trip)
+        if let Ok((trip, shortest)) = sandbox::sock::round_trips(socket.as_fd())
+            && let Some(bytes) = self.measured(trip, shortest)
         {
             set(socket.as_fd(), bytes);
         }
     }
 
-    /// The buffer's new size, if it is to be changed.
-    fn measured(&mut self, trip: Duration) -> Option<usize> {
+    /// The buffer's new size, if it is to be changed. The round trip, and the shortest one that was seen: what leads elsewhere now does not
+    /// change that for minutes.
+    fn measured(&mut self, trip: Duration, shortest: Duration) -> Option<usize> {
+        let trip = if trip <= shortest + BUSY { shortest } else { trip };
         // A queue makes it longer, and so may another way.
         let trip = self.trip.map_or(trip, |before| trip.min(before * 5 / 4));
         self.trip = Some(trip);
@@ -111,21 +115,24 @@ mod tests {
         let micros = Duration::from_micros;
         let fresh = || Way { trip: None, next: Instant::now(), set: None, largest: 16 << 20 };
         let mut near = fresh();
-        assert_eq!(near.measured(micros(20)), Some(LEAST));
-        assert_eq!(near.measured(micros(5000)), None, "a queue");
-        assert_eq!(near.measured(micros(20)), None);
-        let far = (0..100).filter_map(|_| near.measured(micros(50_000))).last();
+        assert_eq!(near.measured(micros(20), micros(20)), Some(LEAST));
+        assert_eq!(near.measured(micros(50_000), micros(20)), None, "a queue");
+        assert_eq!(near.measured(micros(20), micros(20)), None);
+        let far = (0..100).filter_map(|_| near.measured(micros(50_000), micros(20))).last();
         assert_eq!(far, Some(2 * MOST), "it leads elsewhere now");
+        let mut busy = fresh();
+        assert_eq!(busy.measured(micros(900), micros(8)), Some(LEAST), "a busy machine");
+        assert!((0..100).all(|n| busy.measured(micros(10 * n), micros(8)).is_none()), "it stays");
         let mut far = fresh();
-        assert_eq!(far.measured(micros(20_000)), None, "the kernel's own size");
+        assert_eq!(far.measured(micros(20_000), micros(20_000)), None, "the kernel's own size");
         let mut between = fresh();
-        assert_eq!(between.measured(micros(200)), Some(500_000));
+        assert_eq!(between.measured(micros(220), micros(200)), Some(500_000));
         // Debian's.
         let small = || Way { largest: 212_992, ..fresh() };
-        assert_eq!(small().measured(micros(200)), None, "more than can be set");
+        assert_eq!(small().measured(micros(200), micros(200)), None, "more than can be set");
         let mut near = small();
-        assert_eq!(near.measured(micros(20)), Some(LEAST));
-        let far = (0..100).filter_map(|_| near.measured(micros(50_000))).last();
+        assert_eq!(near.measured(micros(20), micros(20)), Some(LEAST));
+        let far = (0..100).filter_map(|_| near.measured(micros(50_000), micros(20))).last();
         assert_eq!(far, Some(212_992), "the most there is");
     }
 }
