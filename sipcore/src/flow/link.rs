@@ -399,6 +399,19 @@ impl Link {
         }
     }
 
+    /// The next datagrams: those that are there, or the first one that comes. They are appended, up to `most` of them.
+    pub async fn datagrams(&self, out: &mut Vec<(u64, Bytes)>, most: usize) -> Result<(), LinkError> {
+        out.push(self.datagram().await?);
+        for _ in 1..most {
+            match self.datagram().now_or_never() {
+                Some(Ok(next)) => out.push(next),
+                // Who asks next hears of an error.
+                Some(Err(_)) | None => break,
+            }
+        }
+        Ok(())
+    }
+
     /// The next datagram that was too large for a packet.
     pub async fn large_datagram(&self) -> Result<(u64, Bytes), LinkError> {
         let connection = match &self.carrier {

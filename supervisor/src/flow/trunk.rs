@@ -1,12 +1,15 @@
 //! One encrypted connection, and what it carries now.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{MsgFlags, send};
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, send, sendmsg};
 use parking_lot::Mutex;
 use sipcore::agent::SessionId;
 use sipcore::flow::{Fingerprint, Link, LinkError, Prepared, Role};
@@ -41,6 +44,10 @@ pub struct Trunk {
 const EARLY: usize = 64;
 /// No longer ones are kept.
 const EARLY_BYTES: usize = 2048;
+/// Datagrams that are delivered at once. The kernel takes up to 64 of them together (UDP_MAX_SEGMENTS before Linux 6.9), and this many bytes, with
+/// their headers.
+const BURST: usize = 64;
+const BURST_BYTES: usize = 65_000;
 
 impl Trunk {
     pub fn new(
@@ -116,6 +123,25 @@ impl Trunk {
         self.datagrams.lock().remove(&number);
     }
 
+    /// Those that are alike and follow each other are handed over at once.
+    fn deliver_all(&self, all: &[(u64, Bytes)]) {
+        let mut left = all;
+        while let [(number, first), ..] = left {
+            let mut bytes = 0;
+            let alike = left.iter().take_while(|(other, data)| {
+                bytes += data.len();
+                other == number && data.len() == first.len() && bytes <= BURST_BYTES
+            });
+            let count = alike.count().max(1);
+            let socket = self.datagrams.lock().get(number).filter(|_| count > 1 && !first.is_empty()).cloned();
+            match socket {
+                Some(socket) => self.hand_over_alike(&socket, &left[..count]),
+                None => left[..count].iter().for_each(|(number, data)| self.deliver(*number, data)),
+            }
+            left = &left[count..];
+        }
+    }
+
     /// What finds no room is lost, as it is in the kernel.
     fn deliver(&self, number: u64, data: &[u8]) {
         let datagrams = self.datagrams.lock();
@@ -139,11 +165,27 @@ impl Trunk {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    /// Datagrams of one length, as one that the kernel takes apart (UDP_SEGMENT, udp(7)): one system call, and the program wakes once.
+    fn hand_over_alike(&self, socket: &UdpSocket, alike: &[(u64, Bytes)]) {
+        let pieces: Vec<IoSlice<'_>> = alike.iter().map(|(_, data)| IoSlice::new(data)).collect();
+        let length = alike.first().and_then(|(_, data)| u16::try_from(data.len()).ok()).unwrap_or_default();
+        let segments = [ControlMessage::UdpGsoSegments(&length)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        match sendmsg::<()>(socket.as_raw_fd(), &pieces, &segments, flags, None) {
+            Ok(_) => {}
+            Err(Errno::EAGAIN) => drop(self.lost.fetch_add(alike.len(), Ordering::Relaxed)),
+            // It cannot, or an ICMP message stands before: one after the other.
+            Err(_) => alike.iter().for_each(|(_, data)| self.hand_over(socket, data)),
+        }
+    }
 }
 
 async fn small(trunk: Arc<Trunk>) {
-    while let Ok((number, data)) = trunk.link.datagram().await {
-        trunk.deliver(number, &data);
+    let mut burst = Vec::with_capacity(BURST);
+    while trunk.link.datagrams(&mut burst, BURST).await.is_ok() {
+        trunk.deliver_all(&burst);
+        burst.clear();
     }
 }
 
