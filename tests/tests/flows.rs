@@ -464,3 +464,32 @@ fn through_a_session_border_controller() {
     assert_eq!(holding(&capture.stop(), SECRET.as_bytes()), 0);
     kamailio.stop();
 }
+
+/// The same for datagrams in the clear, which both policies allow: the media relay learns where each end is from what it sends, through NATs.
+#[test]
+fn datagrams_in_the_clear_through_a_session_border_controller() {
+    if !lab::possible("flow-sbc-clear") {
+        return;
+    }
+    let world = World::new("flow-sbc-clear");
+    let lab = Lab::new([Kind::Symmetric, Kind::Masquerade]);
+    let rtpengine = Rtpengine::start(&world, &lab);
+    let kamailio = Kamailio::start_sbc(&world, &lab, Algorithm::Sha256, &["alice", "bob"]);
+    let to = kamailio.aor("bob");
+    let run = |side: usize, user: &str, flags: &[&str], program: &str| {
+        kamailio.run(&world, true, user, flags, program).inside(&lab.sides[side].host)
+    };
+    let capture = Capture::start(&lab.public);
+    let mut called = run(1, "bob", &["--cleartext"], "udp-server").args(["7000", "2"]).start();
+    called.wait_for("listening on");
+    let flags = ["--flow", "direct", "--cleartext", "--to", &to, "--trace"];
+    for how in ["connected", "unconnected"] {
+        let done = run(0, "alice", &flags, "udp-client").args([how, ANYWHERE, "7000", "20"]).finish();
+        assert_eq!(done.code(), 0, "{}\n--- called\n{}\n{}", done.stderr, called.stderr(), rtpengine.log());
+        assert!(done.stderr.contains("flow in the clear\n"), "{}", done.stderr);
+    }
+    called.wait().success();
+    // To the relay, and from it, there and back.
+    assert!(holding(&capture.stop(), b"datagram 7 of ") >= 8, "{}", rtpengine.log());
+    kamailio.stop();
+}

@@ -14,7 +14,7 @@ use sdp_types::{Media, Session};
 
 use super::attribute::{Sipbox, named};
 use super::quic::{Fingerprint, fingerprint};
-use super::{Machine, Place, Proto, SdpError, Setup, address, attribute, line};
+use super::{Machine, Place, Proto, SdpError, Setup, address, attribute, direct, line};
 
 /// The port of an end that only connects (RFC 4145 section 4.1).
 const DISCARD: u16 = 9;
@@ -72,12 +72,12 @@ impl Direct {
     ) -> Result<Direct, SdpError> {
         let setup = attribute(session, media, "setup").map_or(Ok(place.default_setup()), Setup::parse)?;
         let shown = SocketAddr::new(address(session, media)?, media.port);
-        Ok(Direct {
-            source: sipbox.and_then(|sipbox| sipbox.source).unwrap_or(shown),
-            setup,
-            machine: sipbox.and_then(|sipbox| sipbox.machine.clone()),
-            sipbox: sipbox.is_some(),
-        })
+        let machine = sipbox.and_then(|sipbox| sipbox.machine.clone());
+        // Who stands between the ends, and puts addresses of his own into descriptions, is to be asked; but not by an end on the same machine,
+        // and who connects shows no port.
+        let connects = setup == Setup::Active && direct(media) == Some(Proto::Tcp);
+        let told = sipbox.and_then(|sipbox| sipbox.source).filter(|_| machine.is_some() || connects);
+        Ok(Direct { source: told.unwrap_or(shown), setup, machine, sipbox: sipbox.is_some() })
     }
 }
 

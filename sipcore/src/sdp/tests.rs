@@ -62,6 +62,26 @@ fn datagrams_over_ipv6() {
     assert_eq!(Answer::parse(&answer, &offer).unwrap(), Answer { line: 0, end: local });
 }
 
+/// A media relay has put its own address into a description; what it does not know, it has left.
+#[test]
+fn who_stands_between_is_asked() {
+    let lines = |attribute: &str, media: &str| {
+        let text = format!(
+            "v=0\r\no=- 1 1 IN IP4 198.51.100.10\r\ns=-\r\nc=IN IP4 198.51.100.10\r\nt=0 0\r\nm=application {media} octet-stream\r\n\
+             a=sipbox:1 label=\"udp/7000\" source=\"192.168.1.2:5000\" virtual=\"198.18.0.1:5\"{attribute}\r\n"
+        );
+        let received = ReceivedOffer::parse(text.as_bytes()).unwrap();
+        let End::Direct(direct) = &received.lines[0].end else { panic!("{received:?}") };
+        direct.source.to_string()
+    };
+    assert_eq!(lines("", "31032 udp"), "198.51.100.10:31032");
+    // Both ends may be on one machine.
+    let machine = format!(" machine=\"{}\"", Machine::new(b"secret"));
+    assert_eq!(lines(&machine, "31032 udp"), "192.168.1.2:5000");
+    assert_eq!(lines("\r\na=setup:passive", "31032 TCP"), "198.51.100.10:31032");
+    assert_eq!(lines("\r\na=setup:active", "9 TCP"), "192.168.1.2:5000");
+}
+
 /// Another peer's offer: several m= lines, unknown lines and attributes, media-level c=, no sipbox.
 const FOREIGN: &str = "v=0\r\no=alice 1 1 IN IP4 host.example.com\r\ns= \r\nx=what\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\n\
     a=setup:passive\r\n\

@@ -144,8 +144,11 @@ impl Outer {
 }
 
 /// A server between the two ends learns where each is from what it sends (latching), and forgets it, as NATs do, after some silence.
-const REPEATED_FIRST: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(500)];
+const REPEATED_FIRST: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(500)];
 const REPEATED: Duration = Duration::from_secs(15);
+/// Until it has, it passes nothing on: what a program sends waits, for this long, until the other end was heard.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Carries datagrams in the clear, until the program closes its socket or the session ends (`ended`).
 pub fn carry_clear(
@@ -177,15 +180,19 @@ async fn carry_all_clear(
     let (mut out, mut back) = (vec![0; LARGEST], vec![0; LARGEST]);
     let mut repeated = 0;
     let mut next = Instant::now();
-    loop {
+    // A peer of another kind may say nothing before it is asked.
+    let (mut heard, patience) = (!outer.sipbox, next + HEARD_WITHIN);
+    let mut over = false;
+    while !(over && heard) {
         // An error is an ICMP message: nobody is there for the moment, and more may be sent.
         tokio::select! {
-            received = near.recv(&mut out) => {
+            received = near.recv(&mut out), if heard => {
                 if let Ok(length) = received {
                     outer.send(&out[..length]);
                 }
             }
             received = outer.socket.recv(&mut back) => {
+                heard |= received.is_ok();
                 if let Ok(length) = received
                     && !(outer.sipbox && is_keep_alive(&back[..length]))
                 {
@@ -201,8 +208,9 @@ async fn carry_all_clear(
             }
             _ = &mut hung_up, if last.is_none() => last = Some(Instant::now() + LATE),
             () = tokio::time::sleep_until(last.unwrap_or(next)), if last.is_some() => break,
-            _ = &mut ended => break,
-            _ = ending.wait_for(|ending| *ending) => break,
+            () = tokio::time::sleep_until(patience), if !heard => heard = true,
+            _ = &mut ended, if !over => over = true,
+            _ = ending.wait_for(|ending| *ending), if !over => over = true,
         }
     }
     while let Some(length) = waiting(&near, &mut out) {
