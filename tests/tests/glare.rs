@@ -12,6 +12,10 @@ const ANYWHERE: &str = "198.18.0.9";
 
 /// A program that listens, connects when it is told to, and ends when it is told to once more.
 fn talker(world: &World, lab: &Lab, registrar: &Registrar, side: usize) -> Process {
+    talker_by(world, lab, registrar, side, &[])
+}
+
+fn talker_by(world: &World, lab: &Lab, registrar: &Registrar, side: usize, flags: &[&str]) -> Process {
     let (own, other) = [("alice", "bob"), ("bob", "alice")][side];
     let (echo, client) = (world.program("static-echo"), world.program("static-client"));
     let script = format!(
@@ -19,7 +23,9 @@ fn talker(world: &World, lab: &Lab, registrar: &Registrar, side: usize) -> Proce
         echo.display(),
         client.display()
     );
-    let run = registrar.run(world, lab, side, own, &["--to", &registrar.aor(other), "--ladder"], "sh");
+    let to = registrar.aor(other);
+    let flags = [&["--to", &to, "--ladder"], flags].concat();
+    let run = registrar.run(world, lab, side, own, &flags, "sh");
     let mut run = run.args(["-c", &script]).talk().start();
     run.wait_for("listening on");
     run
@@ -80,6 +86,57 @@ fn two_that_call_each_other_at_once_have_one_session() {
 #[test]
 fn two_that_call_each_other_at_once_over_kamailio_have_one_session() {
     one_session("glare-kamailio", Signalling::Kamailio, 8);
+}
+
+/// With flows that belong to who has called: two that call each other at once have a session each, and both work, however the calls cross.
+fn two_sessions(test: &str, kinds: [Kind; 2], flow: &str, said: &str) {
+    if !lab::possible(test) {
+        return;
+    }
+    let world = World::new(test);
+    let lab = Lab::new(kinds);
+    let registrar = Registrar::start(&world, &lab, Signalling::Hub);
+    let _coturn = Coturn::start(&world, &lab, Accounts::LongTerm);
+    for round in 0..6 {
+        let mut runs = [0, 1].map(|side| talker_by(&world, &lab, &registrar, side, &["--flow", flow]));
+        let first = round % 2;
+        runs[first].say("one\n");
+        // From at once to when the first has its session nearly.
+        std::thread::sleep(Duration::from_millis(round as u64 / 2 * 15));
+        runs[1 - first].say("one\n");
+        for word in ["one", "two"] {
+            for run in &mut runs {
+                run.wait_for(&format!("{word} 0"));
+            }
+            if word == "one" {
+                // At once again, now that there are sessions.
+                runs.iter_mut().for_each(|run| run.say("two\n"));
+            }
+        }
+        for run in &runs {
+            until("the flow to be said", || run.stderr().contains(said).then_some(()));
+        }
+        for run in &mut runs {
+            run.say("end\n");
+        }
+        runs.into_iter().for_each(|run| drop(run.wait()));
+    }
+}
+
+#[test]
+fn two_that_call_each_other_at_once_by_data_channels() {
+    two_sessions("glare-channels", [Kind::Masquerade, Kind::Masquerade], "datachannel", "data channel flow with");
+}
+
+#[test]
+fn two_that_call_each_other_at_once_by_tls() {
+    two_sessions("glare-tls", [Kind::Open, Kind::Open], "tls", ": TLS, ");
+}
+
+/// One of them is behind a NAT: whoever calls, that end opens the connection.
+#[test]
+fn two_that_call_each_other_at_once_by_tls_out_of_a_nat() {
+    two_sessions("glare-tls-nat", [Kind::Masquerade, Kind::Open], "tls", ": TLS, ");
 }
 
 /// The called end calls back: its sockets go into the session that stands.
