@@ -92,6 +92,11 @@ impl Registration {
         self.leaving || self.phase == Phase::Removing
     }
 
+    /// Nothing is wanted.
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle
+    }
+
     /// The user wants to be registered. `true`: send REGISTER now.
     pub fn start(&mut self) -> bool {
         match self.phase {

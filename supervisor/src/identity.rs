@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use policy::Policy;
-use sipcore::agent::{Agent, AgentConfig, Credentials, Event, RegisterError, Registrar, Tap, Transport};
+use sipcore::agent::{Agent, AgentConfig, Credentials, Event, Registrar, Tap, Transport};
 use sipcore::message::Uri;
 use sipcore::tls::Trust;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -19,8 +19,6 @@ pub const PASSWORD_VARIABLE: &str = "SIPBOX_PASSWORD";
 pub const TURN_PASSWORD_VARIABLE: &str = "SIPBOX_TURN_PASSWORD";
 /// Registrations at the embedded hub are refreshed often: a killed run is gone from it soon.
 const EXPIRES: Duration = Duration::from_secs(60);
-/// How long an agent that only asks waits for its registration.
-const ENTRY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Who somebody is, and where he registers.
 pub struct Identity {
@@ -126,26 +124,6 @@ impl Identity {
             tls,
         };
         Agent::start(config).await.map_err(|e| e.to_string())
-    }
-
-    /// Registers an agent that only asks, until it is shut down: an IMS core refuses requests of whoever is not registered, and says with the
-    /// registration by which way they have to come (3GPP TS 24.229 5.1.2A). The user's own hub needs none.
-    ///
-    /// A server that does not register the agent may take its requests all the same: why it does not is returned, to be told of when it takes none.
-    ///
-    /// # Errors
-    /// The password is wrong: each further request would try it again.
-    pub async fn enter(&self, agent: &Agent) -> Result<Option<RegisterError>, RegisterError> {
-        let Some(home) = &self.registrar else { return Ok(None) };
-        match tokio::time::timeout(ENTRY_WITHIN, agent.register()).await {
-            Ok(Ok(())) => Ok(None),
-            Ok(Err(error @ RegisterError::BadCredentials { .. })) => Err(error),
-            Ok(Err(error)) => Ok(Some(error)),
-            Err(_) => {
-                tracing::debug!(registrar = %home.uri(), "no answer to REGISTER yet");
-                Ok(None)
-            }
-        }
     }
 }
 

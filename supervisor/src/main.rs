@@ -12,6 +12,7 @@ mod datagram;
 mod deaths;
 mod dns;
 mod doorbell;
+mod entry;
 mod flow;
 mod former;
 mod guard;

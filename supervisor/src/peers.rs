@@ -12,11 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use policy::Flags;
-use sipcore::agent::{Agent, Event, PresenceError, RegisterError, SubscriptionId, Transport};
+use sipcore::agent::{Agent, Event, PresenceError, SubscriptionId, Transport};
 use sipcore::message::Uri;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+use crate::entry::{Entry, Next, check_password};
 use crate::identity::{Identity, plain};
 use crate::{cli, hub, ladder, say};
 use view::{Change, View};
@@ -114,11 +115,6 @@ fn prepare(arguments: &Arguments) -> Result<(Identity, String, Vec<Uri>), String
     Ok((identity, policy.domain().to_owned(), whom))
 }
 
-/// What the user can do when his password is refused.
-fn check_password(aor: &str) -> String {
-    format!("check the name {aor} and its password ({})", crate::identity::PASSWORD_VARIABLE)
-}
-
 /// The name of this user.
 fn user() -> String {
     let uid = nix::unistd::getuid();
@@ -131,6 +127,8 @@ struct Asked {
     uri: Uri,
     /// A notification has come.
     known: bool,
+    /// The agent was registered when it asked.
+    inside: bool,
 }
 
 /// One run of the command.
@@ -140,8 +138,7 @@ struct Looking {
     aor: String,
     /// At this user's own hub.
     own_hub: bool,
-    /// Why the agent is not registered.
-    outside: Option<RegisterError>,
+    entry: Entry,
     domain: String,
     watch: bool,
     json: bool,
@@ -161,20 +158,21 @@ impl Looking {
     ) -> Result<Looking, String> {
         // On a connection the end of the hub is noticed at once.
         let (agent, events) = identity.start_agent(IpAddr::V4(Ipv4Addr::LOCALHOST), Transport::Tcp).await?;
-        let outside = match identity.enter(&agent).await {
-            Ok(outside) => outside,
-            Err(error) => {
+        let entry = match Entry::new(&identity, &agent).await {
+            Ok(entry) => entry,
+            Err(why) => {
                 agent.shutdown(FAREWELL).await;
-                return Err(format!("{error}; {}", check_password(&identity.aor)));
+                return Err(why);
             }
         };
-        let asked = whom.into_iter().map(|uri| (agent.subscribe(&uri, !watch), Asked { uri, known: false }));
+        let ask = |uri| (agent.subscribe(&uri, !watch), Asked { uri, known: false, inside: false });
+        let asked = whom.into_iter().map(ask);
         Ok(Looking {
             asked: asked.collect(),
             agent,
             events,
             own_hub: identity.registrar.is_none(),
-            outside,
+            entry,
             aor: identity.aor,
             domain,
             watch,
@@ -231,7 +229,7 @@ impl Looking {
                     let changes = self.view.update(id, update);
                     if self.watch { self.print(&changes) } else { Ok(()) }
                 }
-                Event::SubscriptionLost { id, error, over } => self.lost(id, &error, over),
+                Event::SubscriptionLost { id, error, over } => self.lost(id, &error, over).await,
                 // Who calls this name does not mean the one who asks under it.
                 Event::Incoming(call) => {
                     call.reject(480, "Temporarily Unavailable");
@@ -248,7 +246,7 @@ impl Looking {
     }
 
     /// A subscription does not stand: it has told all, it is tried again, or nothing comes of it. The error is that of standard output.
-    fn lost(&mut self, id: SubscriptionId, error: &PresenceError, over: bool) -> std::io::Result<()> {
+    async fn lost(&mut self, id: SubscriptionId, error: &PresenceError, over: bool) -> std::io::Result<()> {
         let Some(asked) = self.asked.get(&id) else { return Ok(()) };
         let told =
             !self.watch && matches!(error, PresenceError::Ended { reason } if asked.known || reason == "timeout");
@@ -259,6 +257,7 @@ impl Looking {
         let words = format!("{}: {error}", self.whose(&asked.uri));
         if self.watch && !over {
             say::say!("{words}; it is tried again");
+            self.entry.look_again(&self.agent);
             if self.own_hub {
                 // The hub of this user is gone: the next one is at the same address.
                 tokio::spawn(async {
@@ -269,13 +268,26 @@ impl Looking {
             }
             return Ok(());
         }
-        match &self.outside {
+        let trouble = match error {
+            PresenceError::Rejected { status: 403, .. } if !asked.inside => match self.entry.refused(&self.agent).await
+            {
+                Next::Again => {
+                    let again = Asked { uri: asked.uri.clone(), known: false, inside: self.entry.is_inside() };
+                    self.asked.remove(&id);
+                    self.asked.insert(self.agent.subscribe(&again.uri, !self.watch), again);
+                    return Ok(());
+                }
+                Next::Stands => None,
+                Next::Barred(why) => Some(why),
+            },
             // The same is the matter with both.
-            _ if matches!(error, PresenceError::NoCredentials { .. } | PresenceError::BadCredentials { .. }) => {
-                say::say!("{words}; {}", self.advice(&asked.uri, error));
-            }
-            Some(why) => say::say!("{words}; {}; {why}", self.advice(&asked.uri, error)),
-            None => say::say!("{words}; {}", self.advice(&asked.uri, error)),
+            PresenceError::NoCredentials { .. } | PresenceError::BadCredentials { .. } => None,
+            _ => self.entry.trouble(),
+        };
+        let advice = self.advice(&asked.uri, error);
+        match trouble {
+            Some(why) => say::say!("{words}; {advice}; {why}"),
+            None => say::say!("{words}; {advice}"),
         }
         self.failed = true;
         if let Some(asked) = self.asked.remove(&id)

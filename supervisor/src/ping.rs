@@ -17,6 +17,7 @@ use sipcore::agent::{Agent, CallError, End, Label, Offer, Proto, Transport};
 use sipcore::flow::{Certificate, Echo, Gathered, Link, LinkConfig, LinkError, Role};
 use sipcore::message::Uri;
 
+use crate::entry::{Entry, Next};
 use crate::flow::{self, Settings};
 use crate::identity::{self, Identity};
 use crate::{cli, ladder, say};
@@ -76,6 +77,13 @@ struct Ping {
     count: u32,
 }
 
+/// Why there is no connection.
+enum Failed {
+    /// The peer, or a server on the way, takes no session.
+    Refused(CallError),
+    Otherwise(String),
+}
+
 /// Runs the command and returns the exit status.
 pub fn run(arguments: Arguments) -> i32 {
     let json = arguments.json;
@@ -124,23 +132,32 @@ impl Ping {
             Ok(started) => started,
             Err(why) => return Outcome::Failed(why),
         };
-        let outcome = match self.identity.enter(&agent).await {
-            Ok(outside) => self.exchange(&agent, shown).await.with_reason(outside),
-            Err(error) => Outcome::Failed(format!(
-                "{error}; check the name {} and its password ({})",
-                self.identity.aor,
-                identity::PASSWORD_VARIABLE
-            )),
+        let outcome = match Entry::new(&self.identity, &agent).await {
+            Ok(entry) => self.exchange(&agent, entry, shown).await,
+            Err(why) => Outcome::Failed(why),
         };
         agent.shutdown(FAREWELL).await;
         outcome
     }
 
-    async fn exchange(&self, agent: &Agent, shown: &mut Shown) -> Outcome {
-        let started = Instant::now();
-        let link = match self.connect(agent, shown).await {
+    async fn exchange(&self, agent: &Agent, mut entry: Entry, shown: &mut Shown) -> Outcome {
+        let mut started = Instant::now();
+        let mut connected = self.connect(agent, shown).await;
+        let mut trouble = entry.trouble();
+        if let Err(Failed::Refused(CallError::Rejected { status: 403, .. })) = &connected {
+            match entry.refused(agent).await {
+                Next::Again => {
+                    started = Instant::now();
+                    connected = self.connect(agent, shown).await;
+                }
+                Next::Stands => {}
+                Next::Barred(why) => trouble = Some(why),
+            }
+        }
+        let link = match connected {
             Ok(link) => link,
-            Err(outcome) => return outcome,
+            Err(Failed::Refused(error)) => return self.refused(agent, &error).await.with_reason(trouble),
+            Err(Failed::Otherwise(why)) => return Outcome::Failed(why).with_reason(trouble),
         };
         shown.connected(&link, started.elapsed());
         match link.echo().await {
@@ -154,8 +171,8 @@ impl Ping {
     }
 
     /// INVITE, ICE, QUIC.
-    async fn connect(&self, agent: &Agent, shown: &mut Shown) -> Result<Link, Outcome> {
-        let failed = |why: String| Outcome::Failed(why);
+    async fn connect(&self, agent: &Agent, shown: &mut Shown) -> Result<Link, Failed> {
+        let failed = Failed::Otherwise;
         let certificate = Certificate::new().map_err(|e| failed(e.to_string()))?;
         // A peer on this machine has no other address, perhaps.
         let near = agent.local_addr().is_some_and(|address| address.ip().is_loopback());
@@ -173,7 +190,7 @@ impl Ping {
         let invited = tokio::time::timeout(ANSWER_WITHIN, agent.invite(&self.target, offer)).await;
         let session = match invited {
             Ok(Ok(session)) => session,
-            Ok(Err(error)) => return Err(self.refused(agent, &error).await),
+            Ok(Err(error)) => return Err(Failed::Refused(error)),
             Err(_) => {
                 return Err(failed(format!("{} did not answer within {} s", self.target, ANSWER_WITHIN.as_secs())));
             }

@@ -79,6 +79,12 @@ impl Kamailio {
         Kamailio::start_server(world, users, free_port(), "#!KAMAILIO\n#!define WITH_PRESENCE\n#!define WITH_REG\n")
     }
 
+    /// The same, and it keeps one contact a name: the next takes the place of the one before.
+    pub fn start_with_one_contact(world: &World, users: &[&str]) -> Kamailio {
+        let defined = "#!KAMAILIO\n#!define WITH_PRESENCE\n#!define WITH_REG\n#!define WITH_ONE_CONTACT\n";
+        Kamailio::start_server(world, users, free_port(), defined)
+    }
+
     /// One that serves its users as an IMS core does: it tells them by which way their requests have to come (RFC 3608), who they are (P-Associated-URI),
     /// and what becomes of their registrations, without saying that it does.
     pub fn start_like_ims(world: &World, users: &[&str]) -> Kamailio {

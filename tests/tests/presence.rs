@@ -284,7 +284,7 @@ fn a_registrar_like_an_ims() {
         });
         let call = kamailio.run(&world, tcp, "alice", &["--to", &kamailio.aor("bob")], "static-client");
         call.args([ANYWHERE, "7000"]).finish().success().says("echo: hello over SIP");
-        // Who only asks registers for as long as that takes.
+        // Who only asks registers for as long as that takes: it is refused before.
         let ask = |command: &str, password: &str| {
             let (registrar, aor) = (kamailio.registrar(tcp), kamailio.aor("alice"));
             let ask = world.sipbox(&[command, "--ladder", "--registrar", &registrar, "--as", &aor, "bob"]);
@@ -312,12 +312,68 @@ fn a_registrar_like_an_ims() {
         watch.wait_for("- bob");
         watch.signal(Signal::SIGINT);
         watch.wait().success();
+        // A run under the name of who asks might be thrown out by that, so it is not done.
+        let alice = serve(kamailio.run(&world, tcp, "alice", &[], "static-echo"), &["7001", "1"]);
+        for command in ["peers", "ping"] {
+            let refused = ask(command, "alice-secret").finish().ended_with(1);
+            for words in ["403 Not By The Service Route", "sip:alice@sipbox.test is registered at", "(--as)"] {
+                assert!(refused.stderr.contains(words), "{words}: {}", refused.stderr);
+            }
+        }
+        let call = kamailio.run(&world, tcp, "bob", &["--to", &kamailio.aor("alice")], "static-client");
+        call.args([ANYWHERE, "7001"]).finish().success().says("echo: hello over SIP");
+        alice.wait().success();
         // It does refuse what comes by another way.
         let socket = tests::sip::socket();
         let from = socket.local_addr().unwrap();
         let invite = tests::sip::request("INVITE", &kamailio.aor("bob"), &kamailio.aor("bob"), from, "");
         let answer = tests::sip::ask(kamailio.address(), &invite, &socket).unwrap();
         assert!(answer.contains("403 Not By The Service Route"), "{answer}");
+    }
+}
+
+/// A registrar that keeps one contact a name: the run's stays, whoever asks under its name.
+#[test]
+fn a_registrar_that_keeps_one_contact_a_name() {
+    for tcp in [false, true] {
+        let world = World::new("presence-one");
+        let kamailio = Kamailio::start_with_one_contact(&world, &["alice", "bob", "carol"]);
+        let bob = serve(kamailio.run(&world, tcp, "bob", &["--publish", "Bob's world"], "static-echo"), &["7000"]);
+        let alice = serve(kamailio.run(&world, tcp, "alice", &["--ladder"], "static-echo"), &["7001"]);
+        let contact = || {
+            let all = kamailio.bindings(&world);
+            let of_alice =
+                all.lines().filter(|line| line.contains("Address: sip:alice@")).map(|line| line.trim().to_owned());
+            of_alice.collect::<Vec<_>>()
+        };
+        let is_reached = || {
+            let call = kamailio.run(&world, tcp, "carol", &["--to", &kamailio.aor("alice")], "static-client");
+            call.args([ANYWHERE, "7001"]).finish().success().says("echo: hello over SIP");
+        };
+        let first = contact();
+        assert_eq!(first.len(), 1, "{first:?}");
+        let mut watch = peers(&world, &kamailio, tcp, "alice", &["--watch", "bob"]).start();
+        watch.wait_for("+ bob");
+        assert_eq!(contact(), first);
+        let listed = peers(&world, &kamailio, tcp, "alice", &["bob"]).finish().success();
+        assert!(listed.stdout.contains("Bob's world"), "{}", listed.stdout);
+        assert_eq!(contact(), first);
+        let (registrar, aor) = (kamailio.registrar(tcp), kamailio.aor("alice"));
+        let ping = world.sipbox(&["ping", "-c", "1", "--registrar", &registrar, "--as", &aor, "bob"]);
+        let ping = ping.env("SIPBOX_PASSWORD", Kamailio::password("alice"));
+        ping.finish().success().says("1 of 1 round trips");
+        is_reached();
+        bob.stop();
+        watch.wait_for("- bob");
+        watch.signal(Signal::SIGINT);
+        watch.wait().success();
+        assert_eq!(contact(), first);
+        is_reached();
+        assert!(!alice.stderr().contains("has ended it"), "{}", alice.stderr());
+        // It does keep one only.
+        let _next = serve(kamailio.run(&world, tcp, "alice", &[], "static-echo"), &["7002"]);
+        let after = contact();
+        assert!(after.len() == 1 && after != first, "{after:?}");
     }
 }
 

@@ -94,7 +94,16 @@ impl Agent {
         told.await.unwrap_or(Err(RegisterError::Shutdown))
     }
 
-    /// The STUN and TURN servers that the registrar tells of, with credentials for a while: none before [`Agent::register`].
+    /// Asks who is registered under the address of record, and changes nothing there (RFC 3261 10.2.3). Servers that fail are passed over, and the question is
+    /// asked again until there is an answer; what is returned is the outcome of the first attempt. An agent that registers itself asks nothing: nobody is
+    /// returned.
+    pub async fn query(&self) -> Result<Vec<Uri>, RegisterError> {
+        let (tell, told) = oneshot::channel();
+        self.core().with(|seat, now| seat.query(now, tell));
+        told.await.unwrap_or(Err(RegisterError::Shutdown))
+    }
+
+    /// The STUN and TURN servers that the registrar tells of, with credentials for a while: none before [`Agent::register`] or [`Agent::query`].
     pub fn ice_servers(&self) -> Vec<IceServer> {
         self.core().with(|seat, _| seat.agent.ice_servers())
     }

@@ -22,6 +22,7 @@ pub(crate) struct Seat {
     asking: HashMap<SessionId, oneshot::Sender<Result<Capabilities, CallError>>>,
     restarting: HashMap<SessionId, oneshot::Sender<Result<Quic, RestartError>>>,
     registering: Vec<oneshot::Sender<Result<(), RegisterError>>>,
+    querying: Vec<oneshot::Sender<Result<Vec<Uri>, RegisterError>>>,
     /// Told whenever something may have become idle.
     idle: Arc<Notify>,
     /// Told when no server is left to try.
@@ -39,6 +40,7 @@ impl Seat {
             asking: HashMap::new(),
             restarting: HashMap::new(),
             registering: Vec::new(),
+            querying: Vec::new(),
             idle: Arc::default(),
             stranded: Arc::default(),
             closed: false,
@@ -56,6 +58,24 @@ impl Seat {
         }
         self.registering.push(tell);
         self.agent.register(now);
+    }
+
+    pub fn query(&mut self, now: Instant, tell: oneshot::Sender<Result<Vec<Uri>, RegisterError>>) {
+        if self.closed {
+            return;
+        }
+        match self.agent.query(now) {
+            true => self.querying.push(tell),
+            // Whoever asked may not wait any more.
+            false => drop(tell.send(Ok(Vec::new()))),
+        }
+    }
+
+    fn queried(&mut self, outcome: &Result<Vec<Uri>, RegisterError>) {
+        for tell in self.querying.drain(..) {
+            // The same.
+            let _ = tell.send(outcome.clone());
+        }
     }
 
     pub fn invite(
@@ -155,6 +175,7 @@ impl Seat {
         self.asking.clear();
         self.restarting.clear();
         self.registering.clear();
+        self.querying.clear();
         self.agent.end_all(now);
         self.agent.unregister(now);
         self.idle.clone()
@@ -186,8 +207,10 @@ impl Seat {
             Notice::NotRestarted { id, error } => return self.restarted(id, Err(error)),
             Notice::Restarting { id, remote } => Event::Restart(IncomingRestart::new(id, remote, self.core.clone())),
             Notice::Registered => return self.registered(Ok(())),
+            Notice::Bound(contacts) => return self.queried(&Ok(contacts)),
             Notice::NotRegistered(error) => {
                 self.stranded.notify_one();
+                self.queried(&Err(error.clone()));
                 return self.registered(Err(error));
             }
             Notice::Incoming { id, from, lines, software } => {

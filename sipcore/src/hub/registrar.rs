@@ -94,7 +94,8 @@ impl HomeProxy {
         for proxy in request.headers_named(name::PATH) {
             answer = answer.copy(proxy);
         }
-        if registers {
+        // Who only asks (RFC 3261 10.2.3) is to be helped, too.
+        if registers || (!star && request.header(name::CONTACT).is_none()) {
             for server in self.relay.iter().flat_map(|relay| links(relay, &user)) {
                 answer = answer.header(name::LINK, server);
             }

@@ -10,6 +10,7 @@ mod ice_servers;
 mod in_dialog;
 mod keep_alive;
 mod publishing;
+mod querying;
 mod refreshing;
 #[cfg(test)]
 mod reg_tests;
@@ -124,6 +125,8 @@ pub(crate) enum Notice {
     },
     /// An attempt succeeded.
     Registered,
+    /// Who is registered, as the registrar says: the answer to a question.
+    Bound(Vec<Uri>),
     /// An attempt failed.
     NotRegistered(RegisterError),
     /// It is tried again unless it is `over`.
@@ -257,6 +260,8 @@ pub(crate) struct UserAgent {
     without_spare: bool,
     register_call_id: String,
     register_cseq: u32,
+    /// What is sent instead of a registration asks who is registered.
+    querying: bool,
     /// STUN and TURN servers that came with it last.
     ice_servers: Vec<IceServer>,
     wallet: Wallet,
@@ -290,6 +295,7 @@ impl UserAgent {
             without_spare: false,
             register_call_id: random::token(),
             register_cseq: 0,
+            querying: false,
             ice_servers: Vec::new(),
             wallet: Wallet::new(config.credentials.clone()),
             calls: HashMap::new(),

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 impl UserAgent {
     /// Starts to register, unless the binding stands or an attempt is on its way. The outcome is told as a notice.
     pub fn register(&mut self, now: Instant) {
+        self.end_query();
         if self.main.registration.start() {
             self.send_register(now);
         }
@@ -43,6 +44,7 @@ impl UserAgent {
 
     /// Removes the binding.
     pub fn unregister(&mut self, now: Instant) {
+        self.end_query();
         self.unregister_spare(now);
         self.main.keep_alive.stop();
         if self.main.registration.remove() {
@@ -87,18 +89,16 @@ impl UserAgent {
             params.push(("reg-id", Some(&reg_id)));
         }
         let supported = if on.without_outbound { "path, gruu" } else { "path, gruu, outbound" };
-        let request = Message::request(Method::Register, &registrar)
+        let mut request = Message::request(Method::Register, &registrar)
             .header(name::MAX_FORWARDS, 70)
             .header(name::FROM, address(None, aor, &[("tag", Some(&random::tag()))]))
             .header(name::TO, address(None, aor, &[]))
             .header(name::CALL_ID, &self.register_call_id)
-            .header(name::CSEQ, format_args!("{cseq} REGISTER"))
-            .header(name::CONTACT, address(None, &on.contact, &params))
-            .header(name::EXPIRES, expires)
-            .header(name::SUPPORTED, supported)
-            .header(name::USER_AGENT, USER_AGENT)
-            .build();
-        Some(request)
+            .header(name::CSEQ, format_args!("{cseq} REGISTER"));
+        if !self.querying {
+            request = request.header(name::CONTACT, address(None, &on.contact, &params)).header(name::EXPIRES, expires);
+        }
+        Some(request.header(name::SUPPORTED, supported).header(name::USER_AGENT, USER_AGENT).build())
     }
 
     pub(super) fn on_register_response(&mut self, now: Instant, status: u16, response: &Message) {
@@ -109,6 +109,7 @@ impl UserAgent {
             _ => self.on_hop_works(),
         }
         match status {
+            200..=299 if self.querying => self.on_queried(response),
             200..=299 => self.on_registered(now, response),
             401 | 407 => self.on_register_challenge(now, response),
             // A proxy on the way would not keep our flow: then without it (RFC 5626 4.2.1).
@@ -219,6 +220,7 @@ impl UserAgent {
         if change == Change::Removed {
             return;
         }
+        self.querying &= !error.is_final();
         self.publisher.machine.forbid();
         if change == Change::Lost {
             warn!(aor = %self.config.aor, %error, "registration lost");

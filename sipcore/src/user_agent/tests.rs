@@ -1,5 +1,6 @@
 //! What one user agent answers, message by message.
 
+mod querying;
 mod ringing;
 
 use super::{Config, Notice, UserAgent, contact_uri};

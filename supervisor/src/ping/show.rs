@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sipcore::agent::{Capabilities, RegisterError};
+use sipcore::agent::Capabilities;
 use sipcore::flow::{Candidate, Link, Path};
 use sipcore::message::Uri;
 
@@ -24,11 +24,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The same, with why this end was not registered: that may be why it got nothing.
-    pub fn with_reason(self, outside: Option<RegisterError>) -> Outcome {
-        match (self, outside) {
-            (Outcome::Failed(why), Some(error)) => Outcome::Failed(format!("{why}; {error}")),
-            (Outcome::Known { why, known }, Some(error)) => Outcome::Known { why: format!("{why}; {error}"), known },
+    /// The same, with what else was the matter: that may be why it got nothing.
+    pub fn with_reason(self, trouble: Option<String>) -> Outcome {
+        match (self, trouble) {
+            (Outcome::Failed(why), Some(also)) => Outcome::Failed(format!("{why}; {also}")),
+            (Outcome::Known { why, known }, Some(also)) => Outcome::Known { why: format!("{why}; {also}"), known },
             (outcome, _) => outcome,
         }
     }
