@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sipcore::hub::{Hub, HubConfig, RelayOffer, Transport, Users};
-use sipcore::tls::{ServerTls, Trust};
+use sipcore::tls::{ClientTls, ServerTls, TlsError, Trust};
 use sipcore::turn::{Mint, TurnConfig, TurnServer};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -98,6 +98,7 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
         ));
     }
     let tls = files.tls()?;
+    let foreign_trust = files.foreign_trust().filter(|trust| can_tell_domains(trust, &arguments.foreign));
     let turn = turn_server(&arguments).await?;
     let hub = Hub::start(HubConfig {
         relay: turn.as_ref().map(|(_, offer)| offer.clone()),
@@ -115,7 +116,7 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
         state: arguments.state,
         page: arguments.page,
         foreign: arguments.foreign,
-        foreign_trust: files.foreign_trust(),
+        foreign_trust,
         dns: arguments.dns,
         ..HubConfig::default()
     });
@@ -171,6 +172,20 @@ pub async fn serve(arguments: cli::HubArguments) -> Result<(), String> {
     }
     crate::say::hub(&format!("ended; {counters:?}"));
     Ok(())
+}
+
+/// Whether there is anybody to believe about who is another domain. If not, the hub serves without, and says what that means.
+fn can_tell_domains(trust: &Trust, foreign: &[String]) -> bool {
+    let nobody = matches!(ClientTls::new("localhost", trust), Err(TlsError::NoAuthorities));
+    if nobody {
+        let domains = foreign.join(", ");
+        crate::say::hub(&format!(
+            "warning: this machine has no certificates of authorities, so nobody can prove to be {domains}: TLS is not spoken to it, and \
+             its users are not let in by its certificate; UDP and TCP go on. Name the authorities with --foreign-ca NAME.pem, or install \
+             ca-certificates, and start the hub again"
+        ));
+    }
+    !nobody
 }
 
 /// The STUN and TURN server beside the hub, and what those who register are told of it.

@@ -108,10 +108,15 @@ fn ask_by_openssl(world: &World, port: u16, flags: &[&str]) -> String {
          Max-Forwards: 70\r\nFrom: <sip:tester@client.invalid>;tag=1\r\nTo: <sip:127.0.0.1:{port}>\r\nCall-ID: 1@client\r\n\
          CSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
     );
+    send_by_openssl(world, port, &options, flags)
+}
+
+/// What it gets for a request.
+fn send_by_openssl(world: &World, port: u16, request: &str, flags: &[&str]) -> String {
     let at = format!("127.0.0.1:{port}");
     let client = world.native("openssl").args(["s_client", "-connect", &at, "-quiet", "-verify_return_error"]);
     let mut client = client.args(flags).talk().start();
-    let _ = client.tell(&options);
+    let _ = client.tell(request);
     tests::until("openssl to be answered or to end", || {
         (client.stdout().contains("\r\n\r\n") || client.ended()).then_some(())
     });
@@ -193,4 +198,88 @@ fn a_hub_with_certificates_of_an_authority() {
     world.write_mode("hub.key", "no key", 0o644);
     let refused = world.sipbox(&["hub", "--listen-tls", "127.0.0.1:0"]).args(files).finish();
     refused.ended_with(1).complains("chmod 600 it");
+}
+
+/// A certificate that speaks for two domains (RFC 5922 7.1): the users of both are let in, and nobody else's.
+#[test]
+fn a_certificate_for_two_domains() {
+    let world = World::new("tls-two-domains");
+    let port = free_port();
+    let users = world.path("users").display().to_string();
+    world.sipbox(&["hub", "user", "--users", &users, "add", "alice"]).input("secret\n").finish().success();
+    let authority = certificate::authority(&world).display().to_string();
+    let own = certificate::issue(&world, "hub", "URI:sip:sipbox.invalid,IP:127.0.0.1");
+    let [certificate, key] = [own.0, own.1].map(|path| path.display().to_string());
+    let files = ["--users", &users, "--tls-certificate", &certificate, "--tls-key", &key, "--foreign-ca", &authority];
+    let domains = ["--foreign", "one.test", "--foreign", "two.test", "--foreign", "three.test"];
+    let _hub = hub(&world, port, &[&files[..], &domains].concat());
+    let ask = |flags: &[&str], domain: &str| {
+        let request = format!(
+            "MESSAGE sip:alice@sipbox.invalid SIP/2.0\r\nVia: SIP/2.0/TLS client.invalid;branch=z9hG4bK{domain};rport\r\n\
+             Max-Forwards: 70\r\nFrom: <sip:bob@{domain}>;tag=1\r\nTo: <sip:alice@sipbox.invalid>\r\nCall-ID: {domain}\r\n\
+             CSeq: 1 MESSAGE\r\nContent-Length: 0\r\n\r\n"
+        );
+        tests::sip::status(&send_by_openssl(&world, port, &request, flags))
+    };
+    for (name, names, let_in) in [
+        ("both", "URI:sip:one.test,URI:sip:two.test", &["one.test", "two.test"][..]),
+        ("second", "DNS:two.test", &["two.test"]),
+        ("other", "URI:sip:four.test", &[]),
+    ] {
+        let shown = certificate::issue(&world, name, names);
+        let [shown, its_key] = [shown.0, shown.1].map(|path| path.display().to_string());
+        for domain in ["one.test", "two.test", "three.test", "four.test", "sipbox.invalid"] {
+            // Alice is known, and not there; who is not let in is asked for a password.
+            let status = if let_in.contains(&domain) { 480 } else { 407 };
+            let flags = ["-CAfile", &authority, "-cert", &shown, "-key", &its_key];
+            assert_eq!(ask(&flags, domain), status, "{name} {domain}");
+        }
+    }
+    assert_eq!(ask(&["-CAfile", &authority], "one.test"), 407);
+}
+
+/// A machine without certificates of authorities: the hub serves, and says what does not work, and what helps.
+#[test]
+fn a_hub_that_nobody_vouches_to() {
+    let world = World::new("tls-no-authorities");
+    let nothing = world.make_dir("no-certificates", 0o755).display().to_string();
+    let none = world.write("none.pem", "").display().to_string();
+    let [port, tls_port] = [free_port(), free_port()];
+    let dns = tests::Dns::start(
+        &world,
+        &[
+            "else.test. 60 IN NAPTR 10 10 \"s\" \"SIPS+D2T\" \"\" _sips._tcp.else.test.".to_owned(),
+            format!("_sips._tcp.else.test. 60 IN SRV 10 1 {tls_port} one.else.test."),
+            "one.else.test. 60 IN A 127.0.0.1".to_owned(),
+        ],
+    );
+    let (listen, listen_tls, dns) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{tls_port}"), dns.address());
+    let launch = |more: &[&str]| {
+        let flags = ["hub", "--listen", &listen, "--listen-tls", &listen_tls, "--foreign", "else.test", "--dns", &dns];
+        let hub = world.sipbox(&flags).args(more);
+        let mut hub = hub.env("SSL_CERT_FILE", &none).env("SSL_CERT_DIR", &nothing).start();
+        hub.wait_for_err("sipbox hub: ready");
+        hub
+    };
+    let ask = |to: &str| {
+        let socket = tests::sip::socket();
+        let from = socket.local_addr().unwrap();
+        let request =
+            tests::sip::request("OPTIONS", to, to, from, "").replace("tester@127.0.0.1", "alice@sipbox.invalid");
+        tests::sip::ask(listen.parse().unwrap(), &request, &socket).unwrap()
+    };
+    const WARNING: &str = "no certificates of authorities, so nobody can prove to be else.test";
+    let first = launch(&[]);
+    let said = first.stderr();
+    assert!(said.contains(WARNING) && said.contains("--foreign-ca NAME.pem"), "{said}");
+    assert_eq!(tests::sip::status(&ask("sip:sipbox.invalid")), 200);
+    let refused = ask("sip:bob@else.test");
+    assert!(refused.starts_with("SIP/2.0 502 ") && refused.contains("--foreign-ca"), "{refused}");
+    first.stop();
+    // What it says helps: it is asked by TLS now, and is nobody's domain.
+    let authority = certificate::authority(&world).display().to_string();
+    let second = launch(&["--foreign-ca", &authority]);
+    assert!(!second.stderr().contains(WARNING), "{}", second.stderr());
+    let refused = ask("sip:bob@else.test");
+    assert!(refused.starts_with("SIP/2.0 502 That Domain Is Not Reachable"), "{refused}");
 }
