@@ -21,20 +21,26 @@ impl Dns {
 
     /// The same in the public network of a lab; its address is the lab's first.
     pub fn start_in(world: &World, lab: &Lab, records: &[String]) -> Dns {
-        Dns::launch(world, records, SocketAddr::from((PUBLIC, 5353)), Some(&lab.public))
+        Dns::launch(world, records, "", SocketAddr::from((PUBLIC, 5353)), Some(&lab.public))
+    }
+
+    /// The same, and it never answers questions for one name, as some do with names that they do not like.
+    pub fn start_dropping(world: &World, lab: &Lab, records: &[String], name: &str) -> Dns {
+        let dropping = format!("  local-zone: \"{name}\" deny\n");
+        Dns::launch(world, records, &dropping, SocketAddr::from((PUBLIC, 5353)), Some(&lab.public))
     }
 
     /// The same, on a given port (to start one again).
     pub fn start_on(world: &World, records: &[String], port: u16) -> Dns {
-        Dns::launch(world, records, SocketAddr::from(([127, 0, 0, 1], port)), None)
+        Dns::launch(world, records, "", SocketAddr::from(([127, 0, 0, 1], port)), None)
     }
 
-    fn launch(world: &World, records: &[String], at: SocketAddr, place: Option<&Namespace>) -> Dns {
+    fn launch(world: &World, records: &[String], zones: &str, at: SocketAddr, place: Option<&Namespace>) -> Dns {
         let data: Vec<String> = records.iter().map(|record| format!("  local-data: '{record}'\n")).collect();
         let config = format!(
             "server:\n  do-daemonize: no\n  interface: {}@{}\n  access-control: 0.0.0.0/0 allow\n  chroot: \"\"\n  \
              username: \"\"\n  pidfile: \"\"\n  use-syslog: no\n  num-threads: 1\n  module-config: \"iterator\"\n  \
-             local-zone: \".\" static\n{}remote-control:\n  control-enable: no\n",
+             local-zone: \".\" static\n{zones}{}remote-control:\n  control-enable: no\n",
             at.ip(),
             at.port(),
             data.concat()

@@ -31,19 +31,27 @@ impl Registrar {
             Signalling::Kamailio => {
                 Registrar::Kamailio(Kamailio::start_in(world, lab, Algorithm::Sha256, &["alice", "bob"]))
             }
-            Signalling::Hub | Signalling::HubOverTcp => {
-                let users = world.path("users").display().to_string();
-                for name in ["alice", "bob"] {
-                    let add = world.sipbox(&["hub", "user", "--users", &users, "add", name]);
-                    add.input(format!("{}\n", Kamailio::password(name))).finish().success();
-                }
-                let (v4, v6) = (format!("{PUBLIC}:5060"), format!("[{PUBLIC_V6}]:5060"));
-                let listen = ["hub", "--listen", &v4, "--listen", &v6, "--users", &users];
-                let mut hub = world.sipbox(&listen).inside(&lab.public).start();
-                hub.wait_for_err("sipbox hub: ready");
-                if signalling == Signalling::Hub { Registrar::Hub(hub) } else { Registrar::HubOverTcp(hub) }
-            }
+            Signalling::Hub => Registrar::Hub(Registrar::hub(world, lab, &[])),
+            Signalling::HubOverTcp => Registrar::HubOverTcp(Registrar::hub(world, lab, &[])),
         }
+    }
+
+    /// A hub that is a STUN and TURN server, too, on the usual port of its IPv4 address.
+    pub fn start_relaying(world: &World, lab: &Lab) -> Registrar {
+        Registrar::Hub(Registrar::hub(world, lab, &["--turn", &format!("{PUBLIC}:3478")]))
+    }
+
+    fn hub(world: &World, lab: &Lab, flags: &[&str]) -> Process {
+        let users = world.path("users").display().to_string();
+        for name in ["alice", "bob"] {
+            let add = world.sipbox(&["hub", "user", "--users", &users, "add", name]);
+            add.input(format!("{}\n", Kamailio::password(name))).finish().success();
+        }
+        let (v4, v6) = (format!("{PUBLIC}:5060"), format!("[{PUBLIC_V6}]:5060"));
+        let listen = ["hub", "--listen", &v4, "--listen", &v6, "--users", &users];
+        let mut hub = world.sipbox(&listen).args(flags).inside(&lab.public).start();
+        hub.wait_for_err("sipbox hub: ready");
+        hub
     }
 
     /// The address of record of a user.

@@ -12,6 +12,10 @@ const DOMAIN: &str = "voip.test";
 
 /// The domain with a registrar, and these services at the host `helper`.
 fn domain(world: &World, lab: &Lab, services: &[(&str, u16)]) -> Dns {
+    Dns::start_in(world, lab, &records(services))
+}
+
+fn records(services: &[(&str, u16)]) -> Vec<String> {
     let mut records = vec![
         format!("_sip._udp.{DOMAIN}. 60 IN SRV 10 1 5060 sip.{DOMAIN}."),
         format!("sip.{DOMAIN}. 60 IN A {PUBLIC}"),
@@ -19,7 +23,7 @@ fn domain(world: &World, lab: &Lab, services: &[(&str, u16)]) -> Dns {
     ];
     let service = |(name, port): &(&str, u16)| format!("{name}.{DOMAIN}. 60 IN SRV 10 1 {port} helper.{DOMAIN}.");
     records.extend(services.iter().map(service));
-    Dns::start_in(world, lab, &records)
+    records
 }
 
 /// A run of coturn's user at both.
@@ -92,6 +96,57 @@ fn the_domain_names_its_servers() {
     let _coturn = Coturn::start_for(&world, &lab, &["-u", &users[0], "-u", &users[1]]);
     let trace = talk(&world, &lab, [&flags, &flags]);
     assert!(trace.contains(": relayed, "), "{trace}");
+}
+
+/// DNS does not answer for one kind of servers: those of the other kinds are used, by each connection, and the user is told once.
+#[test]
+fn one_kind_that_dns_does_not_answer_for() {
+    if !lab::possible("one_kind_that_dns_does_not_answer_for") {
+        return;
+    }
+    let world = World::new("relays-one-kind");
+    let lab = Lab::new([Kind::Symmetric, Kind::Symmetric]);
+    let _kamailio = Kamailio::start_in(&world, &lab, tests::Algorithm::Sha256, &["alice", "bob"]);
+    let users = ["alice", "bob"].map(|user| format!("{user}:{}", Coturn::PASSWORD));
+    let _coturn = Coturn::start_for(&world, &lab, &["-u", &users[0], "-u", &users[1]]);
+    let services = [("_stun._udp", 3478), ("_turn._udp", 3478), ("_turn._tcp", 3478)];
+    let dns = Dns::start_dropping(&world, &lab, &records(&services), &format!("_turns._tcp.{DOMAIN}."));
+    let (at, registrar) = (dns.address(), format!("sip:{DOMAIN}"));
+    let flags = ["--registrar", &registrar, "--dns", &at];
+    let asks = [&flags[..], &["--as", "sip:alice@sipbox.test"]].concat();
+    let said = netcheck(&world, &lab, &asks, Some(Coturn::PASSWORD)).success();
+    let untold = format!("DNS does not say which _turns._tcp.{DOMAIN} servers there are");
+    said.says("by UDP     relay at").says("by TCP     relay at").complains(&untold).complains("none is used");
+    // Two peers, one after the other: each is reached by a relay, also while DNS is not asked for that kind again.
+    let mut called = run(&world, &lab, 1, &flags, "static-echo").args(["7000", "2"]).start();
+    called.wait_for("listening on");
+    let to = [&flags[..], &["--to", "sip:bob@sipbox.test"]].concat();
+    let both = format!("{0} {ANYWHERE} 7000 && {0} {ANYWHERE} 7000", world.program("static-client").display());
+    let done = run(&world, &lab, 0, &to, "sh").args(["-c", &both]).finish();
+    assert_eq!(done.code(), 0, "{}\n--- called\n{}", done.stderr, called.stderr());
+    assert!(done.stderr.contains(": relayed, "), "{}", done.stderr);
+    assert_eq!(done.stderr.matches(&untold).count(), 1, "{}", done.stderr);
+}
+
+/// `sipbox ping` is no registered agent, and uses the relays of the hub all the same: nothing else leads through these routers.
+#[test]
+fn a_ping_uses_the_hub_s_relays() {
+    if !lab::possible("a_ping_uses_the_hub_s_relays") {
+        return;
+    }
+    let world = World::new("relays-ping");
+    let lab = Lab::new([Kind::Symmetric, Kind::Symmetric]);
+    let hub = Registrar::start_relaying(&world, &lab);
+    let home = format!("sip:{PUBLIC}:5060");
+    let flags = |user: &str| ["--registrar".to_owned(), home.clone(), "--as".to_owned(), hub.aor(user)];
+    let bob = flags("bob");
+    let bob: Vec<&str> = bob.iter().map(String::as_str).collect();
+    let called = Registrar::with_passwords(world.run(&bob, "static-echo").inside(&lab.sides[1].host), "bob");
+    let mut called = called.arg("7000").start();
+    called.wait_for("listening on");
+    let ping = world.sipbox(&["ping", "-c", "2", &hub.aor("bob")]).args(flags("alice")).inside(&lab.sides[0].host);
+    let done = Registrar::with_passwords(ping, "alice").finish().success();
+    done.says("path      relayed: ").says("2 of 2 round trips");
 }
 
 /// A domain without such records, and one that says that it has no such service.

@@ -345,6 +345,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_dns_said_before_holds_for_each_kind() {
+        let helpers = Helpers::new(Ice::default(), None, Around::default()).unwrap();
+        let server: SocketAddr = "192.0.2.1:3478".parse().unwrap();
+        helpers.learn("a.test", Helper::Turn, Some(vec![server]));
+        assert!(!helpers.lose("a.test", Helper::TurnTls), "nothing was said about these");
+        assert!(helpers.is_paused("a.test", Helper::TurnTls) && helpers.last("a.test", Helper::TurnTls).is_none());
+        assert!(!helpers.is_paused("a.test", Helper::Turn) && !helpers.is_paused("b.test", Helper::TurnTls));
+        assert!(helpers.lose("a.test", Helper::Turn));
+        assert_eq!(helpers.last("a.test", Helper::Turn), Some(vec![server]));
+        helpers.learn("a.test", Helper::Turn, None);
+        assert!(!helpers.is_paused("a.test", Helper::Turn) && helpers.last("a.test", Helper::Turn).is_none());
+    }
+
+    #[test]
     fn addresses_without_a_way_are_left_out() {
         let of = |all: &[&str]| of_each_family(all.iter().map(|address| address.parse().unwrap()));
         // An address of a link without its link leads nowhere (RFC 4007).
