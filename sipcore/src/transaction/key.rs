@@ -3,7 +3,7 @@
 use crate::message::{Message, Method, Via, name};
 use crate::random;
 use std::fmt::Write;
-use std::sync::Arc;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 
 /// The start of every branch since RFC 3261 (8.1.1.7).
 const COOKIE: &str = "z9hG4bK";
@@ -51,13 +51,41 @@ pub(crate) fn mark_of(branch: &str) -> Option<u32> {
     u32::from_str_radix(mark.strip_prefix('.')?, 16).ok()
 }
 
-/// What identifies a request to a server transaction. ACK finds the INVITE, CANCEL is a transaction of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct ServerKey(Arc<str>);
+/// What identifies a request to a server transaction, as 128 bits that nobody can foresee. ACK finds the INVITE, CANCEL is a transaction of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ServerKey([u64; 2]);
+
+impl Hash for ServerKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+/// For tables of these keys, which are hashes.
+pub(super) type KeyHasher = BuildHasherDefault<AsItIs>;
+
+#[derive(Default)]
+pub(super) struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Keys write a number.
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
 
 impl ServerKey {
-    /// `method` is the one of the transaction sought: that of the request, but INVITE for ACK, and for CANCEL when its target is meant.
-    pub fn new(via: &Via<'_>, method: &Method, request: &Message) -> Self {
+    /// `method` is the one of the transaction sought: that of the request, but INVITE for ACK, and for CANCEL when its target is meant. `secrets` is what
+    /// all keys of a table are made with.
+    pub fn new(via: &Via<'_>, method: &Method, request: &Message, secrets: &[RandomState; 2]) -> Self {
         let mut key = String::with_capacity(96);
         let port = via.port.unwrap_or(0);
         // Writing to a String does not fail.
@@ -75,7 +103,7 @@ impl ServerKey {
                 request.cseq().map(|cseq| cseq.number).unwrap_or_default(),
             ),
         };
-        ServerKey(key.into())
+        ServerKey([0, 1].map(|half: usize| secrets[half].hash_one(&key)))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The table of all transactions of one element.
 
+use super::answers::Answers;
 use super::clients::Client;
-use super::key::{ClientId, ServerId, ServerKey};
+use super::key::{ClientId, KeyHasher, ServerId, ServerKey};
 use super::servers::Server;
 use super::timers::Timers;
 use super::timing::Timing;
@@ -10,6 +11,7 @@ use crate::message::{Message, via_value};
 use crate::transport::{Flow, Transmit};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,10 +49,12 @@ pub(crate) struct Layer {
     pub(super) clients: HashMap<ClientId, Client>,
     pub(super) windows: Windows,
     pub(super) servers: HashMap<ServerId, Server>,
-    pub(super) keys: HashMap<ServerKey, ServerId>,
+    pub(super) keys: HashMap<ServerKey, ServerId, KeyHasher>,
+    pub(super) secrets: [RandomState; 2],
+    pub(super) answers: Answers,
     pub(super) last_server: u64,
-    /// Answered finally and kept for repetitions of the request, the oldest first.
-    pub(super) answered: VecDeque<ServerId>,
+    /// INVITEs that were accepted, kept for repetitions, the oldest first.
+    pub(super) accepted: VecDeque<ServerId>,
     pub(super) timers: Timers<Owner>,
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) events: VecDeque<Event>,
@@ -68,9 +72,11 @@ impl Layer {
             clients: HashMap::new(),
             windows: Windows::default(),
             servers: HashMap::new(),
-            keys: HashMap::new(),
+            keys: HashMap::default(),
+            secrets: [RandomState::new(), RandomState::new()],
+            answers: Answers::default(),
             last_server: 0,
-            answered: VecDeque::new(),
+            accepted: VecDeque::new(),
             timers: Timers::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -83,7 +89,7 @@ impl Layer {
 
     /// How many transactions live.
     pub fn len(&self) -> usize {
-        self.clients.len() + self.servers.len()
+        self.clients.len() + self.servers.len() + self.answers.len()
     }
 
     /// How many addresses have requests under way.
@@ -106,7 +112,7 @@ impl Layer {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        [self.timers.next(), self.answers.next()].into_iter().flatten().min()
     }
 
     /// Our addresses from now on; a flow names one of them.
@@ -145,6 +151,7 @@ impl Layer {
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.answers.expire(now);
         while let Some((_, owner)) = self.timers.pop_due(now) {
             match owner {
                 Owner::Client(id) => self.on_client_timer(now, id),

@@ -1,13 +1,13 @@
 //! Transactions (RFC 3261 17, RFC 6026): every request sent and received passes through here. Sans-IO: time is a parameter, messages,
 //! events and deadlines come out.
 
+mod answers;
 mod clients;
 mod invite_client;
 mod invite_server;
 mod key;
 mod layer;
 mod non_invite_client;
-mod non_invite_server;
 mod servers;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,9 @@
 //! Requests that we receive: the server side of the table.
 
+use super::answers::{Copied, Kept};
 use super::invite_server::{InviteServer, OnAck, OnTimer};
 use super::key::{ServerId, ServerKey};
 use super::layer::{Event, Layer, Owner};
-use super::non_invite_server::NonInviteServer;
 use crate::message::{Message, Method, name};
 use crate::transport::{Flow, Transport};
 use bytes::Bytes;
@@ -14,7 +14,8 @@ const CLIENTS: usize = 4;
 
 pub(super) enum ServerMachine {
     Invite(InviteServer),
-    Other(NonInviteServer),
+    /// Not answered finally yet (RFC 3261 17.2.2): then it ends, and the answer to a datagram is kept.
+    Other(Copied),
 }
 
 pub(super) struct Server {
@@ -32,17 +33,25 @@ impl Layer {
         let server = self.servers.get_mut(&id)?;
         let send = match &mut server.machine {
             ServerMachine::Invite(machine) => machine.on_respond(now, &self.timing, status),
-            ServerMachine::Other(machine) => machine.on_respond(now, &self.timing, status),
+            ServerMachine::Other(_) => true,
         };
         if !send {
             return None;
         }
         let wire = response.to_bytes();
         server.response = Some(wire.clone());
-        let flow = server.flow;
-        // A refused INVITE waits for its ACK, which must not go further.
-        if status >= 200 && (status < 300 || matches!(server.machine, ServerMachine::Other(_))) {
-            self.answered.push_back(id);
+        let (flow, key) = (server.flow, server.key);
+        match server.machine {
+            ServerMachine::Other(copied) if status >= 200 => {
+                if !flow.transport.is_reliable() {
+                    let kept = Kept::new(copied, &self.secrets[0], response, &wire);
+                    self.answers.keep(now, now + self.timing.limit(), key, kept);
+                }
+                self.drop_server(id);
+            }
+            // A refused INVITE waits for its ACK, which must not go further.
+            ServerMachine::Invite(_) if (200..300).contains(&status) => self.accepted.push_back(id),
+            _ => {}
         }
         self.transmit(flow, wire.clone());
         self.settle_server(id);
@@ -57,7 +66,8 @@ impl Layer {
     /// The request belongs to a transaction that lives.
     pub fn knows(&self, request: &Message) -> bool {
         let (Ok(via), Some(method)) = (request.via(), request.method()) else { return false };
-        self.keys.contains_key(&ServerKey::new(&via, method, request))
+        let key = ServerKey::new(&via, method, request, &self.secrets);
+        self.keys.contains_key(&key) || self.answers.contains(&key)
     }
 
     /// The way on which the request came in and its responses go out.
@@ -68,13 +78,13 @@ impl Layer {
     /// The INVITE that a CANCEL is meant for (RFC 3261 9.2).
     pub fn cancelled_by(&self, cancel: &Message) -> Option<ServerId> {
         let via = cancel.via().ok()?;
-        self.keys.get(&ServerKey::new(&via, &Method::Invite, cancel)).copied()
+        self.keys.get(&ServerKey::new(&via, &Method::Invite, cancel, &self.secrets)).copied()
     }
 
     pub(super) fn on_request(&mut self, now: Instant, flow: Flow, method: &Method, mut message: Message) {
         let Ok(via) = message.via() else { return };
         let sought = if *method == Method::Ack { &Method::Invite } else { method };
-        let key = ServerKey::new(&via, sought, &message);
+        let key = ServerKey::new(&via, sought, &message, &self.secrets);
         if let Some(id) = self.keys.get(&key).copied() {
             self.on_known_request(now, id, flow, method, message);
             return;
@@ -84,7 +94,10 @@ impl Layer {
             return;
         }
         let back = response_flow(flow, &mut message);
-        let is_full = self.servers.len() >= self.limit && !self.forget_answered();
+        if let Some(answer) = self.answers.again(&key, &message) {
+            return self.transmit(back, answer);
+        }
+        let is_full = self.servers.len() + self.answers.len() >= self.limit && !self.forget_answered();
         if is_full || self.clients.len() >= CLIENTS * self.limit {
             let refusal =
                 Message::response_to(&message, 503, "Service Unavailable").header(name::RETRY_AFTER, 5).build();
@@ -97,23 +110,32 @@ impl Layer {
         let reliable = flow.transport.is_reliable();
         let machine = match method {
             Method::Invite => ServerMachine::Invite(InviteServer::new(reliable)),
-            _ => ServerMachine::Other(NonInviteServer::new(reliable)),
+            _ => ServerMachine::Other(Copied::of(&message, &self.secrets[0])),
         };
-        self.keys.insert(key.clone(), id);
+        self.keys.insert(key, id);
         self.servers.insert(id, Server { machine, key, flow: back, response: None, armed: None });
         self.events.push_back(Event::Request { id, flow, message });
     }
 
     /// Makes room for one more. `false`: everything still waits for its answer.
     fn forget_answered(&mut self) -> bool {
-        while let Some(id) = self.answered.pop_front() {
-            if let Some(server) = self.servers.remove(&id) {
-                self.timers.update(Owner::Server(id), server.armed, None);
-                self.keys.remove(&server.key);
+        self.answers.forget_oldest() || self.forget_accepted()
+    }
+
+    fn forget_accepted(&mut self) -> bool {
+        while let Some(id) = self.accepted.pop_front() {
+            if self.drop_server(id) {
                 return true;
             }
         }
         false
+    }
+
+    fn drop_server(&mut self, id: ServerId) -> bool {
+        let Some(server) = self.servers.remove(&id) else { return false };
+        self.timers.update(Owner::Server(id), server.armed, None);
+        self.keys.remove(&server.key);
+        true
     }
 
     fn on_known_request(&mut self, now: Instant, id: ServerId, flow: Flow, method: &Method, message: Message) {
@@ -126,7 +148,7 @@ impl Layer {
                 false
             }
             ServerMachine::Invite(machine) => machine.on_repeated_request(),
-            ServerMachine::Other(machine) => machine.on_repeated_request(),
+            ServerMachine::Other(_) => true,
         };
         if repeat && let Some(response) = server.response.clone() {
             let flow = server.flow;
@@ -148,9 +170,7 @@ impl Layer {
                 }
                 OnTimer::Nothing | OnTimer::Done => {}
             },
-            ServerMachine::Other(machine) => {
-                machine.on_timer(now);
-            }
+            ServerMachine::Other(_) => {}
         }
         self.settle_server(id);
     }
@@ -159,15 +179,12 @@ impl Layer {
         let Some(server) = self.servers.get_mut(&id) else { return };
         let (ended, next) = match &server.machine {
             ServerMachine::Invite(machine) => (machine.is_terminated(), machine.clock.next()),
-            ServerMachine::Other(machine) => (machine.is_terminated(), machine.clock.next()),
+            ServerMachine::Other(_) => (false, None),
         };
         if ended {
-            self.timers.update(Owner::Server(id), server.armed, None);
-            if let Some(server) = self.servers.remove(&id) {
-                self.keys.remove(&server.key);
-            }
-            while self.answered.front().is_some_and(|first| !self.servers.contains_key(first)) {
-                self.answered.pop_front();
+            self.drop_server(id);
+            while self.accepted.front().is_some_and(|first| !self.servers.contains_key(first)) {
+                self.accepted.pop_front();
             }
         } else {
             let old = std::mem::replace(&mut server.armed, next);
