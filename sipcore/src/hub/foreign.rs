@@ -9,7 +9,7 @@ use crate::locate::{LocateError, Locator};
 use crate::message::{Message, Method, Uri, name};
 use crate::transaction::{ClientId, ServerId, Timers};
 use crate::transport::{Core, Flow, Listen, Transport};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,6 +51,10 @@ pub(super) struct Foreign {
     slow: Timers<ClientId>,
     /// Servers that did not serve lately, and until when others are tried before them.
     failing: HashMap<(Transport, SocketAddr), Instant>,
+    /// Connections on which a server has answered.
+    heard: HashSet<Flow>,
+    /// Connections that are to be closed.
+    closing: VecDeque<Flow>,
     /// Told when there is something to ask DNS for.
     wanted: Arc<Notify>,
 }
@@ -100,7 +104,7 @@ impl Foreign {
         self.behind(flow).is_some()
     }
 
-    /// The certificate of who connected speaks for these domains; none: the connection has ended.
+    /// The certificate of who connected speaks for these domains.
     pub fn on_shown(&mut self, flow: Flow, domains: &[usize]) {
         match domains.len() > 1 {
             true => self.shared.insert(flow, domains.to_vec()),
@@ -113,6 +117,24 @@ impl Foreign {
         let Some(behind) = self.behind(flow) else { return false };
         let is_it = |domain: usize| self.domains.get(domain).is_some_and(|domain| domain.eq_ignore_ascii_case(name));
         is_it(behind) || self.shared.get(&flow).is_some_and(|all| all.iter().any(|domain| is_it(*domain)))
+    }
+
+    /// A message has come.
+    pub fn on_heard(&mut self, flow: Flow, message: &Message) {
+        if self.is_open() && flow.transport.is_reliable() && !message.is_request() {
+            self.heard.insert(flow);
+        }
+    }
+
+    /// A way is lost, and with it whoever was at the other end.
+    pub fn on_lost(&mut self, flow: Flow) {
+        self.shared.remove(&flow);
+        self.heard.remove(&flow);
+    }
+
+    /// The next connection that is to be closed.
+    pub fn poll_close(&mut self) -> Option<Flow> {
+        self.closing.pop_front()
     }
 
     /// When the next server has been silent for too long.
@@ -209,7 +231,9 @@ impl HomeProxy {
                     return self.finish(now);
                 }
                 match servers.iter().all(|server| server.transport == Transport::Tls) && !servers.is_empty() {
-                    true => (502, "That Domain Takes TLS Only, And The Hub Does Not Speak It (--listen-tls)"),
+                    true => {
+                        (502, "That Domain Takes TLS Only, And The Hub Does Not Speak It (--listen-tls, --foreign-ca)")
+                    }
                     false => (502, "No Transport To That Domain"),
                 }
             }
@@ -256,11 +280,33 @@ impl HomeProxy {
     pub(super) fn on_foreign_timers(&mut self, now: Instant) {
         while let Some((_, client)) = self.foreign.slow.pop_due(now) {
             let Some(id) = self.clients.get(&client).copied() else { continue };
-            let silent = self.contexts.get_mut(&id).is_some_and(|context| context.is_led_in_vain(client));
-            if silent && self.on_server_failed(now, id, client) && self.fork_again(now, id, client) {
-                self.layer.abandon(client);
+            let Some(context) = self.contexts.get_mut(&id) else { continue };
+            let Some(flow) = context.led_in_vain_to(client) else { continue };
+            if context.is_invite() {
+                self.on_server_failed(now, id, client);
+                self.pass_over(now, id, client);
+            } else if !self.foreign.heard.contains(&flow) {
+                // Else it has come to the server, for which it cannot be taken back: it would be carried out twice.
+                self.on_server_failed(now, id, client);
+                if self.fork_again(now, id, client) {
+                    self.layer.abandon(client);
+                    if flow.transport.is_reliable() {
+                        // It may wait there for a connection that comes about late.
+                        self.foreign.closing.push_back(flow);
+                    }
+                }
             }
         }
+    }
+
+    /// The next server gets an INVITE, too, which is cancelled at the one before as soon as that has been heard.
+    fn pass_over(&mut self, now: Instant, id: u64, silent: ClientId) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let came = context.came;
+        let Some((request, others, Some(led))) = context.take_others(silent) else { return };
+        context.pass_over(silent);
+        let mark = self.mark(&request);
+        self.lead_on(now, id, None, led, (came, mark), others);
     }
 
     /// The server that a branch was led to does not serve. `false`: it was not led to one.

@@ -277,6 +277,7 @@ impl HomeProxy {
 impl Machine for HomeProxy {
     fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
         self.last = now;
+        self.foreign.on_heard(flow, &message);
         if let Some(method) = message.method() {
             self.tally.count(method);
         }
@@ -307,7 +308,7 @@ impl Machine for HomeProxy {
     }
 
     fn handle_unreachable(&mut self, now: Instant, flow: Flow, why: &str) {
-        self.foreign.on_shown(flow, &[]);
+        self.foreign.on_lost(flow);
         let lost = self.location.flow_lost(flow);
         for record in &lost {
             self.presence.on_registration(record);
@@ -335,7 +336,7 @@ impl Machine for HomeProxy {
     }
 
     fn poll_close(&mut self) -> Option<Flow> {
-        None
+        self.foreign.poll_close()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

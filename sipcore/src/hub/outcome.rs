@@ -19,6 +19,8 @@ pub(super) struct Branch {
     /// CANCEL is to be sent as soon as that is allowed.
     cancel: bool,
     cancelled: bool,
+    /// Its server was silent for too long, and another one has the request: what it still says is of no interest, but for a 2xx.
+    passed_over: bool,
     /// Where else the same agent is, or the domain that the request is led to.
     others: Vec<Target>,
     /// The request as it is led to another domain, and the server that has it.
@@ -27,7 +29,16 @@ pub(super) struct Branch {
 
 impl Branch {
     pub fn new(client: ClientId, others: Vec<Target>) -> Self {
-        Branch { client, done: false, provisional: false, cancel: false, cancelled: false, others, led: None }
+        Branch {
+            client,
+            done: false,
+            provisional: false,
+            cancel: false,
+            cancelled: false,
+            passed_over: false,
+            others,
+            led: None,
+        }
     }
 
     /// To a server of another domain; the `others` serve it, too.
@@ -83,9 +94,23 @@ impl Context {
         Some((request, std::mem::take(&mut branch.others), branch.led.take().map(|led| led.1)))
     }
 
-    /// A server of another domain has it, and has said nothing yet.
-    pub fn is_led_in_vain(&mut self, client: ClientId) -> bool {
-        self.branch(client).is_some_and(|branch| branch.led.is_some() && !branch.provisional && !branch.done)
+    /// The server of another domain that has it and has said nothing yet, if that is so.
+    pub fn led_in_vain_to(&mut self, client: ClientId) -> Option<Flow> {
+        let branch = self.branch(client).filter(|branch| !branch.provisional && !branch.done)?;
+        branch.led.as_ref().map(|led| led.0)
+    }
+
+    /// It can be cancelled.
+    pub fn is_invite(&self) -> bool {
+        self.invite
+    }
+
+    /// Another server has it. Should this one still come to it, it is cancelled there (RFC 3261 9.1).
+    pub fn pass_over(&mut self, client: ClientId) {
+        if let Some(branch) = self.branch(client) {
+            branch.passed_over = true;
+            branch.cancel = true;
+        }
     }
 
     /// The server of another domain that has it.
@@ -122,6 +147,7 @@ impl HomeProxy {
         let open = context.request.is_some();
         let invite = context.invite;
         let Some(branch) = context.branch(client) else { return };
+        let passed_over = branch.passed_over;
         match status {
             100..=199 => {
                 let first = !std::mem::replace(&mut branch.provisional, true);
@@ -129,7 +155,7 @@ impl HomeProxy {
                 if cancel {
                     self.cancel_branches(now, id);
                 }
-                if status > 100 && open {
+                if status > 100 && open && !passed_over {
                     self.layer.respond(now, server, &response);
                     self.set_ring_limit(id, now);
                 }
@@ -150,9 +176,11 @@ impl HomeProxy {
             }
             _ => {
                 branch.done = true;
-                context.refusals.push(response);
+                if !passed_over {
+                    context.refusals.push(response);
+                }
                 self.end_branch(client);
-                if status >= 600 {
+                if status >= 600 && !passed_over {
                     self.cancel_all(now, id);
                 }
                 self.conclude(now, id);
@@ -168,7 +196,8 @@ impl HomeProxy {
             return;
         }
         let Some(context) = self.contexts.get_mut(&id) else { return };
-        if let Some(request) = &context.request {
+        let passed_over = context.branch(client).is_some_and(|branch| branch.passed_over);
+        if let Some(request) = context.request.as_ref().filter(|_| !passed_over) {
             let answer = match (context.cancelled, why) {
                 (true, _) => Message::response_to(request, 487, "Request Terminated"),
                 (false, Some(why)) if led => {
@@ -262,7 +291,7 @@ impl HomeProxy {
     /// When every branch has its final response and none accepted, the best one goes back.
     fn conclude(&mut self, now: Instant, id: u64) {
         let Some(context) = self.contexts.get_mut(&id) else { return };
-        if context.request.is_some() && context.branches.iter().all(|branch| branch.done) {
+        if context.request.is_some() && context.branches.iter().all(|branch| branch.done || branch.passed_over) {
             context.request = None;
             let refusals = std::mem::take(&mut context.refusals);
             let server = context.server;

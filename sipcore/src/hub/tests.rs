@@ -1,6 +1,7 @@
 //! What the hub answers and passes on, message by message.
 
 mod foreign;
+mod silence;
 
 use super::home::HomeProxy;
 use super::{HubConfig, Users};

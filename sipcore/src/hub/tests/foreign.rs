@@ -7,26 +7,26 @@ use crate::locate::LocateError;
 use crate::message::{Method, Uri};
 use crate::tls::{ServerTls, Trust};
 
-const BOB: &str = "sip:bob@else.example";
+pub(super) const BOB: &str = "sip:bob@else.example";
 
-fn foreign_bench() -> Bench {
+pub(super) fn foreign_bench() -> Bench {
     bench_with(HubConfig { foreign: vec!["Else.example".to_owned(), "10.0.0.7".to_owned()], ..HubConfig::default() })
 }
 
-fn server(host: u8, transport: Transport) -> Registrar {
+pub(super) fn server(host: u8, transport: Transport) -> Registrar {
     Registrar { addr: SocketAddr::from(([10, 0, 0, host], 5060)), transport }
 }
 
 impl Bench {
     /// A request of a user for another domain, and what DNS is asked then.
-    fn asked(&mut self, method: &str, uri: &str, extra: &str) -> (Message, u64, Uri) {
+    pub(super) fn asked(&mut self, method: &str, uri: &str, extra: &str) -> (Message, u64, Uri) {
         let request = self.request(method, uri, extra);
         assert!(self.put(9, request.clone()).is_empty());
         let (id, to) = self.hub.poll_ask().expect("a question for DNS");
         (request, id, to)
     }
 
-    fn located(&mut self, id: u64, found: Result<Vec<Registrar>, LocateError>) -> Vec<(u8, Message)> {
+    pub(super) fn located(&mut self, id: u64, found: Result<Vec<Registrar>, LocateError>) -> Vec<(u8, Message)> {
         self.hub.on_located(self.now, id, found);
         self.sent()
     }
