@@ -80,7 +80,8 @@ pub(super) enum Lookup {
 #[derive(Default)]
 pub(super) struct Location {
     records: HashMap<Arc<str>, Vec<Binding>>,
-    owners: HashMap<u64, Arc<str>>,
+    /// Whose each binding is, and when it is to be looked at: when it expires, or before.
+    owners: HashMap<u64, (Arc<str>, Instant)>,
     /// Where each binding is to be found on the network: under its place, and under that with its user.
     places: HashMap<u64, Ids>,
     /// What places are hashed with.
@@ -129,9 +130,19 @@ impl Location {
     pub fn expire(&mut self, now: Instant) -> Vec<Arc<str>> {
         let mut changed = Vec::new();
         while let Some((_, id)) = self.expiry.pop_due(now) {
-            if let Some(owner) = self.owners.get(&id).cloned() {
-                self.remove(&owner, id);
-                changed.push(owner);
+            let Some((owner, armed)) = self.owners.get_mut(&id) else { continue };
+            let bindings = self.records.get(owner).map(Vec::as_slice).unwrap_or_default();
+            match bindings.iter().find(|binding| binding.id == id).map(|binding| binding.expires_at) {
+                // It has been refreshed.
+                Some(later) if later > now => {
+                    *armed = later;
+                    self.expiry.update(id, None, Some(later));
+                }
+                _ => {
+                    let owner = owner.clone();
+                    self.remove(&owner, id);
+                    changed.push(owner);
+                }
             }
         }
         changed
@@ -195,7 +206,7 @@ impl Location {
         let place = Place::of(uri);
         let [anyone, same] = self.keys(&place, uri);
         let id = self.places.get(&same).or_else(|| self.places.get(&anyone))?.last()?;
-        let bindings = self.records.get(self.owners.get(&id)?)?;
+        let bindings = self.records.get(&self.owners.get(&id)?.0)?;
         let is_it = |binding: &&Binding| binding.id == id && Place::of(&binding.contact.uri) == place;
         bindings.iter().find(is_it).map(|binding| binding.contact.flow)
     }
@@ -216,7 +227,7 @@ impl Location {
     pub fn flow_lost(&mut self, flow: Flow) -> Vec<String> {
         let mut lost = Vec::new();
         for id in self.connections.remove(&flow).into_iter().flat_map(Ids::into_vec) {
-            let Some(owner) = self.owners.get(&id).cloned() else { continue };
+            let Some((owner, _)) = self.owners.get(&id).cloned() else { continue };
             let Some(bindings) = self.records.get_mut(&owner) else { continue };
             let Some(lost_one) = bindings.iter().find(|binding| binding.id == id) else { continue };
             let has_another = bindings.iter().any(|other| is_other_flow(other, lost_one));
@@ -252,6 +263,12 @@ impl Location {
         if bindings.iter().filter(touched).any(|binding| *binding.call_id == *call_id && cseq <= binding.cseq) {
             return Err(Refusal::OutOfOrder);
         }
+        if let ([change], false) = (changes.as_slice(), star)
+            && self.refresh(record, call_id, cseq, change)
+        {
+            return Ok(false);
+        }
+        let bindings = self.bindings(record);
         let handles: Vec<Option<u64>> =
             changes.iter().map(|change| handle_of(bindings, &change.contact, call_id)).collect();
         let refreshes = |binding: &Binding, change: &Change| {
@@ -277,6 +294,26 @@ impl Location {
             }
         }
         Ok(is_news)
+    }
+
+    /// A refresh of the only contact, as most REGISTERs by datagram are: nothing is changed but for how long it stands. `false`: it is something else.
+    fn refresh(&mut self, record: &str, call_id: &str, cseq: u32, change: &Change) -> bool {
+        let Some([binding]) = self.records.get_mut(record).map(Vec::as_mut_slice) else { return false };
+        let (known, new) = (&binding.contact, &change.contact);
+        let is_it = !new.flow.transport.is_reliable()
+            && known.uri.as_str() == new.uri.as_str()
+            && (&known.instance, known.reg_id, known.flow) == (&new.instance, new.reg_id, new.flow)
+            && (&known.path, &*binding.call_id) == (&new.path, call_id);
+        match change.expires_at.filter(|expires_at| is_it && *expires_at >= binding.expires_at) {
+            Some(expires_at) => {
+                // When it is looked at stays as it is: then it is seen that it stands.
+                binding.expires_at = expires_at;
+                binding.cseq = cseq;
+                binding.contact.q = new.q;
+                true
+            }
+            None => false,
+        }
     }
 
     /// The address of record is not known any more; what was bound to it.
@@ -323,7 +360,7 @@ impl Location {
             self.handles.insert(handle, (owner.clone(), instance.clone()));
             handle
         });
-        self.owners.insert(id, owner.clone());
+        self.owners.insert(id, (owner.clone(), expires_at));
         self.expiry.update(id, None, Some(expires_at));
         let binding = Binding { id, contact, expires_at, handle, call_id: call_id.into(), cseq };
         let bindings = self.records.entry(owner).or_default();
@@ -333,7 +370,7 @@ impl Location {
     }
 
     fn remove(&mut self, record: &str, id: u64) {
-        self.owners.remove(&id);
+        let armed = self.owners.remove(&id).map(|(_, armed)| armed);
         let Some(bindings) = self.records.get_mut(record) else { return };
         let Some(at) = bindings.iter().position(|binding| binding.id == id) else { return };
         let binding = bindings.swap_remove(at);
@@ -342,7 +379,7 @@ impl Location {
         {
             self.handles.remove(&handle);
         }
-        self.expiry.update(id, Some(binding.expires_at), None);
+        self.expiry.update(id, armed, None);
         for key in self.keys_of(&binding.contact) {
             forget(&mut self.places, &key, id);
         }
@@ -507,6 +544,38 @@ mod tests {
         // The name of the one that has gone makes room, too.
         location.update("bob@x", "a", 2, false, vec![change("sip:h:5060", hour)]).unwrap();
         assert_eq!((location.len(), location.records()), (MAX_BINDINGS, MAX_RECORDS));
+    }
+
+    #[test]
+    fn what_is_refreshed_stands_until_its_last_expiry() {
+        let mut location = Location::default();
+        let start = Instant::now();
+        let minute = |n: u64| start + Duration::from_secs(60 * n);
+        let bind = |location: &mut Location, cseq, q, until: u64| {
+            let mut change = change("sip:bob@h:5060", Some(minute(until)));
+            change.contact.q = q;
+            location.update("bob@x", "a", cseq, false, vec![change])
+        };
+        assert_eq!(bind(&mut location, 1, 1000, 1), Ok(true));
+        let id = location.bindings("bob@x")[0].id;
+        assert_eq!(bind(&mut location, 2, 500, 2), Ok(false));
+        assert_eq!(bind(&mut location, 2, 500, 3), Err(Refusal::OutOfOrder));
+        let [binding] = location.bindings("bob@x") else { panic!("one contact") };
+        assert_eq!((binding.id, binding.cseq, binding.contact.q, binding.expires_at), (id, 2, 500, minute(2)));
+        assert!(location.expire(minute(1)).is_empty(), "it was refreshed");
+        assert_eq!(location.next_expiry(), Some(minute(2)));
+        // For a shorter time, or from elsewhere, it is another binding.
+        assert_eq!(bind(&mut location, 3, 500, 1), Ok(true));
+        assert_eq!((location.next_expiry(), location.len()), (Some(minute(1)), 1));
+        assert_eq!(bind(&mut location, 4, 500, 4), Ok(false));
+        let mut moved = change("sip:bob@h:5060", Some(minute(5)));
+        moved.contact.flow.remote = "10.0.0.1:5062".parse().unwrap();
+        location.update("bob@x", "a", 5, false, vec![moved]).unwrap();
+        assert_eq!(location.bindings("bob@x")[0].contact.flow.remote.port(), 5062);
+        assert!(location.expire(minute(4)).is_empty());
+        assert_eq!(location.expire(minute(5)).len(), 1);
+        assert_eq!((location.len(), location.next_expiry()), (0, None));
+        assert!(location.places.is_empty() && location.owners.is_empty());
     }
 
     #[test]
