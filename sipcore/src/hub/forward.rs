@@ -31,6 +31,17 @@ impl HomeProxy {
         if matches!(destination, Destination::Elsewhere(_)) && !sealed && !is_own(self, &request) {
             return self.respond(now, server, Message::response_to(&request, 403, "Not A User Of This Hub"));
         }
+        if !matches!(destination, Destination::Here) {
+            // Before anybody is looked for (RFC 3261 16.3, steps 3 and 5).
+            if request.max_forwards() == Ok(Some(0)) {
+                return self.respond(now, server, Message::response_to(&request, 483, "Too Many Hops"));
+            }
+            let unknown: Vec<&str> = request.tokens(name::PROXY_REQUIRE).collect();
+            if !unknown.is_empty() {
+                let answer = Message::response_to(&request, 420, "Bad Extension");
+                return self.respond(now, server, answer.header(name::UNSUPPORTED, unknown.join(", ")));
+            }
+        }
         let targets = match destination {
             Destination::Elsewhere(to) => Ok(to),
             Destination::Here => return self.answer_as_server(now, server, &request),
@@ -39,11 +50,6 @@ impl HomeProxy {
             }
             Destination::Targets(targets) => Err(targets),
         };
-        let unknown: Vec<&str> = request.tokens(name::PROXY_REQUIRE).collect();
-        if !unknown.is_empty() {
-            let answer = Message::response_to(&request, 420, "Bad Extension");
-            return self.respond(now, server, answer.header(name::UNSUPPORTED, unknown.join(", ")));
-        }
         self.sessions.on_passed(&request);
         let before = request.clone();
         match request.decrement_max_forwards() {
