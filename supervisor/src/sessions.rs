@@ -236,7 +236,7 @@ impl Sessions {
         let target = target.map_err(|e| fail(Errno::EINVAL, format!("not a URI: {e}")))?;
         let _waiting = Waiting::begin(&callee.uri, "looking for the registrar");
         let agent = self.agent().await.map_err(|why| fail(Errno::ENETUNREACH, why))?;
-        let wanted = Wanted { callee, target: &target, label, source, seen_as };
+        let wanted = Wanted { callee, target: &target, label, source, seen_as, aside: None };
         let flows = &callee.flows;
         let has_others = !flows.encrypted.is_empty() || flows.cleartext;
         // The user's own hub, and a registrar on the loopback, have only peers on this machine, as far as one can tell.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, which may fail as tests do
 //! Encrypted flows: between two runs of this machine that may not speak in the clear, and between two networks.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tests::lab::{self, Capture, Kind, Lab, PUBLIC, holding};
@@ -188,6 +188,122 @@ fn a_lost_connection_is_set_up_again() {
     second.wait().success().says("said 1 bytes");
     client.say("\n");
     client.wait().success();
+}
+
+/// A listener of [`LISTENS_AT_TIMES`] and a client of [`CONNECTS_WHEN_TOLD`], with a session of their own.
+struct Talk {
+    world: World,
+    name: &'static str,
+    port: String,
+    client: Process,
+    asked: usize,
+}
+
+impl Talk {
+    fn begin(name: &'static str) -> (Talk, Process) {
+        let world = World::new(name);
+        let port = free_port().to_string();
+        let server = Talk::server(&world, name, &port);
+        let client = world.run(&["--flow", "quic", "--to", name, "--trace"], "python3");
+        let client = client.args(["-c", CONNECTS_WHEN_TOLD, &port]).talk().start();
+        (Talk { world, name, port, client, asked: 0 }, server)
+    }
+
+    fn server(world: &World, name: &str, port: &str) -> Process {
+        let server = world.run(&["--flow", "quic", "--as", name], "python3").args(["-c", LISTENS_AT_TIMES, port]);
+        let mut server = server.talk().start();
+        server.say("open\n");
+        server.wait_for("listening on");
+        server
+    }
+
+    fn again(&self) -> Process {
+        Talk::server(&self.world, self.name, &self.port)
+    }
+
+    fn ask(&mut self) {
+        self.client.say("\n");
+        self.asked += 1;
+    }
+
+    fn outcome(&mut self) -> String {
+        let line = self.client.wait_for(&format!("{} ", self.asked - 1));
+        line.split_once(' ').unwrap().1.to_owned()
+    }
+
+    fn connect(&mut self) -> String {
+        self.ask();
+        self.outcome()
+    }
+}
+
+/// What was said by a peer holds for a second ([`sipcore`]'s HEARD_WITHIN).
+const PROMISED: Duration = Duration::from_millis(1100);
+
+/// A peer that was killed and started again is called anew by the next connect(): nothing is promised for him that he has not said a moment ago.
+#[test]
+fn a_peer_that_is_started_again_is_called_again() {
+    let (mut talk, server) = Talk::begin("flow-restarted");
+    for _ in 0..3 {
+        assert_eq!(talk.connect(), "heard b'x'");
+    }
+    server.signal(Signal::SIGKILL);
+    let _server = talk.again();
+    std::thread::sleep(PROMISED);
+    for _ in 0..3 {
+        assert_eq!(talk.connect(), "heard b'x'", "{}", talk.client.stderr());
+    }
+    // The runs would wait for what they have sent to one that was killed, until that connection is lost: they are killed.
+}
+
+/// What was promised for a peer who ends within that second is reset soon, and the user is told why; then he is called anew.
+#[test]
+fn a_connection_to_a_peer_that_has_just_died_is_reset_soon() {
+    let (mut talk, mut server) = Talk::begin("flow-died");
+    // Whoever is held up for a second between the two finds nothing promised.
+    let mut reset = false;
+    for _ in 0..10 {
+        for _ in 0..3 {
+            assert_eq!(talk.connect(), "heard b'x'", "{}", talk.client.stderr());
+        }
+        server.signal(Signal::SIGKILL);
+        let asked = Instant::now();
+        talk.ask();
+        server = talk.again();
+        let came = talk.outcome();
+        // Two seconds, and not the thirty after which the connection is lost.
+        assert!(asked.elapsed() < Duration::from_secs(20), "{came} after {:?}", asked.elapsed());
+        if came.starts_with("reset ") {
+            reset = true;
+            break;
+        }
+        assert_eq!(came, "heard b'x'", "{}", talk.client.stderr());
+    }
+    assert!(reset, "nothing was promised: {}", talk.client.stderr());
+    let said = talk.client.stderr();
+    assert!(said.contains("the peer does not answer any more (a reset to the program)"), "{said}");
+    for _ in 0..3 {
+        assert_eq!(talk.connect(), "heard b'x'", "{}", talk.client.stderr());
+    }
+}
+
+/// A peer that is gone for a while, as one whose path is: whoever connects meanwhile is connected when he is back.
+#[test]
+fn a_peer_that_is_back_after_a_while_is_heard_again() {
+    let (mut talk, server) = Talk::begin("flow-back");
+    for _ in 0..3 {
+        assert_eq!(talk.connect(), "heard b'x'");
+    }
+    server.signal(Signal::SIGSTOP);
+    std::thread::sleep(PROMISED);
+    talk.ask();
+    // Longer than a silence after which he is called anew.
+    std::thread::sleep(Duration::from_secs(4));
+    server.signal(Signal::SIGCONT);
+    assert_eq!(talk.outcome(), "heard b'x'", "{}", talk.client.stderr());
+    for _ in 0..3 {
+        assert_eq!(talk.connect(), "heard b'x'", "{}", talk.client.stderr());
+    }
 }
 
 /// The words of one test on the wire: looked for in every packet.

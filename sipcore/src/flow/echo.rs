@@ -43,7 +43,7 @@ impl Echo {
 impl Incoming {
     /// Takes a stream that is an echo, and sends back what comes, at most 1 MiB.
     pub async fn send_back(self) -> Result<(), LinkError> {
-        let Incoming::Quic(mut send, receive) = self else { return Ok(()) };
+        let Incoming::Quic { mut send, receive, .. } = self else { return Ok(()) };
         send.write_all(&200u16.to_be_bytes()).await.map_err(|e| lost(&e))?;
         let mut receive = tokio::io::AsyncReadExt::take(receive, ECHOED);
         tokio::io::copy(&mut receive, &mut send).await.map_err(|e| lost(&e))?;

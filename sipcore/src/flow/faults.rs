@@ -42,7 +42,7 @@ fn opening() -> Opening {
 /// The two directions as QUIC has them.
 fn raw(stream: Stream) -> (quinn::SendStream, quinn::RecvStream) {
     match (stream.send, stream.receive) {
-        (SendStream::Quic(send), RecvStream::Quic(receive, _)) => (send, receive),
+        (SendStream::Quic(send, _), RecvStream::Quic(receive, _)) => (send, receive),
         _ => panic!("not of QUIC"),
     }
 }
@@ -60,8 +60,15 @@ fn send_back(link: Arc<Link>) -> tokio::task::JoinHandle<()> {
 }
 
 /// There and back through a stream, in pieces; `meanwhile` is done after some of them.
-async fn there_and_back(link: &Link, pieces: usize, mut meanwhile: impl AsyncFnMut(usize)) {
-    let (mut send, mut receive) = raw(link.open(opening()).await.unwrap());
+async fn there_and_back(link: &Link, pieces: usize, meanwhile: impl AsyncFnMut(usize)) {
+    there_and_back_in(raw(link.open(opening(), false).await.unwrap()), pieces, meanwhile).await;
+}
+
+async fn there_and_back_in(
+    (mut send, mut receive): (quinn::SendStream, quinn::RecvStream),
+    pieces: usize,
+    mut meanwhile: impl AsyncFnMut(usize),
+) {
     let piece = |n: usize| -> Vec<u8> { (0..100_000).map(|i| ((i * 7 + n * 13) >> 3) as u8).collect() };
     for n in 0..pieces {
         meanwhile(n).await;
@@ -81,6 +88,7 @@ async fn there_and_back(link: &Link, pieces: usize, mut meanwhile: impl AsyncFnM
 struct Middle {
     faces: [SocketAddr; 2],
     replayed: Arc<AtomicUsize>,
+    passing: tokio::task::JoinHandle<()>,
 }
 
 impl Middle {
@@ -91,7 +99,7 @@ impl Middle {
         let at = [faces[0].local_addr().unwrap(), faces[1].local_addr().unwrap()];
         let replayed = Arc::new(AtomicUsize::new(0));
         let count = replayed.clone();
-        tokio::spawn(async move {
+        let passing = tokio::spawn(async move {
             let mut ends: [Option<SocketAddr>; 2] = [None, None];
             let mut kept: VecDeque<(usize, Vec<u8>)> = VecDeque::new();
             let (mut one, mut other) = (vec![0; 65536], vec![0; 65536]);
@@ -120,7 +128,7 @@ impl Middle {
                 }
             }
         });
-        Middle { faces: at, replayed }
+        Middle { faces: at, replayed, passing }
     }
 
     fn as_seen(&self, face: usize, of: &Quic) -> Quic {
@@ -200,7 +208,7 @@ async fn a_peer_that_stalls_holds_up_the_writer() {
         }
         total
     });
-    let (mut send, _receive) = raw(a.open(opening()).await.unwrap());
+    let (mut send, _receive) = raw(a.open(opening(), false).await.unwrap());
     let piece = vec![7; 1 << 20];
     let mut written = 0;
     // Blocked: for a second nothing more is taken.
@@ -218,11 +226,80 @@ async fn a_peer_that_stalls_holds_up_the_writer() {
     assert_eq!(timeout(PATIENCE, reading).await.unwrap().unwrap(), written + piece.len());
 }
 
+/// Who has heard of a stream, but takes his time, is there: nobody gives him up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_slow_to_accept_is_waited_for() {
+    let (a, b) = pair(22).await;
+    let mut opened = Box::pin(a.open(opening(), false));
+    let early = timeout(Duration::from_secs(5), &mut opened).await;
+    assert!(early.is_err(), "{:?}", early.map(|opened| opened.map(|_| ())));
+    let taken = async {
+        let mut incoming = b.accept().await.unwrap();
+        assert!(incoming.purpose().await.is_some());
+        incoming.take(0).await.unwrap()
+    };
+    let (opened, _taken) = timeout(PATIENCE, async { tokio::join!(opened, taken) }).await.unwrap();
+    assert!(opened.is_ok(), "{:?}", opened.map(|_| ()));
+}
+
+/// Who finds no room is told so after a while, and so is who finds nobody to take his stream: the connection, and what is in it, goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_no_room_is_told_alone() {
+    let (a, b) = pair(24).await;
+    // Not one of them is ever taken, and after a while nothing has to be said by either end.
+    let mut early: Vec<Stream> = Vec::new();
+    while let Some(stream) = a.open_early(opening()) {
+        early.push(stream);
+        assert!(early.len() <= tls::STREAMS as usize);
+    }
+    assert_eq!(early.len(), tls::STREAMS as usize);
+    let full = a.open(opening(), false);
+    let late = b.open(opening(), false);
+    let (full, late) = timeout(PATIENCE, async { tokio::join!(full, late) }).await.unwrap();
+    assert_eq!(full.err(), Some(OpenError::Full));
+    assert_eq!(late.err(), Some(OpenError::Late));
+    assert!(!a.is_closed() && !b.is_closed());
+    // One is served, and those that end make room: it is told when they are an eighth.
+    let serving = send_back(b.clone());
+    there_and_back_in(raw(early.swap_remove(0)), 2, async |_| {}).await;
+    timeout(PATIENCE, serving).await.unwrap().unwrap();
+    early.clear();
+    for _ in 0..tls::STREAMS / 4 {
+        timeout(PATIENCE, b.accept()).await.unwrap().unwrap().refuse(486).await;
+    }
+    let room = async {
+        while a.open_early(opening()).is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, room).await.unwrap();
+}
+
+/// Whoever is asked and is not there any more is given up soon, also when nothing could be sent because he did not read before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_gone_is_given_up_soon() {
+    let middle = Middle::start().await;
+    let (a, b) = (gathered(26).await, gathered(27).await);
+    let (at_a, at_b) = (a.description().clone(), b.description().clone());
+    let (a, b) = connected(a, &middle.as_seen(0, &at_b), b, &middle.as_seen(1, &at_a)).await;
+    let (mut send, _receive) = raw(a.open_early(opening()).unwrap());
+    let piece = vec![7; 1 << 20];
+    while timeout(Duration::from_millis(500), send.write(&piece)).await.is_ok() {}
+    middle.passing.abort();
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let opened = timeout(PATIENCE, a.open(opening(), false)).await.unwrap();
+        assert_eq!(opened.err(), Some(OpenError::Silent));
+        assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    }
+    assert!(!a.is_closed() && !b.is_closed());
+}
+
 /// A stream is held when its reader says so, goes on when he says so, and no other is concerned.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_held_stream_waits_alone() {
     let (a, b) = pair(20).await;
-    let streams = async { tokio::join!(a.open(opening()), a.open(opening())) };
+    let streams = async { tokio::join!(a.open(opening(), false), a.open(opening(), false)) };
     let taken = async {
         let mut taken = Vec::new();
         for _ in 0..2 {
@@ -270,7 +347,7 @@ async fn floods_are_bounded() {
             let a = a.clone();
             let (tell, told) = tokio::sync::oneshot::channel();
             let task = tokio::spawn(async move {
-                let opening = a.open(opening());
+                let opening = a.open(opening(), false);
                 let mut opening = std::pin::pin!(opening);
                 let _ = timeout(Duration::from_millis(1), &mut opening).await;
                 let _ = tell.send(());

@@ -12,7 +12,14 @@ use crate::label::{Label, Proto};
 /// A stream that the other end has opened.
 pub enum Incoming {
     /// Of QUIC.
-    Quic(quinn::SendStream, quinn::RecvStream),
+    Quic {
+        /// Towards the opener.
+        send: quinn::SendStream,
+        /// From the opener.
+        receive: quinn::RecvStream,
+        /// The opener does not wait for the answer. Known with the purpose.
+        unasked: bool,
+    },
     /// A data channel.
     Channel(datachannel::Offered),
 }
@@ -40,8 +47,8 @@ pub struct Asked {
 impl Incoming {
     /// What it is for. `None`: it does not say so in time, or not in our words; the stream is to be dropped.
     pub async fn purpose(&mut self) -> Option<Purpose> {
-        let receive = match self {
-            Incoming::Quic(_, receive) => receive,
+        let (receive, unasked) = match self {
+            Incoming::Quic { receive, unasked, .. } => (receive, unasked),
             Incoming::Channel(offered) => {
                 let proto = if offered.open.delivery.is_datagrams() { Proto::Udp } else { Proto::Tcp };
                 let port = offered.open.label.parse::<Label>().ok().filter(|label| label.proto == proto);
@@ -55,6 +62,7 @@ impl Incoming {
             if start == open::ECHO_OPENING {
                 return Some(None);
             }
+            *unasked = Opening::take_unasked(&mut start);
             let mut all = start.to_vec();
             all.resize(Opening::length(&start)?, 0);
             receive.read_exact(all.get_mut(open::SHORTEST..)?).await.ok()?;
@@ -69,7 +77,7 @@ impl Incoming {
     /// Its number: marks the datagrams that belong to it.
     pub fn id(&self) -> u64 {
         match self {
-            Incoming::Quic(send, _) => quinn::VarInt::from(send.id()).into_inner(),
+            Incoming::Quic { send, .. } => quinn::VarInt::from(send.id()).into_inner(),
             Incoming::Channel(offered) => offered.id().into(),
         }
     }
@@ -77,7 +85,11 @@ impl Incoming {
     /// Takes it. `as_of`: the last change of the listening sockets ([`super::Link::last_change`]) before its own was found; 0 promises nothing.
     pub async fn take(self, as_of: u32) -> Result<Stream, LinkError> {
         match self {
-            Incoming::Quic(mut send, receive) => {
+            Incoming::Quic { send, receive, unasked: true } => Ok(Stream {
+                send: SendStream::Quic(send, Some(news::taken(as_of))),
+                receive: RecvStream::Quic(receive, None),
+            }),
+            Incoming::Quic { mut send, receive, .. } => {
                 send.write_all(&news::taken(as_of)).await.map_err(|e| lost(&e))?;
                 Ok(quic(send, receive))
             }
@@ -90,7 +102,7 @@ impl Incoming {
 
     /// Refuses it, with a SIP status. A data channel is closed, which says nothing of the reason.
     pub async fn refuse(self, status: u16) {
-        let Incoming::Quic(mut send, mut receive) = self else { return };
+        let Incoming::Quic { mut send, mut receive, .. } = self else { return };
         let _ = receive.stop(super::RESET.into());
         if send.write_all(&status.to_be_bytes()).await.is_ok() {
             // Nobody closes it before.
@@ -100,12 +112,12 @@ impl Incoming {
 }
 
 pub(super) fn quic(send: quinn::SendStream, receive: quinn::RecvStream) -> Stream {
-    Stream { send: SendStream::Quic(send), receive: RecvStream::Quic(receive, None) }
+    Stream { send: SendStream::Quic(send, None), receive: RecvStream::Quic(receive, None) }
 }
 
 /// One that the other end has still to take.
 pub(super) fn early(send: quinn::SendStream, receive: quinn::RecvStream, early: news::Early) -> Stream {
-    Stream { send: SendStream::Quic(send), receive: RecvStream::Quic(receive, Some(early)) }
+    Stream { send: SendStream::Quic(send, None), receive: RecvStream::Quic(receive, Some(early)) }
 }
 
 pub(super) fn channel((send, receive): (datachannel::Sender, datachannel::Receiver)) -> Stream {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use quinn::{
     Connection, ConnectionError, Endpoint, EndpointConfig, SendDatagramError, TokioRuntime, TransportErrorCode,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::ALPN;
 use super::datachannel::{self, Terms, dcep};
@@ -35,6 +35,14 @@ const PATH_WITHIN: Duration = Duration::from_secs(15);
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the other end's supervisor may take for a stream: its program's listener may have a full queue.
 pub(super) const OPEN_WITHIN: Duration = Duration::from_secs(20);
+/// Who was heard so short a time ago is taken to be there.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// Who says nothing at all for so long, when he is asked for something, may be there no more.
+const SILENT: Duration = Duration::from_secs(2);
+/// On a slow path it may be silent for so many round trips.
+const ROUND_TRIPS: u32 = 4;
+/// How often somebody who waits for the other end to be heard again looks.
+const LOOK: Duration = Duration::from_millis(20);
 /// The largest payload of a datagram of a program (UDP over IPv4).
 const LARGEST_DATAGRAM: usize = 65_507;
 
@@ -95,6 +103,19 @@ pub enum OpenError {
     /// The other end refused, with a SIP status: 403, 486, 503.
     #[error("refused with {0}")]
     Refused(u16),
+    /// Nothing at all comes from the other end, which has perhaps been started again; or the path is gone for the moment.
+    #[error("the peer does not answer any more")]
+    Silent,
+    /// As many streams are open as the other end takes at once, and too few of them have ended in time.
+    #[error(
+        "the peer takes {} connections at once: so many are open, and too few were closed within {} s",
+        tls::STREAMS,
+        OPEN_WITHIN.as_secs()
+    )]
+    Full,
+    /// The other end is there, and has not taken it in time.
+    #[error("the peer did not take the connection within {} s", OPEN_WITHIN.as_secs())]
+    Late,
     /// The flow ended meanwhile.
     #[error(transparent)]
     Lost(LinkError),
@@ -289,38 +310,90 @@ impl Link {
         }
     }
 
-    /// Opens a stream, and waits until the other end has taken it.
-    pub async fn open(&self, opening: Opening) -> Result<Stream, OpenError> {
+    /// Opens a stream, and waits until the other end has taken it. `patient`: also when nothing at all comes from there meanwhile.
+    pub async fn open(&self, opening: Opening, patient: bool) -> Result<Stream, OpenError> {
         let connection = match &self.carrier {
             Carrier::Quic(connection) => connection,
             Carrier::Channels(association) => return open_channel(association, opening.label).await,
         };
-        let opened = async {
-            let (mut send, mut receive) = connection.open_bi().await.map_err(|e| lost(&e))?;
-            send.write_chunk(opening.to_bytes()).await.map_err(|e| lost(&e))?;
-            let (status, as_of) = news::answer(&mut receive).await.map_err(|e| lost(&e))?;
-            if status == 200 {
-                self.news.learn(opening.label, as_of);
+        let mut opened = None;
+        let answered = {
+            let asking = async {
+                let both = connection.open_bi().await.map_err(|e| lost(&e))?;
+                let (send, receive) = opened.insert(both);
+                send.write_chunk(opening.to_bytes()).await.map_err(|e| lost(&e))?;
+                news::answer(receive).await.map_err(|e| lost(&e))
+            };
+            tokio::select! {
+                answered = asking => answered.map_err(OpenError::Lost),
+                () = sleep(OPEN_WITHIN) => Err(OpenError::Late),
+                () = self.silent(), if !patient => Err(OpenError::Silent),
             }
-            Ok((status, quic(send, receive)))
         };
-        let opened = timeout(OPEN_WITHIN, opened).await.unwrap_or_else(|_| Err(lost(&"no answer to a stream")));
-        match opened.map_err(OpenError::Lost)? {
-            (200, stream) => Ok(stream),
-            (status, _) => Err(OpenError::Refused(status)),
+        match (answered, opened) {
+            (Ok((200, as_of)), Some((send, receive))) => {
+                self.news.learn(opening.label, as_of);
+                Ok(quic(send, receive))
+            }
+            (Ok((status, _)), _) => Err(OpenError::Refused(status)),
+            (Err(OpenError::Late), None) => Err(OpenError::Full),
+            (Err(why), opened) => {
+                // The other end, if it is there, would take it for a connection that says nothing.
+                if let Some((mut send, _)) = opened {
+                    let _ = send.reset(super::RESET.into());
+                }
+                Err(why)
+            }
         }
     }
 
-    /// Opens a stream for a socket that the other end is known to listen on, now, without waiting for its answer: that comes before the first byte
+    /// Ends when nothing at all, not even an acknowledgement, comes from the other end for a while from now. Once something has come it never
+    /// ends: that end is there, and its program may take its time.
+    pub async fn silent(&self) {
+        let asked = Instant::now();
+        let heard = || self.silence() < asked.elapsed();
+        if let Carrier::Quic(connection) = &self.carrier {
+            let half = SILENT.max(ROUND_TRIPS * connection.rtt()) / 2;
+            sleep(half).await;
+            if !heard() {
+                // What was asked may still wait for room at the other end. This waits for none, belongs to no flow, and is acknowledged.
+                let _ = connection.send_datagram(Bytes::new());
+                sleep(half).await;
+                if !heard() {
+                    return;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Waits until something comes from the other end, from now on.
+    pub async fn heard(&self) {
+        let asked = Instant::now();
+        while self.silence() >= asked.elapsed() {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// For how long nothing has come from the other end.
+    pub fn silence(&self) -> Duration {
+        self.ground.switch.silence()
+    }
+
+    /// Whether the other end is known to listen on this socket, and has been heard a moment ago: a stream for it need not wait for an answer
+    /// ([`Link::open_early`]).
+    pub fn promises(&self, label: Label) -> bool {
+        let heard = self.silence() < HEARD_WITHIN;
+        matches!(self.carrier, Carrier::Quic(_)) && self.news.knows(label) && self.road.works() && heard
+    }
+
+    /// Opens a stream for a socket that was promised, now, without waiting for the other end's answer: that comes before the first byte
     /// which is read. If it is a refusal after all, reading fails. `None`: that cannot be; [`Link::open`] can.
     pub fn open_early(&self, opening: Opening) -> Option<Stream> {
         let Carrier::Quic(connection) = &self.carrier else { return None };
-        if !self.news.knows(opening.label) || !self.road.works() {
-            return None;
-        }
         let (mut send, receive) = connection.open_bi().now_or_never()?.ok()?;
         let waits = Early::new(self.news.clone(), opening.label);
-        match send.write_chunk(opening.to_bytes()).now_or_never() {
+        match send.write_chunk(opening.to_bytes_unasked()).now_or_never() {
             Some(Ok(())) => Some(early(send, receive, waits)),
             // No room for so little: it is nobody's.
             _ => {
@@ -345,7 +418,7 @@ impl Link {
         match &self.carrier {
             Carrier::Quic(connection) => {
                 let (send, receive) = connection.accept_bi().await.map_err(|e| lost(&e))?;
-                Ok(Incoming::Quic(send, receive))
+                Ok(Incoming::Quic { send, receive, unasked: false })
             }
             Carrier::Channels(association) => Ok(Incoming::Channel(association.offered().await.map_err(|e| lost(&e))?)),
         }

@@ -4,6 +4,7 @@
 //! opener:   kind 1 byte (6 tcp, 17 udp, 1 echo) | port u16 | family 1 byte (4, 6) | address 4 or 16 bytes | port u16
 //! acceptor: status u16 (a SIP status: 200, 403, 486, 503) | after 200, but for echo: last change u32 (`news`)
 //! ```
+//! With 0x80 in its kind the opener of a TCP stream does not wait for the 200: it may come with the first bytes.
 //! An echo is for nobody's socket: port and address are 0, and every byte comes back.
 //! Then, for TCP, the bytes of the two programs. A UDP stream carries nothing more and lasts as long as the flow does; a datagram is
 //! the stream's number (a variable-length integer, RFC 9000 section 16) and the payload, in a DATAGRAM frame (RFC 9221) or, if it is too
@@ -20,6 +21,8 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// ICMP, whose echo it is like.
 const ECHO: u8 = 1;
+/// In the kind: the opener does not wait for the answer.
+const UNASKED: u8 = 0x80;
 /// The longest opening.
 pub(super) const LONGEST: usize = 1 + 2 + 1 + 16 + 2;
 /// The shortest, by which its length is known.
@@ -54,6 +57,20 @@ impl Opening {
         }
         out.put_u16(self.virtual_source.port());
         out.freeze()
+    }
+
+    /// For who does not wait for the answer.
+    pub(super) fn to_bytes_unasked(self) -> Bytes {
+        let mut out = BytesMut::from(self.to_bytes());
+        out[0] |= UNASKED;
+        out.freeze()
+    }
+
+    /// Whether the opener does not wait for the answer; that mark is taken off.
+    pub(super) fn take_unasked(start: &mut [u8; SHORTEST]) -> bool {
+        let unasked = start[0] == TCP | UNASKED;
+        start[0] &= if unasked { !UNASKED } else { u8::MAX };
+        unasked
     }
 
     /// How long an opening is that begins with these [`SHORTEST`] bytes. `None`: it is none.
@@ -125,8 +142,12 @@ mod tests {
             let opening = Opening { label: label.parse().unwrap(), virtual_source: source.parse().unwrap() };
             let bytes = opening.to_bytes();
             assert_eq!(Opening::parse(&bytes), Some(opening));
-            let start = bytes.first_chunk().unwrap();
-            assert_eq!(Opening::length(start), Some(bytes.len()));
+            let mut start = *bytes.first_chunk().unwrap();
+            assert_eq!(Opening::length(&start), Some(bytes.len()));
+            assert!(!Opening::take_unasked(&mut start));
+            let mut marked = *opening.to_bytes_unasked().first_chunk().unwrap();
+            assert_eq!(Opening::take_unasked(&mut marked), opening.label.proto == Proto::Tcp);
+            assert_eq!(marked == start, opening.label.proto == Proto::Tcp);
             for n in 0..bytes.len() {
                 assert_eq!(Opening::parse(&bytes[..n]), None);
             }

@@ -29,7 +29,7 @@ impl Stream {
     /// Its number: marks the datagrams that belong to it.
     pub fn id(&self) -> u64 {
         match &self.send {
-            SendStream::Quic(stream) => quinn::VarInt::from(stream.id()).into_inner(),
+            SendStream::Quic(stream, _) => quinn::VarInt::from(stream.id()).into_inner(),
             SendStream::Channel(channel) => channel.id().into(),
         }
     }
@@ -46,8 +46,8 @@ pub enum Stopped {
 
 /// The writing direction.
 pub enum SendStream {
-    /// Of QUIC.
-    Quic(quinn::SendStream),
+    /// Of QUIC; perhaps the opener has still to hear that it was taken.
+    Quic(quinn::SendStream, Option<[u8; 6]>),
     /// Of a data channel.
     Channel(datachannel::Sender),
 }
@@ -55,16 +55,32 @@ pub enum SendStream {
 impl SendStream {
     /// Writes all of it, as fast as the other end takes it.
     pub async fn write(&mut self, data: Bytes) -> Result<(), Broken> {
+        self.answer().await?;
         match self {
-            SendStream::Quic(stream) => stream.write_chunk(data).await.map_err(|e| Broken::Lost(e.to_string())),
+            SendStream::Quic(stream, _) => stream.write_chunk(data).await.map_err(|e| Broken::Lost(e.to_string())),
             SendStream::Channel(channel) => channel.write(data).await.map_err(|_| closed()),
         }
+    }
+
+    /// Whether the opener has still to hear that the stream was taken: what is written first says so.
+    pub fn owes_answer(&self) -> bool {
+        matches!(self, SendStream::Quic(_, Some(_)))
+    }
+
+    /// Tells the opener that the stream was taken, if he has still to hear it. To be called before [`SendStream::finish`].
+    pub async fn answer(&mut self) -> Result<(), Broken> {
+        if let SendStream::Quic(stream, owed) = self
+            && let Some(answer) = owed.take()
+        {
+            stream.write_all(&answer).await.map_err(|e| Broken::Lost(e.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Nothing more is written. It is reset only by what the other end has been told since.
     pub fn finish(&mut self) {
         match self {
-            SendStream::Quic(stream) => drop(stream.finish()),
+            SendStream::Quic(stream, _) => drop(stream.finish()),
             SendStream::Channel(channel) => channel.finish(),
         }
     }
@@ -72,7 +88,7 @@ impl SendStream {
     /// A TCP reset. Of a data channel both directions end.
     pub fn reset(&mut self) {
         match self {
-            SendStream::Quic(stream) => drop(stream.reset(super::RESET.into())),
+            SendStream::Quic(stream, _) => drop(stream.reset(super::RESET.into())),
             SendStream::Channel(channel) => channel.reset(),
         }
     }
@@ -84,7 +100,7 @@ impl SendStream {
             Channel(B),
         }
         let waiting = match self {
-            SendStream::Quic(stream) => Waiting::Quic(stream.stopped()),
+            SendStream::Quic(stream, _) => Waiting::Quic(stream.stopped()),
             SendStream::Channel(channel) => Waiting::Channel(channel.stopped()),
         };
         async move {

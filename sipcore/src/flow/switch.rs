@@ -7,7 +7,9 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -30,6 +32,9 @@ pub(super) struct Switch {
     last: Mutex<Vec<u8>>,
     /// Where datagrams of DTLS go, if somebody speaks it.
     dtls: Mutex<Option<mpsc::Sender<Bytes>>>,
+    begun: Instant,
+    /// When something came in for QUIC: microseconds after that.
+    heard: AtomicU64,
 }
 
 struct Wires {
@@ -47,7 +52,19 @@ impl fmt::Debug for Switch {
 impl Switch {
     pub fn new(current: Arc<Wire>) -> Arc<Switch> {
         let wires = RwLock::new(Wires { current, others: Vec::new() });
-        Arc::new(Switch { wires, waker: Mutex::default(), last: Mutex::default(), dtls: Mutex::default() })
+        Arc::new(Switch {
+            wires,
+            waker: Mutex::default(),
+            last: Mutex::default(),
+            dtls: Mutex::default(),
+            begun: Instant::now(),
+            heard: AtomicU64::new(0),
+        })
+    }
+
+    /// For how long nothing has come in for QUIC.
+    pub fn silence(&self) -> Duration {
+        self.begun.elapsed().saturating_sub(Duration::from_micros(self.heard.load(Ordering::Relaxed)))
     }
 
     pub fn current(&self) -> Arc<Wire> {
@@ -161,6 +178,10 @@ impl AsyncUdpSocket for Switch {
         let wires = self.wires.read();
         for wire in std::iter::once(&wires.current).chain(&wires.others) {
             if let Poll::Ready(count) = wire.poll_recv(cx, bufs, meta) {
+                if meta.iter().take(count).any(|meta| meta.len > 0) {
+                    let heard = self.begun.elapsed().as_micros();
+                    self.heard.store(u64::try_from(heard).unwrap_or(u64::MAX), Ordering::Relaxed);
+                }
                 return Poll::Ready(Ok(count));
             }
         }

@@ -79,7 +79,7 @@ async fn streams_and_datagrams() {
         }
         called.closed().await
     });
-    let stream = caller.open(opening()).await.unwrap();
+    let stream = caller.open(opening(), false).await.unwrap();
     let data: Vec<u8> = (0..4_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let sent = data.clone();
     let Stream { mut send, mut receive } = stream;
@@ -94,7 +94,7 @@ async fn streams_and_datagrams() {
     }
     assert!(got == data);
     drop(writing.await.unwrap());
-    assert_eq!(caller.open(opening()).await.err(), Some(OpenError::Refused(486)));
+    assert_eq!(caller.open(opening(), false).await.err(), Some(OpenError::Refused(486)));
     caller.send_datagram(4, b"small").await.unwrap();
     assert_eq!(caller.datagram().await.unwrap(), (4, b"small".as_slice().into()));
     caller.send_datagram(8, &data[..60_000]).await.unwrap();
@@ -167,7 +167,7 @@ async fn channels_carry_streams_and_datagrams() {
         say_sent.send(()).unwrap();
         called.closed().await
     });
-    let Stream { mut send, receive } = caller.open(opening()).await.unwrap();
+    let Stream { mut send, receive } = caller.open(opening(), false).await.unwrap();
     let data: Vec<u8> = (0..4_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let sent = data.clone();
     let writing = tokio::spawn(async move {
@@ -182,9 +182,9 @@ async fn channels_carry_streams_and_datagrams() {
     }
     assert!(got == data);
     drop((writing.await.unwrap(), receive));
-    assert_eq!(caller.open(opening()).await.err(), Some(OpenError::Refused(486)));
+    assert_eq!(caller.open(opening(), false).await.err(), Some(OpenError::Refused(486)));
     let udp = Opening { label: "udp/53".parse().unwrap(), ..opening() };
-    let datagrams = caller.open(udp).await.unwrap();
+    let datagrams = caller.open(udp, false).await.unwrap();
     for length in [5, 60_000] {
         caller.send_datagram(datagrams.id(), &data[..length]).await.unwrap();
         assert_eq!(caller.datagram().await.unwrap(), (datagrams.id(), data[..length].to_vec().into()));

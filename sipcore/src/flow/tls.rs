@@ -24,7 +24,7 @@ const LOST_AFTER: Duration = Duration::from_secs(30);
 /// and so for its turn. What a program does not read is not among them for long.
 const WINDOW: u32 = 64 << 20;
 /// Streams at once that the other end may open.
-const STREAMS: u32 = 4096;
+pub(super) const STREAMS: u32 = 4096;
 /// Datagrams that wait for the program, or for room on the path.
 const DATAGRAMS: usize = 2 << 20;
 

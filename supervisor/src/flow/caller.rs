@@ -14,7 +14,7 @@ use sipcore::message::Uri;
 
 use super::outer::{self, Clear, Outcome, TLS};
 use super::trunk::{Held, Trunk};
-use super::{Links, Remote, called, datagrams, gate, glare, mismatch, moving, pump};
+use super::{Links, Remote, called, datagrams, early, gate, glare, mismatch, moving, pump};
 use crate::progress;
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::Supervisor;
@@ -29,6 +29,9 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 /// How long he may say so: a session that is gone at one end is given up at the other when nothing comes any more.
 const STANDS_WITHIN: Duration = Duration::from_secs(40);
 
+/// How long a path may be gone that comes back while a peer cannot be called again.
+const BACK_WITHIN: Duration = Duration::from_secs(15);
+
 /// Peers that are remembered at once.
 const PEERS: usize = 4096;
 
@@ -42,12 +45,18 @@ pub struct Wanted<'a> {
     pub source: SocketAddrV4,
     /// How the peer's program is to see it.
     pub seen_as: SocketAddr,
+    /// Where the reason goes if it is not to be had, while there is another way; else the user is told.
+    pub aside: Option<&'a Mutex<Option<String>>>,
 }
 
 impl Wanted<'_> {
     /// Says why it is not to be had.
     pub fn fail(&self, errno: Errno, why: String) -> Failure {
-        crate::say::say!("{} of {}: {why} ({errno:?} to the program)", self.label, self.callee.uri);
+        let words = format!("{} of {}: {why} ({errno:?} to the program)", self.label, self.callee.uri);
+        match self.aside {
+            Some(kept) => *kept.lock() = Some(words),
+            None => crate::say::say!("{words}"),
+        }
         Failure { errno }
     }
 }
@@ -56,7 +65,7 @@ impl Wanted<'_> {
 #[derive(Default)]
 pub struct Peer {
     /// Taken by who sets up a connection; the others wait for it.
-    trunk: tokio::sync::Mutex<Option<Arc<Trunk>>>,
+    pub(super) trunk: tokio::sync::Mutex<Option<Arc<Trunk>>>,
     /// When nobody could be reached, and what the program was told.
     failed: Mutex<Option<(Instant, Errno)>>,
     /// Whether TLS connections came about when they were last agreed on.
@@ -110,7 +119,7 @@ impl Plan {
 }
 
 /// Of a peer: rules for one may want different flows.
-fn key(callee: &Callee) -> String {
+pub(super) fn key(callee: &Callee) -> String {
     format!("{} {} {}", callee.uri, callee.flows.words(), callee.flows.cleartext)
 }
 
@@ -224,11 +233,17 @@ impl Links {
                 }
             };
             let trunk = held.trunk().clone();
-            match self.open_in(supervisor, trunk.clone(), held, wanted).await {
+            match self.open_in(supervisor, trunk.clone(), held, wanted, rebuilt).await {
                 Ok(flow) => return Ok(flow),
                 // This end's want of a socket is not the connection's fault: its other streams go on.
                 Err(OpenError::Lost(why @ (LinkError::NoSocket(_) | LinkError::NoListener(_)))) => {
                     return Err(wanted.fail(Errno::ENOBUFS, why.to_string()));
+                }
+                Err(OpenError::Silent) if !rebuilt => {
+                    rebuilt = true;
+                    if let Some(flow) = self.call_again(supervisor, agent, &peer, &trunk, wanted, &plan).await? {
+                        return Ok(flow);
+                    }
                 }
                 Err(OpenError::Lost(why)) if !rebuilt => {
                     tracing::debug!(%why, "a lost connection is set up again");
@@ -242,7 +257,76 @@ impl Links {
                     let (errno, why) = refusal(status);
                     return Err(wanted.fail(errno, why));
                 }
+                // The others in the connection go on.
+                Err(why @ (OpenError::Silent | OpenError::Full | OpenError::Late)) => {
+                    return Err(wanted.fail(Errno::ETIMEDOUT, why.to_string()));
+                }
                 Err(why) => return Err(wanted.fail(Errno::ENETUNREACH, why.to_string())),
+            }
+        }
+    }
+
+    /// Nothing comes from the peer by `trunk` any more. He may have been started again: he is called. Or the path is gone for a while, and comes back
+    /// to a connection that lives as long: that one is used as soon as something is heard by it. `None`: it is to be tried again.
+    async fn call_again(
+        self: &Arc<Links>,
+        supervisor: &Arc<Supervisor>,
+        agent: &Agent,
+        peer: &Arc<Peer>,
+        trunk: &Arc<Trunk>,
+        wanted: Wanted<'_>,
+        plan: &Plan,
+    ) -> Result<Option<Flow>, Failure> {
+        let (asked, words) = (Instant::now(), Mutex::new(None));
+        let failure = {
+            let mut slot = peer.trunk.lock().await;
+            // Others that waited in it may have set up the next one already.
+            if !slot.as_ref().is_some_and(|now| Arc::ptr_eq(now, trunk)) {
+                return Ok(None);
+            }
+            let failed = *peer.failed.lock();
+            match failed.filter(|(when, _)| *when >= asked) {
+                Some((_, errno)) => Failure { errno },
+                None => {
+                    tracing::debug!(session = %trunk.session, "a peer that says nothing is called again");
+                    let aside = Wanted { aside: Some(&words), ..wanted };
+                    let established = tokio::select! {
+                        established = self.establish(supervisor, agent, aside, plan) => established,
+                        () = trunk.link.heard() => return Ok(None),
+                    };
+                    match established {
+                        Ok(Established::Encrypted(next)) => {
+                            tokio::spawn(keep(supervisor.clone(), peer.clone(), next.clone()));
+                            *slot = Some(next);
+                            return Ok(None);
+                        }
+                        Ok(Established::Stands(fingerprint)) => {
+                            if let Some(next) = self.lent(fingerprint).await.filter(|next| !Arc::ptr_eq(next, trunk)) {
+                                tokio::spawn(borrow(peer.clone(), next.clone()));
+                                *slot = Some(next);
+                            }
+                            return Ok(None);
+                        }
+                        Ok(Established::Flow(flow)) => return Ok(Some(flow)),
+                        Ok(Established::Unreachable(why)) => aside.fail(Errno::EHOSTUNREACH, why.to_string()),
+                        Err((of_peer, failure)) => {
+                            if of_peer {
+                                *peer.failed.lock() = Some((Instant::now(), failure.errno));
+                            }
+                            failure
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = trunk.link.heard() => Ok(None),
+            _ = trunk.link.closed() => Ok(None),
+            () = tokio::time::sleep(BACK_WITHIN) => {
+                if let Some(words) = words.lock().take() {
+                    crate::say::say!("{words}");
+                }
+                Err(failure)
             }
         }
     }
@@ -463,16 +547,18 @@ impl Links {
         trunk
     }
 
-    /// One more stream.
+    /// One more stream. `patient`: a peer that says nothing is waited for.
     async fn open_in(
         self: &Arc<Links>,
         supervisor: &Arc<Supervisor>,
         trunk: Arc<Trunk>,
         held: Held,
         wanted: Wanted<'_>,
+        patient: bool,
     ) -> Result<Flow, OpenError> {
         let io = |e: std::io::Error| OpenError::Lost(LinkError::NoSocket(e.to_string()));
-        let stream = trunk.link.open(Opening { label: wanted.label, virtual_source: wanted.seen_as }).await?;
+        let opening = Opening { label: wanted.label, virtual_source: wanted.seen_as };
+        let stream = trunk.link.open(opening, patient).await?;
         let kind = trunk.link.kind();
         let (session, media) = match wanted.label.proto {
             Proto::Tcp => {
@@ -512,10 +598,8 @@ impl Links {
             match expected.connected_before(ended).await {
                 Some(socket) => {
                     let pumped = pump::pump(socket, stream, &held.trunk().link, links.ending.subscribe());
-                    if let Err(status) = pumped.await {
-                        // The program was connected at once, and can be told no other way.
-                        let (_, why) = refusal(status);
-                        crate::say::say!("{label} of {uri}: {why} (a reset to the program)");
+                    if let Err(why) = pumped.await {
+                        early::say_reset(label, &uri, &why);
                     }
                 }
                 None => pump::withdraw(stream),
@@ -523,26 +607,6 @@ impl Links {
             drop((held, busy));
         });
         Flow { session, media, kind }
-    }
-
-    /// A flow to a socket that the peer is known to listen on, in the connection that stands with him: at once, and without a word of his.
-    /// `None`: [`Links::open`] finds out.
-    pub fn open_early(
-        self: &Arc<Links>,
-        supervisor: &Supervisor,
-        callee: &Callee,
-        opening: Opening,
-        source: SocketAddrV4,
-    ) -> Option<Flow> {
-        let by_trunk = callee.flows.encrypted.first().is_some_and(|kind| *kind != Encrypted::Tls);
-        if !by_trunk || self.is_near(&callee.uri) {
-            return None;
-        }
-        let gate = self.gate.get()?;
-        let peer = self.peers.lock().get(&key(callee))?.clone();
-        let held = peer.trunk.try_lock().ok()?.as_ref().filter(|trunk| !trunk.link.is_closed())?.hold();
-        let stream = held.trunk().link.open_early(opening)?;
-        Some(self.join(supervisor, gate, held, stream, opening.label, (callee, source)))
     }
 }
 
@@ -612,7 +676,9 @@ async fn keep(supervisor: Arc<Supervisor>, peer: Arc<Peer>, trunk: Arc<Trunk>) {
         }
         let mut slot = peer.trunk.lock().await;
         if trunk.is_idle() {
-            *slot = None;
+            if slot.as_ref().is_some_and(|held| Arc::ptr_eq(held, &trunk)) {
+                *slot = None;
+            }
             break;
         }
     }

@@ -4,6 +4,7 @@
 mod called;
 mod caller;
 mod datagrams;
+mod early;
 mod gate;
 mod glare;
 mod helpers;
@@ -176,6 +177,9 @@ impl Links {
 
     /// The socket of this flow is gone, or the session of this connection is to end.
     pub fn close(&self, id: SessionId) {
+        if let Some(gate) = self.gate.get() {
+            gate.forget(id);
+        }
         self.searches.lock().remove(&id);
         self.flows.lock().remove(&id);
         self.outlasting.lock().remove(&id);
@@ -216,11 +220,11 @@ impl Links {
         self.glare.incoming(from, [theirs, own], stands).map(Some).ok_or(own)
     }
 
-    /// The connection to whoever shows this.
+    /// The connection to whoever shows this: of several the one by which something came last.
     fn standing(&self, fingerprint: Fingerprint) -> Option<Arc<Trunk>> {
         let trunks = self.trunks.lock();
-        let mut live = trunks.values().filter_map(Weak::upgrade).filter(|trunk| !trunk.link.is_closed());
-        live.find(|trunk| trunk.fingerprint == Some(fingerprint))
+        let live = trunks.values().filter_map(Weak::upgrade).filter(|trunk| !trunk.link.is_closed());
+        live.filter(|trunk| trunk.fingerprint == Some(fingerprint)).min_by_key(|trunk| trunk.link.silence())
     }
 
     /// The connections that stand.

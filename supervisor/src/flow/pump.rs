@@ -4,14 +4,15 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use sipcore::flow::{Backlog, Brake, Link, RecvStream, SendStream, Stopped, Stream};
+use sipcore::flow::{Backlog, Brake, Link, OpenError, RecvStream, SendStream, Stopped, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{rest, short};
 
@@ -21,6 +22,7 @@ impl fmt::Display for Broken {
             Broken::Program(e) => write!(f, "the program's end: {e}"),
             Broken::Peer(why) => write!(f, "the peer's end: {why}"),
             Broken::Refused(status) => write!(f, "the peer refused with {status}"),
+            Broken::Silent => f.write_str("the peer says nothing"),
             Broken::NoReader => f.write_str("nobody reads any more"),
         }
     }
@@ -32,6 +34,8 @@ const PIECE: [usize; 2] = [4 * 1024, 64 * 1024];
 const ROOM: usize = 2 * 1024;
 /// Who has so much to write waits for all others who have.
 const MUCH: usize = 4 * 1024;
+/// Who has opened a stream, and does not wait to hear that it was taken, hears it after so long at the latest.
+const ANSWER_WITHIN: Duration = Duration::from_millis(2);
 /// Packets' payloads that are handed to the program at once.
 const CHUNKS: usize = 64;
 
@@ -42,8 +46,19 @@ enum Broken {
     Peer(String),
     /// The peer has not taken the stream after all, with this status.
     Refused(u16),
+    /// Nor does anything else come from him.
+    Silent,
     /// The run ends, and nobody reads.
     NoReader,
+}
+
+/// Why a stream was not taken that was opened before the peer was asked. The program has seen a reset.
+#[derive(Debug)]
+pub enum Untaken {
+    /// The peer refused, with this status.
+    Refused(u16),
+    /// He never said a word of it; why, for the user.
+    Never(String),
 }
 
 impl From<sipcore::flow::Broken> for Broken {
@@ -58,20 +73,20 @@ impl From<sipcore::flow::Broken> for Broken {
 /// Carries bytes until both directions have ended. `link`: the stream's; `ending`: the program is gone, and what comes for it need not be awaited.
 ///
 /// # Errors
-/// The status with which the peer refused a stream that was opened before it was asked.
+/// Why the peer has not taken a stream that was opened before he was asked.
 pub async fn pump(
     mut socket: TcpStream,
     stream: Stream,
     link: &Link,
     ending: watch::Receiver<bool>,
-) -> Result<(), u16> {
+) -> Result<(), Untaken> {
     let _ = socket.set_nodelay(true);
     short::own(&socket);
     let (mut brake, mut backlog) = (link.brake(stream.id()), link.backlog(stream.id()));
     let Stream { mut send, mut receive } = stream;
     let outcome = {
         let (mut reader, writer) = socket.split();
-        let mut down = pin!(downwards(writer, &mut receive, &mut backlog, ending));
+        let mut down = pin!(downwards(writer, &mut receive, &mut backlog, link, ending));
         let (mut up_ended, mut down_ended, mut down_whole) = (false, false, false);
         let ended = {
             let mut up = pin!(upwards(&mut reader, &mut send, &mut brake, link));
@@ -123,8 +138,10 @@ pub async fn pump(
                 send.reset();
                 let _ = sandbox::sock::reset_on_close(socket.as_fd());
             }
-            if let Broken::Refused(status) = why {
-                return Err(status);
+            match why {
+                Broken::Refused(status) => return Err(Untaken::Refused(status)),
+                Broken::Silent => return Err(Untaken::Never(OpenError::Silent.to_string())),
+                _ => {}
             }
         }
     }
@@ -136,15 +153,31 @@ async fn upwards(from: &mut ReadHalf<'_>, to: &mut SendStream, brake: &mut Brake
     let (mut buffer, mut piece, mut much) = (BytesMut::new(), PIECE[0], false);
     loop {
         // Nobody reads there any more, and the program need not write to find out.
+        let owes = to.owes_answer();
         let ready = tokio::select! {
             ready = from.readable() => ready,
             why = &mut stopped => return Err(Broken::Peer(format!("{why:?}"))),
+            () = async { sleep(ANSWER_WITHIN).await }, if owes => {
+                to.answer().await?;
+                continue;
+            }
         };
         ready.map_err(Broken::Program)?;
         // Nothing is read before there is a place for it.
-        let turn = tokio::select! {
-            turn = brake.turn(much) => turn,
-            why = &mut stopped => return Err(Broken::Peer(format!("{why:?}"))),
+        let turn = {
+            let mut turn = pin!(brake.turn(much));
+            tokio::select! {
+                biased;
+                turn = &mut turn => turn,
+                // It may take a while, for which the answer does not wait.
+                () = std::future::ready(()) => {
+                    to.answer().await?;
+                    tokio::select! {
+                        turn = &mut turn => turn,
+                        why = &mut stopped => return Err(Broken::Peer(format!("{why:?}"))),
+                    }
+                }
+            }
         };
         // What is small shares a piece with what comes next: it is kept as long as the last of it is not acknowledged.
         if buffer.capacity() < ROOM {
@@ -160,6 +193,7 @@ async fn upwards(from: &mut ReadHalf<'_>, to: &mut SendStream, brake: &mut Brake
         };
         if count == 0 {
             // It is reset only by what it has been told since.
+            to.answer().await?;
             to.finish();
             break;
         }
@@ -188,13 +222,18 @@ async fn downwards(
     mut to: WriteHalf<'_>,
     from: &mut RecvStream,
     backlog: &mut Backlog,
+    link: &Link,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Broken> {
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
     // The sender lives as long as the run.
     let mut ended = pin!(ending.wait_for(|ending| *ending));
     // A peer that has not taken it yet has nothing of what was written, whatever his host has: also where nobody reads.
-    from.taken().await?;
+    tokio::select! {
+        biased;
+        taken = from.taken() => taken?,
+        () = link.silent() => return Err(Broken::Silent),
+    }
     loop {
         let count = tokio::select! {
             count = from.read_many(&mut chunks) => count,
