@@ -27,6 +27,7 @@ mod probe;
 mod protection;
 mod record;
 mod road;
+mod socket;
 mod stream;
 mod switch;
 mod tcp;

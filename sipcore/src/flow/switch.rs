@@ -221,6 +221,9 @@ impl fmt::Debug for Writable {
 impl UdpPoller for Writable {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.switch.current();
+        if self.waiting.is_none() && !wire.is_full() {
+            return Poll::Ready(Ok(()));
+        }
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(async move { wire.writable().await }));
         let result = waiting.as_mut().poll(cx);
         if result.is_ready() {

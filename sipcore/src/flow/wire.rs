@@ -4,30 +4,22 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::AsRawFd;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
-use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 use parking_lot::Mutex;
-use quinn::udp::{RecvMeta, Transmit as Outgoing, UdpSocketState};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
-use tokio::net::UdpSocket;
+use quinn::udp::{RecvMeta, Transmit as Outgoing};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::paths::{Chosen, Paths, Route, Transmit, Verdict};
+use super::socket::Socket;
 
 /// The other end's address, for QUIC (TEST-NET-1, RFC 5737: it is nobody's).
 pub(super) const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 1));
-
-struct Socket {
-    io: UdpSocket,
-    state: UdpSocketState,
-    base: SocketAddr,
-}
 
 /// Pieces that wait to be written to a relay. More are lost, as on the way.
 const TO_RELAY: usize = 256;
@@ -101,17 +93,12 @@ impl Wire {
     /// Takes bound sockets in non-blocking mode, and connections to relays; `make` makes the machine of the addresses of both,
     /// for the connections with the numbers of their relays.
     pub fn new(
-        sockets: Vec<std::net::UdpSocket>,
+        sockets: Vec<UdpSocket>,
         connections: Vec<Connection>,
         relays: Vec<SocketAddr>,
         make: impl FnOnce(&[SocketAddr], &[(usize, SocketAddr)]) -> Paths,
     ) -> io::Result<(Arc<Wire>, Drive)> {
-        let take = |socket: std::net::UdpSocket| {
-            let base = socket.local_addr()?;
-            let state = UdpSocketState::new((&socket).into())?;
-            Ok(Socket { io: UdpSocket::from_std(socket)?, state, base })
-        };
-        let sockets: Vec<Socket> = sockets.into_iter().map(take).collect::<io::Result<_>>()?;
+        let sockets: Vec<Socket> = sockets.into_iter().map(Socket::new).collect::<io::Result<_>>()?;
         let bases: Vec<SocketAddr> = sockets.iter().map(|socket| socket.base).collect();
         let (mut streams, mut ends, mut halves) = (Vec::new(), Vec::new(), Vec::new());
         for Connection { relay, base, server, reader, writer } in connections {
@@ -195,9 +182,7 @@ impl Wire {
             return;
         }
         let Some(socket) = self.socket(transmit.base) else { return };
-        // By the kernel itself: tokio does not know yet that a fresh socket takes something.
-        let to = SockaddrStorage::from(transmit.to);
-        if let Err(error) = sendto(socket.io.as_raw_fd(), &transmit.data, &to, MsgFlags::MSG_DONTWAIT) {
+        if let Err(error) = socket.send_to(&transmit.data, transmit.to) {
             tracing::trace!(%error, to = %transmit.to, "a datagram of the search for a path was not sent");
         }
     }
@@ -210,9 +195,14 @@ impl Wire {
     /// Waits until the socket that the route leads through takes more.
     pub async fn writable(&self) -> io::Result<()> {
         match self.sending() {
-            Some(socket) => socket.io.writable().await,
+            Some(socket) => socket.writable().await,
             None => Ok(()),
         }
+    }
+
+    /// Whether it took nothing when it was asked last.
+    pub fn is_full(&self) -> bool {
+        self.sending().is_some_and(Socket::is_full)
     }
 
     /// Takes what is not QUIC out of received datagrams.
@@ -391,7 +381,7 @@ impl Wire {
             Some(Route::Direct { base, to }) => {
                 let Some(socket) = self.socket(base) else { return Ok(()) };
                 let outgoing = Outgoing { destination: to, src_ip: None, ..outgoing.clone() };
-                socket.io.try_io(Interest::WRITABLE, || socket.state.send((&socket.io).into(), &outgoing))
+                socket.try_send(&outgoing)
             }
         }
     }
@@ -402,40 +392,25 @@ impl Wire {
             return Poll::Ready(count);
         }
         for socket in &self.sockets {
-            while let Poll::Ready(ready) = socket.io.poll_recv_ready(cx) {
-                if ready.is_err() {
-                    break;
+            if let Some(count) = socket.poll_recv(cx, bufs, meta) {
+                for (buffer, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(count) {
+                    self.sort_out(socket, buffer, meta);
                 }
-                let received =
-                    socket.io.try_io(Interest::READABLE, || socket.state.recv((&socket.io).into(), bufs, meta));
-                match received {
-                    Ok(count) => {
-                        for (buffer, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(count) {
-                            self.sort_out(socket, buffer, meta);
-                        }
-                        return Poll::Ready(count);
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    // An ICMP message about an earlier datagram (ECONNREFUSED), or an interface that is gone: the others go on.
-                    Err(error) => {
-                        tracing::trace!(%error, base = %socket.base, "receive");
-                        break;
-                    }
-                }
+                return Poll::Ready(count);
             }
         }
         Poll::Pending
     }
 
     pub fn max_transmit_segments(&self) -> usize {
-        self.sockets.iter().map(|socket| socket.state.max_gso_segments()).min().unwrap_or(1)
+        self.sockets.iter().map(Socket::max_transmit_segments).min().unwrap_or(1)
     }
 
     pub fn max_receive_segments(&self) -> usize {
-        self.sockets.iter().map(|socket| socket.state.gro_segments()).max().unwrap_or(1)
+        self.sockets.iter().map(Socket::max_receive_segments).max().unwrap_or(1)
     }
 
     pub fn may_fragment(&self) -> bool {
-        self.sockets.iter().any(|socket| socket.state.may_fragment())
+        self.sockets.iter().any(Socket::may_fragment)
     }
 }

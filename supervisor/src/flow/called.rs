@@ -200,6 +200,5 @@ async fn to_listener(supervisor: &Supervisor, endpoint: Endpoint, id: SessionId)
     supervisor.table.lock().expect(source, expected);
     sock::connect_nowait(socket.as_fd(), &SocketAddr::V4(bound.physical))?;
     sandbox::ready::connected(socket.as_fd()).await?;
-    sock::set_nonblocking(socket.as_fd())?;
     TcpStream::from_std(socket.into())
 }

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use nix::sys::socket::{MsgFlags, sendmsg};
 use sipcore::flow::{Backlog, Brake, Link, OpenError, RecvStream, SendStream, Stopped, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -226,6 +227,8 @@ async fn downwards(
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Broken> {
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+    // The runtime does not know yet that a fresh socket takes something.
+    let mut fresh = true;
     // The sender lives as long as the run.
     let mut ended = pin!(ending.wait_for(|ending| *ending));
     // A peer that has not taken it yet has nothing of what was written, whatever his host has: also where nobody reads.
@@ -241,7 +244,7 @@ async fn downwards(
         };
         let mut open = match count? {
             Some(count) => {
-                write(&to, &mut chunks[..count], backlog).await.map_err(Broken::Program)?;
+                write(&to, &mut chunks[..count], backlog, std::mem::take(&mut fresh)).await.map_err(Broken::Program)?;
                 true
             }
             None => false,
@@ -273,14 +276,19 @@ async fn downwards(
 }
 
 /// Writes them, in as few calls as it takes; what the program does not read in time is kept. They are given back empty.
-async fn write(to: &WriteHalf<'_>, chunks: &mut [Bytes], backlog: &mut Backlog) -> io::Result<()> {
+/// `fresh`: the kernel is asked, not the runtime.
+async fn write(to: &WriteHalf<'_>, chunks: &mut [Bytes], backlog: &mut Backlog, mut fresh: bool) -> io::Result<()> {
     {
         let mut slices: [IoSlice; CHUNKS] = std::array::from_fn(|n| IoSlice::new(chunks.get(n).map_or(&[], |c| c)));
         let mut left = &mut slices[..chunks.len()];
         // Empty ones are passed over.
         IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
-            match to.try_write_vectored(left) {
+            let written = match std::mem::take(&mut fresh) {
+                true => send_now(to, left),
+                false => to.try_write_vectored(left),
+            };
+            match written {
                 Ok(count) => IoSlice::advance_slices(&mut left, count),
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
                 Err(_) => {
@@ -300,6 +308,12 @@ async fn write(to: &WriteHalf<'_>, chunks: &mut [Bytes], backlog: &mut Backlog) 
     }
     chunks.fill(Bytes::new());
     Ok(())
+}
+
+/// What the socket takes at once.
+fn send_now(to: &WriteHalf<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(sendmsg::<()>(to.as_ref().as_raw_fd(), slices, &[], flags, None)?)
 }
 
 /// The program gave its socket up before anything was joined.
