@@ -66,9 +66,10 @@ fn datagrams_over_ipv6() {
 #[test]
 fn who_stands_between_is_asked() {
     let lines = |attribute: &str, media: &str| {
+        let label = if media.ends_with("TCP") { "tcp/7000" } else { "udp/7000" };
         let text = format!(
             "v=0\r\no=- 1 1 IN IP4 198.51.100.10\r\ns=-\r\nc=IN IP4 198.51.100.10\r\nt=0 0\r\nm=application {media} octet-stream\r\n\
-             a=sipbox:1 label=\"udp/7000\" source=\"192.168.1.2:5000\" virtual=\"198.18.0.1:5\"{attribute}\r\n"
+             a=sipbox:1 label=\"{label}\" source=\"192.168.1.2:5000\" virtual=\"198.18.0.1:5\"{attribute}\r\n"
         );
         let received = ReceivedOffer::parse(text.as_bytes()).unwrap();
         let End::Direct(direct) = &received.lines[0].end else { panic!("{received:?}") };
