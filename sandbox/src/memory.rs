@@ -65,22 +65,37 @@ impl Address {
         let Some((family, rest)) = bytes.split_first_chunk::<2>() else {
             return Address::Other { family: 0, length: bytes.len() };
         };
+        if let Some(address) = inet(bytes) {
+            return Address::Inet(address);
+        }
         let family = u16::from_ne_bytes(*family);
-        let port = || rest.first_chunk::<2>().map_or(0, |p| u16::from_be_bytes(*p));
-        let v4 = || SocketAddrV4::new(Ipv4Addr::new(rest[2], rest[3], rest[4], rest[5]), port());
         match i32::from(family) {
-            libc::AF_UNSPEC => Address::Unspecified((bytes.len() >= SOCKADDR_IN).then(v4)),
+            libc::AF_UNSPEC => Address::Unspecified(bytes.first_chunk().map(sockaddr_in)),
             libc::AF_UNIX => Address::Unix(rest.to_vec()),
-            libc::AF_INET if bytes.len() >= SOCKADDR_IN => Address::Inet(SocketAddr::V4(v4())),
-            libc::AF_INET6 if bytes.len() >= SOCKADDR_IN6_OLD => {
-                let mut ip = [0u8; 16];
-                ip.copy_from_slice(&rest[6..22]);
-                let flow = u32::from_be_bytes([rest[2], rest[3], rest[4], rest[5]]);
-                let scope = rest.get(22..26).map_or(0, |s| u32::from_ne_bytes([s[0], s[1], s[2], s[3]]));
-                Address::Inet(SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from(ip), port(), flow, scope)))
-            }
             _ => Address::Other { family, length: bytes.len() },
         }
+    }
+}
+
+/// The address in a struct sockaddr_in, whatever its family.
+fn sockaddr_in(bytes: &[u8; SOCKADDR_IN]) -> SocketAddrV4 {
+    let [_, _, p, q, a, b, c, d, ..] = *bytes;
+    SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([p, q]))
+}
+
+/// Decodes a struct sockaddr of AF_INET or AF_INET6. None for any other, and for one with too few bytes.
+pub fn inet(bytes: &[u8]) -> Option<SocketAddr> {
+    match i32::from(u16::from_ne_bytes(*bytes.first_chunk()?)) {
+        libc::AF_INET => Some(SocketAddr::V4(sockaddr_in(bytes.first_chunk()?))),
+        libc::AF_INET6 => {
+            let [_, _, p, q, flow @ ..] = *bytes.first_chunk::<8>()?;
+            let ip = Ipv6Addr::from(*bytes.get(8..)?.first_chunk::<16>()?);
+            let scope =
+                bytes.get(SOCKADDR_IN6_OLD..).and_then(|s| s.first_chunk()).map_or(0, |s| u32::from_ne_bytes(*s));
+            let (port, flow) = (u16::from_be_bytes([p, q]), u32::from_be_bytes(flow));
+            Some(SocketAddr::V6(SocketAddrV6::new(ip, port, flow, scope)))
+        }
+        _ => None,
     }
 }
 
@@ -168,6 +183,8 @@ pub struct MessageHeader {
     pub control: u64,
     /// msg_controllen.
     pub control_length: usize,
+    /// msg_flags.
+    pub flags: i32,
 }
 
 impl MessageHeader {
@@ -189,6 +206,9 @@ pub const MMSGHDR: u64 = 64;
 const IOVEC: usize = 16;
 /// As many iovecs have most messages at most.
 const FEW: usize = 8;
+/// A msghdr and its iovecs that lie within so many bytes are read as one piece, with what is between them: each piece costs as much as
+/// another system call.
+const NEAR: usize = 512;
 
 /// Where the vector of a thread's last message was: a guess where that of its next one is.
 #[derive(Debug, Clone, Copy)]
@@ -226,6 +246,21 @@ impl Memory {
         if n == total { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
+    /// As [`Memory::read_both`]; may fail also where something between two near places cannot be read.
+    fn read_near(&self, one: (u64, &mut [u8]), two: (u64, &mut [u8])) -> Result<(), Errno> {
+        let end = |(at, bytes): &(u64, &mut [u8])| at.saturating_add(bytes.len() as u64);
+        let (start, end) = (one.0.min(two.0), end(&one).max(end(&two)));
+        let mut room = [0; NEAR];
+        let span = usize::try_from(end - start).ok().and_then(|length| room.get_mut(..length));
+        let Some(span) = span.filter(|_| !two.1.is_empty()) else { return self.read_both(one, two) };
+        self.read_into(start, span)?;
+        for (at, bytes) in [one, two] {
+            let offset = (at - start) as usize;
+            bytes.copy_from_slice(&span[offset..offset + bytes.len()]);
+        }
+        Ok(())
+    }
+
     /// Reads a native u32 (also int and socklen_t).
     pub fn read_u32(&self, address: u64) -> Result<u32, Errno> {
         let mut word = [0; 4];
@@ -260,7 +295,7 @@ impl Memory {
         let guess = LAST_VECTOR.get();
         let mut guessed = 0;
         if (guess.thread, guess.header) == (self.0.as_raw(), at)
-            && self.read_both((at, &mut raw), (guess.base, &mut few[..guess.length])).is_ok()
+            && self.read_near((at, &mut raw), (guess.base, &mut few[..guess.length])).is_ok()
         {
             guessed = guess.length;
         } else {
@@ -315,6 +350,7 @@ impl Memory {
             slices,
             control: word(32),
             control_length: usize::try_from(word(40)).map_err(|_| Errno::ENOBUFS)?,
+            flags: word(48) as i32,
         })
     }
 }
@@ -491,8 +527,8 @@ impl Notification {
     }
 
     /// Writes a received message, with the slices that take its data: the data, and what recvmsg(2) changes in a msghdr: the
-    /// name, its length, control data, its length, flags. All in one system call. Control data that cannot be written is left out, as
-    /// the kernel does (put_cmsg).
+    /// name, its length, control data, its length, flags. All in one system call; the last two only where they are others than before.
+    /// Control data that cannot be written is left out, as the kernel does (put_cmsg).
     pub fn finish_message(
         &self,
         header: &MessageHeader,
@@ -531,7 +567,10 @@ impl Notification {
         length.copy_from_slice(&(control.len() as u64).to_ne_bytes());
         after.copy_from_slice(&flags.to_ne_bytes());
         let [name, name_length] = named;
-        let [control, end] = [(header.control, control), (header.at + OFFSET_CONTROLLEN, &end[..])];
+        // One of its fields is written in any case: a header that cannot be is EFAULT.
+        let as_before = (header.control_length, header.flags) == (control.len(), flags);
+        let end = if as_before && header.name != 0 { &[] } else { &end[..] };
+        let [control, end] = [(header.control, control), (header.at + OFFSET_CONTROLLEN, end)];
         if let [slice, ..] = slices
             && slice.length >= data.len()
         {
@@ -631,6 +670,22 @@ mod tests {
         assert_eq!(again(1 << 32 | 16, at(&text)), Ok(16));
         // Nothing to read is nothing bad, wherever it is.
         assert_eq!(own().name_and_data((0, 0), &mut [0; STORAGE], (0, &mut [])), Ok(&[][..]));
+    }
+
+    #[test]
+    fn what_lies_near_is_read_as_one_piece() {
+        let text: Vec<u8> = (0..2000).map(|i| (i % 251) as u8).collect();
+        let base = text.as_ptr() as u64;
+        for (one, two) in [(0, 100), (700, 60), (60, 60), (0, 56), (0, 500), (0, 1900), (1900, 3)] {
+            let (mut a, mut b) = ([0; 56], [0; 16]);
+            own().read_near((base + one, &mut a), (base + two, &mut b)).unwrap();
+            assert_eq!(a, text[one as usize..][..56], "{one} {two}");
+            assert_eq!(b, text[two as usize..][..16], "{one} {two}");
+        }
+        let mut a = [0; 56];
+        assert_eq!(own().read_near((base, &mut a), (0, &mut [])), Ok(()));
+        assert_eq!(own().read_near((0, &mut a), (100, &mut [0; 16])), Err(Errno::EFAULT));
+        assert_eq!(own().read_near((u64::MAX - 8, &mut a), (u64::MAX - 90, &mut [0; 16])), Err(Errno::EFAULT));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use crate::memory::{Address, STORAGE, sockaddr_bytes};
+use crate::memory::{STORAGE, inet, sockaddr_bytes};
 
 /// What one recvmsg(2) gave.
 #[derive(Debug, Default)]
@@ -51,13 +51,10 @@ impl std::ops::Deref for Name {
     }
 }
 
-impl Received {
-    /// The source as an Internet address.
-    pub fn source(&self) -> Option<SocketAddr> {
-        match Address::parse(&self.name) {
-            Address::Inet(a) => Some(a),
-            _ => None,
-        }
+impl Name {
+    /// It as an Internet address.
+    pub fn inet(&self) -> Option<SocketAddr> {
+        inet(self)
     }
 }
 
@@ -172,16 +169,31 @@ pub fn receive_from(fd: BorrowedFd<'_>, data: &mut [u8], flags: i32) -> Result<(
     if n < 0 {
         return Err(Errno::last());
     }
-    match Address::parse(&name[..(length as usize).min(STORAGE)]) {
-        Address::Inet(source) => Ok((n as usize, Some(source))),
-        _ => Ok((n as usize, None)),
-    }
+    Ok((n as usize, inet(&name[..(length as usize).min(STORAGE)])))
 }
 
 /// Receives one message into `data`; `control` bytes of control data are accepted.
 pub fn receive(fd: BorrowedFd<'_>, data: &mut [u8], control: usize, flags: i32) -> Result<Received, Errno> {
     let mut name = Name::default();
     let mut room = vec![0u8; control];
+    let (length, used, flags) = receive_into(fd, data, &mut name, &mut room, flags)?;
+    room.truncate(used);
+    Ok(Received { length, name, control: room, flags })
+}
+
+/// As [`receive`], without control data, and no memory is asked for: what recvmsg(2) returns, and msg_flags.
+pub fn receive_bare(fd: BorrowedFd<'_>, data: &mut [u8], name: &mut Name, flags: i32) -> Result<(usize, i32), Errno> {
+    receive_into(fd, data, name, &mut [], flags).map(|(length, _, flags)| (length, flags))
+}
+
+/// What recvmsg(2) returns, how much of `control` is used, and msg_flags.
+fn receive_into(
+    fd: BorrowedFd<'_>,
+    data: &mut [u8],
+    name: &mut Name,
+    control: &mut [u8],
+    flags: i32,
+) -> Result<(usize, usize, i32), Errno> {
     let mut slice = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
     // SAFETY: plain data for which zero is valid.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -189,18 +201,17 @@ pub fn receive(fd: BorrowedFd<'_>, data: &mut [u8], control: usize, flags: i32) 
     header.msg_namelen = STORAGE as libc::socklen_t;
     header.msg_iov = &raw mut slice;
     header.msg_iovlen = 1;
-    if control > 0 {
-        header.msg_control = room.as_mut_ptr().cast();
-        header.msg_controllen = control as _;
+    if !control.is_empty() {
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = control.len() as _;
     }
-    // SAFETY: the header points to `data`, `name` and `room` with their true sizes; all outlive the call.
+    // SAFETY: the header points to `data`, `name` and `control` with their true sizes; all outlive the call.
     let n = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) };
     if n < 0 {
         return Err(Errno::last());
     }
     name.length = STORAGE.min(header.msg_namelen as usize);
-    room.truncate(header.msg_controllen);
-    Ok(Received { length: n as usize, name, control: room, flags: header.msg_flags })
+    Ok((n as usize, header.msg_controllen, header.msg_flags))
 }
 
 /// bind(2) by a raw struct sockaddr.
@@ -210,19 +221,30 @@ pub fn bind_raw(fd: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     Errno::result(rc).map(drop)
 }
 
-/// getsockname(2), or with `peer` getpeername(2): the raw struct sockaddr, whatever its family.
+/// connect(2) by a raw struct sockaddr.
+pub fn connect_raw(fd: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    // SAFETY: `name` is as many readable bytes as the length says, alive through the call.
+    let rc = unsafe { libc::connect(fd.as_raw_fd(), name.as_ptr().cast(), name.len() as libc::socklen_t) };
+    Errno::result(rc).map(drop)
+}
+
+/// As [`name_of`].
 pub fn raw_name(fd: BorrowedFd<'_>, peer: bool) -> Result<Vec<u8>, Errno> {
-    let mut storage = [0u64; 16];
-    let mut length = size_of_val(&storage) as libc::socklen_t;
+    name_of(fd, peer).map(|name| name.to_vec())
+}
+
+/// getsockname(2), or with `peer` getpeername(2): the raw struct sockaddr, whatever its family.
+pub fn name_of(fd: BorrowedFd<'_>, peer: bool) -> Result<Name, Errno> {
+    let mut name = Name::default();
+    let mut length = STORAGE as libc::socklen_t;
     let call = if peer { libc::getpeername } else { libc::getsockname };
-    // SAFETY: the kernel writes at most `length` bytes into `storage`, and the true length.
-    let r = unsafe { call(fd.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut length) };
+    // SAFETY: the kernel writes at most `length` bytes into `name`, and the true length.
+    let r = unsafe { call(fd.as_raw_fd(), name.bytes.as_mut_ptr().cast(), &raw mut length) };
     if r < 0 {
         return Err(Errno::last());
     }
-    let mut bytes: Vec<u8> = storage.iter().flat_map(|w| w.to_ne_bytes()).collect();
-    bytes.truncate(length as usize);
-    Ok(bytes)
+    name.length = STORAGE.min(length as usize);
+    Ok(name)
 }
 
 /// One control message: level, type and data.
@@ -410,11 +432,15 @@ mod tests {
         let mut data = [0; 3];
         let got = receive(b.as_fd(), &mut data, 0, libc::MSG_TRUNC).unwrap();
         assert_eq!((got.length, &data), (5, b"hel"));
-        assert_eq!(got.source(), Some(a.local_addr().unwrap()));
+        assert_eq!(got.name.inet(), Some(a.local_addr().unwrap()));
         assert_ne!(got.flags & libc::MSG_TRUNC, 0);
         assert_eq!(receive_from(b.as_fd(), &mut data, libc::MSG_DONTWAIT), Err(Errno::EAGAIN));
         send(a.as_fd(), b"hello", to, &[], 0).unwrap();
         let plain = receive_from(b.as_fd(), &mut data, libc::MSG_TRUNC).unwrap();
         assert_eq!(plain, (5, Some(a.local_addr().unwrap())));
+        send(a.as_fd(), b"hello", to, &[], 0).unwrap();
+        let mut name = Name::default();
+        assert_eq!(receive_bare(b.as_fd(), &mut data, &mut name, 0), Ok((3, libc::MSG_TRUNC)));
+        assert_eq!(name.inet(), Some(a.local_addr().unwrap()));
     }
 }

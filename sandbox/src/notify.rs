@@ -137,24 +137,31 @@ fn fetch(thread: u32, number: i32) -> Result<(OwnedFd, bool), Errno> {
                 other => return other.map(|fd| (fd, true)),
             }
         }
-        match pidfd_open(thread as i32, true) {
-            Ok(pidfd) => {
-                let fd = pidfd_getfd(&pidfd, number).map_err(to_errno);
-                if threads.len() >= REMEMBERED {
-                    threads.clear();
-                }
-                threads.insert(thread, pidfd);
-                fd.map(|fd| (fd, false))
-            }
-            // Before Linux 6.9 a pidfd names a process only, so nothing can be remembered by thread id.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-                let process = process_of(thread).ok_or(Errno::ESRCH)?;
-                let pidfd = pidfd_open(process, false).map_err(to_errno)?;
-                pidfd_getfd(&pidfd, number).map_err(to_errno).map(|fd| (fd, false))
-            }
-            Err(e) => Err(to_errno(e)),
-        }
+        meet(threads, thread, number).map(|fd| (fd, false))
     })
+}
+
+/// As [`fetch`], of a thread that is not known yet.
+#[cold]
+#[inline(never)]
+fn meet(threads: &mut FxHashMap<u32, OwnedFd>, thread: u32, number: i32) -> Result<OwnedFd, Errno> {
+    match pidfd_open(thread as i32, true) {
+        Ok(pidfd) => {
+            let fd = pidfd_getfd(&pidfd, number).map_err(to_errno);
+            if threads.len() >= REMEMBERED {
+                threads.clear();
+            }
+            threads.insert(thread, pidfd);
+            fd
+        }
+        // Before Linux 6.9 a pidfd names a process only, so nothing can be remembered by thread id.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            let process = process_of(thread).ok_or(Errno::ESRCH)?;
+            let pidfd = pidfd_open(process, false).map_err(to_errno)?;
+            pidfd_getfd(&pidfd, number).map_err(to_errno)
+        }
+        Err(e) => Err(to_errno(e)),
+    }
 }
 
 fn to_errno(e: io::Error) -> Errno {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{self, SetSockOpt, SockFlag, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, sockopt};
+use nix::sys::socket::{self, SetSockOpt, SockFlag, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use crate::message::Name;
+use crate::memory::sockaddr_bytes;
+use crate::message::{Name, bind_raw, connect_raw, name_of};
 
 /// The largest value that TCP_SYNCNT takes (`MAX_TCP_SYNCNT` in the kernel): with the usual back-off more than three hours.
 pub const SYNCNT_MAX: u8 = 127;
@@ -45,10 +46,10 @@ pub fn connect_nowait(fd: BorrowedFd<'_>, addr: &SocketAddr) -> io::Result<Progr
 /// As [`connect_nowait`].
 pub fn connect_known(fd: BorrowedFd<'_>, addr: &SocketAddr, nonblocking: bool) -> io::Result<Progress> {
     let outcome = if nonblocking {
-        socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(*addr))
+        connect_raw(fd, &sockaddr_bytes(addr))
     } else {
         let short = ShortTimeout::send(fd)?;
-        let outcome = socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(*addr));
+        let outcome = connect_raw(fd, &sockaddr_bytes(addr));
         short.restore()?;
         outcome
     };
@@ -97,7 +98,7 @@ pub fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// What bind(2) gives.
 pub fn bind(fd: BorrowedFd<'_>, addr: &SocketAddr) -> io::Result<()> {
-    Ok(socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(*addr))?)
+    Ok(bind_raw(fd, &sockaddr_bytes(addr))?)
 }
 
 /// As [`bind`], of an AF_INET socket by a struct sockaddr_in that says AF_UNSPEC, as old programs do (inet_bind).
@@ -105,9 +106,9 @@ pub fn bind(fd: BorrowedFd<'_>, addr: &SocketAddr) -> io::Result<()> {
 /// # Errors
 /// What bind(2) gives.
 pub fn bind_unspecified(fd: BorrowedFd<'_>, addr: SocketAddrV4) -> io::Result<()> {
-    let mut bytes = crate::memory::sockaddr_bytes(&addr.into());
+    let mut bytes = sockaddr_bytes(&addr.into());
     bytes[..2].copy_from_slice(&(libc::AF_UNSPEC as u16).to_ne_bytes());
-    Ok(crate::message::bind_raw(fd, &bytes)?)
+    Ok(bind_raw(fd, &bytes)?)
 }
 
 /// The local address (getsockname(2)) of an AF_INET or AF_INET6 socket.
@@ -115,7 +116,7 @@ pub fn bind_unspecified(fd: BorrowedFd<'_>, addr: SocketAddrV4) -> io::Result<()
 /// # Errors
 /// What getsockname(2) gives; EAFNOSUPPORT for any other family.
 pub fn local_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
-    inet(&socket::getsockname::<SockaddrStorage>(fd.as_raw_fd())?)
+    name_of(fd, false)?.inet().ok_or_else(|| Errno::EAFNOSUPPORT.into())
 }
 
 /// The peer's address (getpeername(2)) of an AF_INET or AF_INET6 socket.
@@ -123,16 +124,7 @@ pub fn local_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
 /// # Errors
 /// What getpeername(2) gives, ENOTCONN above all; EAFNOSUPPORT for any other family.
 pub fn peer_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
-    inet(&socket::getpeername::<SockaddrStorage>(fd.as_raw_fd())?)
-}
-
-fn inet(addr: &SockaddrStorage) -> io::Result<SocketAddr> {
-    match addr.family() {
-        Some(socket::AddressFamily::Inet) => addr.as_sockaddr_in().map(|a: &SockaddrIn| SocketAddr::V4((*a).into())),
-        Some(socket::AddressFamily::Inet6) => addr.as_sockaddr_in6().map(|a: &SockaddrIn6| SocketAddr::V6((*a).into())),
-        _ => None,
-    }
-    .ok_or_else(|| Errno::EAFNOSUPPORT.into())
+    name_of(fd, true)?.inet().ok_or_else(|| Errno::EAFNOSUPPORT.into())
 }
 
 /// The address with its v4-mapped form undone: what the two ends of a v4-mapped connection agree on.
@@ -183,17 +175,6 @@ pub fn is_connecting(fd: BorrowedFd<'_>) -> io::Result<bool> {
     /// TCP_SYN_SENT of include/net/tcp_states.h.
     const SYN_SENT: u8 = 2;
     Ok(tcp_state(fd)? == SYN_SENT)
-}
-
-/// Whether a TCP socket is neither connected nor on its way to be, and does not listen (TCP_CLOSE, by TCP_INFO): nothing has been
-/// done with it, or it failed.
-///
-/// # Errors
-/// ENOPROTOOPT or EOPNOTSUPP if this is not a TCP socket.
-pub fn is_closed(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    /// TCP_CLOSE of include/net/tcp_states.h.
-    const CLOSE: u8 = 7;
-    Ok(tcp_state(fd)? == CLOSE)
 }
 
 /// The state of a TCP socket: the first byte of struct tcp_info.

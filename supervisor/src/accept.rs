@@ -93,15 +93,23 @@ pub fn accept(mut call: Call, flags: i32) {
     };
     match take(&call.supervisor, &target, inet, flags) {
         Err(Errno::EAGAIN) if sock::is_nonblocking(target.as_fd()).is_ok_and(|n| !n) => {
-            let runtime = call.supervisor.runtime.clone();
-            let watch = call.watch(target.cookie);
-            runtime.spawn(accept_later(call, watch, target, inet, flags));
+            wait(call, target, inet, flags);
         }
         result => {
             drop(target);
             deliver(call, result, flags);
         }
     }
+}
+
+/// Lets the thread wait for a connection. (Not in line with what is answered at once: a future is large, and so is the stack of who
+/// makes it.)
+#[cold]
+#[inline(never)]
+fn wait(call: Call, target: Target, inet: bool, flags: i32) {
+    let runtime = call.supervisor.runtime.clone();
+    let watch = call.watch(target.cookie);
+    runtime.spawn(accept_later(call, watch, target, inet, flags));
 }
 
 async fn accept_later(call: Call, watch: Watch, target: Target, inet: bool, flags: i32) {

@@ -43,7 +43,7 @@ pub fn connect(mut call: Call) {
     };
     call.note(|| format!("connect({number}, {address})"));
     match call.supervisor.meet(&target) {
-        Ok((Some(Proto::Tcp), fresh)) => connect_stream(call, target, &address, fresh),
+        Ok((Some(Proto::Tcp), new)) => connect_stream(call, target, &address, new),
         Ok((Some(Proto::Udp), _)) => datagram::connect(call, target, &address),
         Ok((None, _)) if netlink::is_one(&target) => netlink::connect(call, target),
         Ok((None, _)) => unix::connect(call, target),
@@ -78,8 +78,8 @@ pub fn destination(address: &Address, v6: bool, v6only: bool) -> Result<SocketAd
     }
 }
 
-/// connect(2) of a TCP socket; `fresh`: nothing has been done with it yet.
-pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: bool) {
+/// connect(2) of a TCP socket; `new`: nothing was known of it until now, so that the program has not connected it yet.
+pub fn connect_stream(mut call: Call, target: Target, address: &Address, new: bool) {
     let supervisor = call.supervisor.clone();
     let nonblocking = call.dont_wait || sock::is_nonblocking(target.as_fd()).unwrap_or(false);
     if matches!(address, Address::Unspecified(_)) {
@@ -101,23 +101,11 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
     match attempt {
         Some(_) if nonblocking && is_connected(&target) => {}
         Some(_) if nonblocking => return call.finish(Err(Errno::EALREADY)),
-        Some(attempt) => {
-            supervisor.runtime.spawn(wait_for(call, target, attempt));
-            return;
-        }
+        Some(attempt) => return join(call, target, attempt),
         None => {}
     }
-    let again = if fresh { None } else { connect_again(&supervisor, &target) };
-    match again {
-        None => {}
-        Some(Err(Errno::EALREADY)) if !nonblocking => {
-            supervisor.runtime.clone().spawn(await_handshake(call, target, Errno::EALREADY));
-            return;
-        }
-        Some(result) => {
-            drop(target);
-            return call.finish(result.map(|()| 0));
-        }
+    if !new && let Some(answer) = connect_again(&supervisor, &target) {
+        return answer_again(call, target, answer, nonblocking);
     }
     let peer = match destination(address, v6, v6only) {
         Ok(p) => p,
@@ -125,17 +113,29 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
     };
     // No host has these (tcp_v4_connect, tcp_v6_connect).
     let to = peer.ip().to_canonical();
-    if to.is_multicast() || matches!(to, IpAddr::V4(ip) if datagram::is_broadcast(ip)) {
-        return call.finish(Err(Errno::ENETUNREACH));
-    }
-    let way = supervisor.way(&mut call, Proto::Tcp, None, peer);
+    let nobodys = to.is_multicast() || matches!(to, IpAddr::V4(ip) if datagram::is_broadcast(ip));
+    let way = match nobodys {
+        true => Way::Refused(Errno::ENETUNREACH),
+        false => supervisor.way(&mut call, Proto::Tcp, None, peer),
+    };
     if let Way::Refused(e) = way
         && e != Errno::ECONNREFUSED
     {
-        return call.finish(Err(e));
+        // One that was made elsewhere may be connected.
+        return match new.then(|| connect_again(&supervisor, &target)).flatten() {
+            Some(answer) => answer_again(call, target, answer, nonblocking),
+            None => call.finish(Err(e)),
+        };
     }
     let bound = match supervisor.ensure_still_bound(&target) {
         Ok(b) => b,
+        // It has a name already: somebody else made it, and perhaps connected it. (One that could be bound is as socket(2) made it.)
+        Err(e) if new => {
+            return match connect_again(&supervisor, &target) {
+                Some(answer) => answer_again(call, target, answer, nonblocking),
+                None => call.finish(Err(e)),
+            };
+        }
         Err(e) => return call.finish(Err(e)),
     };
     let local = if bound.virtual_.ip().is_unspecified() {
@@ -176,28 +176,66 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, fresh: 
             drop(table);
             connect_near(call, target, ends, (to.physical, guard), nonblocking);
         }
-        Way::Peer(callee) => {
-            let attempt = Arc::new(Attempt::new());
-            match claim(&supervisor, target.cookie, &attempt) {
-                Ok(()) => {}
-                // Another thread was faster: this one asks again, and joins it.
-                Err(Errno::EALREADY) => return connect_stream(call, target, address, false),
-                Err(e) => return call.finish(Err(e)),
-            }
-            let label = Label { proto: Proto::Tcp, port: peer.port() };
-            if let Some(flow) = supervisor.sessions.open_early(&supervisor, &callee, label, bound.physical, local) {
-                call.flow(|| format!("{}, at once", flow.kind));
-                return connect_standing(call, target, ends, (flow, &attempt), nonblocking);
-            }
-            let connecting = Connecting { callee, target, ends, bound, attempt };
-            let runtime = supervisor.runtime.clone();
-            if nonblocking {
-                runtime.spawn(connecting.without_blocking(call));
-            } else {
-                runtime.spawn(connecting.blocking(call));
-            }
-        }
+        Way::Peer(callee) => connect_peer(call, target, address, ends, (callee, bound), nonblocking),
     }
+}
+
+/// To a peer, by a session.
+#[inline(never)]
+fn connect_peer(
+    mut call: Call,
+    target: Target,
+    address: &Address,
+    ends: Ends,
+    (callee, bound): (Arc<Callee>, Bound),
+    nonblocking: bool,
+) {
+    let supervisor = call.supervisor.clone();
+    let attempt = Arc::new(Attempt::new());
+    match claim(&supervisor, target.cookie, &attempt) {
+        Ok(()) => {}
+        // Another thread was faster: this one asks again, and joins it.
+        Err(Errno::EALREADY) => return connect_stream(call, target, address, false),
+        Err(e) => return call.finish(Err(e)),
+    }
+    let label = Label { proto: Proto::Tcp, port: ends.peer.port() };
+    if let Some(flow) = supervisor.sessions.open_early(&supervisor, &callee, label, bound.physical, ends.local) {
+        call.flow(|| format!("{}, at once", flow.kind));
+        return connect_standing(call, target, ends, (flow, &attempt), nonblocking);
+    }
+    let connecting = Connecting { callee, target, ends, bound, attempt };
+    let runtime = supervisor.runtime.clone();
+    if nonblocking {
+        runtime.spawn(connecting.without_blocking(call));
+    } else {
+        runtime.spawn(connecting.blocking(call));
+    }
+}
+
+/// What the kernel says to a connect() of a socket that was connected, or tried to, before.
+fn answer_again(call: Call, target: Target, answer: Result<(), Errno>, nonblocking: bool) {
+    if answer == Err(Errno::EALREADY) && !nonblocking {
+        return finish_handshake(call, target, Errno::EALREADY);
+    }
+    drop(target);
+    call.finish(answer.map(|()| 0));
+}
+
+/// Lets the thread wait for the kernel's handshake. (Not in line with what is answered at once: a future is large, and so is the stack
+/// of who makes it.)
+#[cold]
+#[inline(never)]
+fn finish_handshake(call: Call, target: Target, timed_out: Errno) {
+    let runtime = call.supervisor.runtime.clone();
+    runtime.spawn(await_handshake(call, target, timed_out));
+}
+
+/// Lets the thread wait for the attempt of another one.
+#[cold]
+#[inline(never)]
+fn join(call: Call, target: Target, attempt: Arc<Attempt>) {
+    let runtime = call.supervisor.runtime.clone();
+    runtime.spawn(wait_for(call, target, attempt));
 }
 
 /// Makes this the attempt of the socket, unless another thread has connected it meanwhile, or is about to.
@@ -371,10 +409,7 @@ fn answer_connect(call: Call, target: Target, connected: Result<Connect, Errno>,
             drop(target);
             call.finish(Ok(0));
         }
-        Ok(Connect::InProgress) => {
-            let runtime = call.supervisor.runtime.clone();
-            runtime.spawn(await_handshake(call, target, Errno::EINPROGRESS));
-        }
+        Ok(Connect::InProgress) => finish_handshake(call, target, Errno::EINPROGRESS),
         Err(e) => {
             drop(target);
             call.finish(Err(e));

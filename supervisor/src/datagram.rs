@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use sandbox::memory::Address;
-use sandbox::message::{self, Destination, Received};
+use sandbox::message::{self, Destination, Name, Received};
 use sandbox::sock;
 use sipcore::agent::{Label, Proto, SessionId};
 
@@ -366,6 +366,29 @@ pub fn send(
     if hears {
         ancillary::lend_errors(&supervisor, target, Some(&to))?;
     }
+    if let Some(sent) = send_known(&supervisor, target, v6, &to, data, control, flags)? {
+        return Ok(sent);
+    }
+    // Where the socket points already: its session is asked for, or refused, as by a send without an address.
+    if connected.map(canonical) == Some(canonical(to)) {
+        return message::send(target.as_fd(), data, Destination::Connected, control, flags);
+    }
+    send_first(call, target, (v6, bound), to, data, control, flags)
+}
+
+/// The first datagram of a socket to a destination. (Not in line with further ones: a future is large, and so is the stack of who makes
+/// it.)
+#[inline(never)]
+fn send_first(
+    call: &mut Call,
+    target: &Target,
+    (v6, bound): (bool, Bound),
+    to: SocketAddr,
+    data: &[u8],
+    control: &[u8],
+    flags: i32,
+) -> Result<usize, Errno> {
+    let supervisor = call.supervisor.clone();
     // Nobody of this run is there: natively the datagram is sent and lost, and who wants to hear of that does.
     let lost = || {
         if ancillary::hears_errors(&supervisor, target, &to) {
@@ -377,13 +400,6 @@ pub fn send(
         }
         Ok(data.len())
     };
-    if let Some(sent) = send_known(&supervisor, target, v6, &to, data, control, flags)? {
-        return Ok(sent);
-    }
-    // Where the socket points already: its session is asked for, or refused, as by a send without an address.
-    if connected.map(canonical) == Some(canonical(to)) {
-        return message::send(target.as_fd(), data, Destination::Connected, control, flags);
-    }
     // A socket with the same port has this peer.
     let shared = supervisor.table.lock().shared(target.cookie, &canonical(to));
     if let Some(media) = shared {
@@ -548,7 +564,7 @@ pub fn receive(
     flags: i32,
 ) -> Result<(Received, Option<SocketAddr>), Errno> {
     let take = || message::receive(target.as_fd(), data, control, flags | libc::MSG_DONTWAIT);
-    admitted(supervisor, target, flags, Received::source, take)
+    admitted(supervisor, target, flags, |got: &Received| got.name.inet(), take)
 }
 
 /// As [`receive`], without control data: what recvfrom(2) returns, and the virtual source.
@@ -560,6 +576,21 @@ pub fn receive_plain(
 ) -> Result<(usize, Option<SocketAddr>), Errno> {
     let take = || message::receive_from(target.as_fd(), data, flags | libc::MSG_DONTWAIT);
     admitted(supervisor, target, flags, |(_, source)| *source, take).map(|((length, _), seen)| (length, seen))
+}
+
+/// As [`receive`], without control data: what recvmsg(2) returns, the virtual source, and msg_flags.
+pub fn receive_bare(
+    supervisor: &Supervisor,
+    target: &Target,
+    data: &mut [u8],
+    flags: i32,
+) -> Result<(usize, Option<SocketAddr>, i32), Errno> {
+    let mut name = Name::default();
+    let take = || {
+        let (length, flags) = message::receive_bare(target.as_fd(), data, &mut name, flags | libc::MSG_DONTWAIT)?;
+        Ok((length, name.inet(), flags))
+    };
+    admitted(supervisor, target, flags, |(_, source, _)| *source, take).map(|((n, _, flags), seen)| (n, seen, flags))
 }
 
 /// Takes datagrams until one comes from a source that may send; gives it with its source as the program is to see it.

@@ -114,19 +114,23 @@ pub fn bind(mut call: Call) {
     let result = bind_inet(&mut call, &target, proto, address);
     drop(target);
     match result {
-        Ok(true) => {
-            // The endpoint is reachable from here on: the registration stands before the program goes on.
-            let supervisor = call.supervisor.clone();
-            supervisor.published.note();
-            let runtime = supervisor.runtime.clone();
-            runtime.spawn(async move {
-                supervisor.sessions.ensure_registered().await;
-                call.finish(Ok(0));
-            });
-        }
+        Ok(true) => finish_registered(call),
         Ok(false) => call.finish(Ok(0)),
         Err(e) => call.finish(Err(e)),
     }
+}
+
+/// The endpoint is reachable from here on: the registration stands before the program goes on. (Not in line with what is answered at
+/// once: a future is large, and so is the stack of who makes it.)
+#[inline(never)]
+fn finish_registered(call: Call) {
+    let supervisor = call.supervisor.clone();
+    supervisor.published.note();
+    let runtime = supervisor.runtime.clone();
+    runtime.spawn(async move {
+        supervisor.sessions.ensure_registered().await;
+        call.finish(Ok(0));
+    });
 }
 
 /// Binds; true when a registration is to be awaited (a datagram socket with a port of the program's choice).

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use sandbox::memory::{AddressOut, CHUNK, ForeignSlice, MMSGHDR, MessageHeader, sockaddr_bytes};
-use sandbox::message;
+use sandbox::message::{self, Name};
 use sandbox::sock;
 use sipcore::agent::Proto;
 use tokio::io::Interest;
@@ -88,11 +88,64 @@ pub fn recvmsg(mut call: Call) {
     let prepared = call
         .target_after(number, |memory| memory.message_header(call.argument(1)))
         .and_then(|(target, header)| Ok((call.supervisor.known(&target)?, target, header)))
-        .and_then(|(kind, target, header)| Ok((room(header?), target, kind)));
-    match prepared {
-        Ok((room, target, kind)) => receive_all(call, target, kind, vec![room], flags, None),
-        Err(e) => call.finish(Err(e)),
+        .and_then(|(kind, target, header)| Ok((header?, target, kind)));
+    let (header, target, kind) = match prepared {
+        Ok(prepared) => prepared,
+        Err(e) => return call.finish(Err(e)),
+    };
+    if let Some(translated) = is_bare(&call, &target, kind, &header, flags) {
+        match with_room(|room| message_now(&call, &target, room, &header, flags, translated)) {
+            Err(Errno::EAGAIN) => {}
+            result => {
+                drop(target);
+                return call.finish(result);
+            }
+        }
     }
+    receive_all(call, target, kind, vec![room(header)], flags, None);
+}
+
+/// Whether a message is a datagram of IP, and nothing but its data and its source can come with it; and if so, whether the source has
+/// another name for the program.
+fn is_bare(call: &Call, target: &Target, kind: Kind, header: &MessageHeader, flags: i32) -> Option<bool> {
+    if flags & libc::MSG_ERRQUEUE != 0 || (header.control != 0 && header.control_length != 0) {
+        return None;
+    }
+    match kind {
+        Some(Proto::Udp) => (!ancillary::is_lent(&call.supervisor, target)).then_some(true),
+        Some(Proto::Tcp) => None,
+        // In a network of the program's own.
+        None => {
+            let facts = target.facts().ok()?;
+            (matches!(facts.domain, libc::AF_INET | libc::AF_INET6) && facts.kind == libc::SOCK_DGRAM).then_some(false)
+        }
+    }
+}
+
+/// The datagram that is there, written as recvmsg(2) does at once. EAGAIN when there is none.
+fn message_now(
+    call: &Call,
+    target: &Target,
+    room: &mut [u8],
+    header: &MessageHeader,
+    flags: i32,
+    translated: bool,
+) -> Result<i64, Errno> {
+    let data = &mut room[..header.capacity().min(DATAGRAM_MAX)];
+    let mut raw = Name::default();
+    let inet;
+    let (length, name, got): (_, &[u8], _) = if translated {
+        let (length, source, got) = datagram::receive_bare(&call.supervisor, target, data, flags)?;
+        inet = source.map(|address| sockaddr_bytes(&address));
+        (length, inet.as_deref().unwrap_or_default(), got)
+    } else {
+        let (length, got) = message::receive_bare(target.as_fd(), data, &mut raw, flags | libc::MSG_DONTWAIT)?;
+        (length, &raw, got)
+    };
+    let data = &data[..length.min(data.len())];
+    let got = got & !libc::MSG_CMSG_CLOEXEC | flags & libc::MSG_CMSG_CLOEXEC;
+    call.n.finish_message(header, (&header.slices, data), name, &[], got)?;
+    Ok(length as i64)
 }
 
 /// recvmmsg(2).

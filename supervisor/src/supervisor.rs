@@ -166,7 +166,7 @@ impl Supervisor {
         self.meet(target).map(|(proto, _)| proto)
     }
 
-    /// As [`Supervisor::known`]; and true for a TCP socket that was not known, and is as socket(2) made it.
+    /// As [`Supervisor::known`]; and whether it was not known until now.
     pub fn meet(&self, target: &Target) -> Result<(Option<Proto>, bool), Errno> {
         if let Some(network) = &self.network {
             let facts = target.facts()?;
@@ -185,10 +185,10 @@ impl Supervisor {
             // Another family or type was made elsewhere, and has come in by AF_UNIX or was open at the start.
             _ => return Err(Errno::EACCES),
         };
-        let (proto, fresh) = match sock::is_closed(fd) {
-            Ok(closed) => (Proto::Tcp, closed),
-            Err(_) if is_datagram(fd) => (Proto::Udp, false),
-            Err(_) => return Err(Errno::EACCES),
+        let proto = match sock::socket_protocol(fd).map_err(errno)? {
+            libc::IPPROTO_TCP => Proto::Tcp,
+            _ if is_datagram(fd) => Proto::Udp,
+            _ => return Err(Errno::EACCES),
         };
         let limit = self.policy.limits().sockets as usize;
         let mut table = self.table.lock();
@@ -222,7 +222,7 @@ impl Supervisor {
             error: None,
             datagram: None,
         });
-        Ok((Some(proto), fresh))
+        Ok((Some(proto), true))
     }
 
     /// True for addresses that mean the program itself.

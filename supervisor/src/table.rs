@@ -16,7 +16,10 @@ use crate::doorbell::Rung;
 use crate::guard::Guard;
 use crate::stub::Waiting;
 
+mod holders;
 mod show;
+
+use holders::{Holders, overlap};
 
 /// SO_COOKIE of a kernel socket: unique for its life, never reused.
 pub type Cookie = u64;
@@ -246,7 +249,7 @@ pub struct Table {
     /// Found at every call; cookies are the kernel's counter, not the program's choice, so a hash that mixes little is enough.
     sockets: FxHashMap<Cookie, Socket>,
     /// Who bound which virtual port.
-    ports: KeyedMap<(Proto, u16), Vec<Cookie>>,
+    ports: KeyedMap<(Proto, u16), Holders>,
     /// Connections to come, by their physical source.
     expected: KeyedMap<SocketAddrV4, Expected>,
     /// Which socket a session belongs to.
@@ -259,7 +262,7 @@ pub struct Table {
     expected_any: Vec<(Ipv4Addr, Expected)>,
     /// Connections that were made to peers which listen themselves, behind their rings.
     pub rung: Vec<Rung>,
-    /// Who was the last to bind a physical address.
+    /// Who was the last to bind a physical address whose port is another than its virtual one; `ports` has the others.
     by_address: KeyedMap<(Proto, SocketAddrV4), Cookie>,
     /// Virtual TCP ports whose sockets are gone, but not all of their connections.
     worn: KeyedMap<u16, Worn>,
@@ -287,19 +290,6 @@ struct Worn {
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// Worn ports are looked through when there are as many as this.
 const WORN: usize = 1024;
-
-/// Do two local addresses of one port get into each other's way (bind(2))?
-fn overlap(a: &SocketAddr, a_only: bool, b: &SocketAddr, b_only: bool) -> bool {
-    let covers =
-        |wild: &SocketAddr, only: bool, other: &SocketAddr| match (wild.ip().to_canonical(), other.ip().to_canonical())
-        {
-            (IpAddr::V4(w), IpAddr::V4(_)) => w.is_unspecified(),
-            (IpAddr::V6(w), IpAddr::V6(_)) => w.is_unspecified(),
-            (IpAddr::V6(w), IpAddr::V4(_)) => w.is_unspecified() && !only,
-            (IpAddr::V4(_), IpAddr::V6(_)) => false,
-        };
-    a.ip().to_canonical() == b.ip().to_canonical() || covers(a, a_only, b) || covers(b, b_only, a)
-}
 
 impl Table {
     /// The socket behind a cookie; `make` describes it at its first trapped call.
@@ -355,7 +345,7 @@ impl Table {
     fn sharing(&self, cookie: Cookie, peer: &SocketAddr) -> Option<(Cookie, SocketAddrV4)> {
         let bound = self.sockets.get(&cookie)?.bound?;
         let holders = self.ports.get(&(Proto::Udp, bound.virtual_.port()))?;
-        holders.iter().filter(|other| **other != cookie).find_map(|other| {
+        holders.all().iter().filter(|other| **other != cookie).find_map(|other| {
             let socket = self.sockets.get(other).filter(|s| s.bound.is_some_and(|b| b.physical == bound.physical))?;
             match socket.datagram.as_ref()?.by_virtual.get(peer)? {
                 Peer::Ready { physical, session: Some(_), .. } => Some((*other, *physical)),
@@ -513,19 +503,27 @@ impl Table {
         if let Some(s) = self.sockets.get_mut(&cookie) {
             s.former = None;
             s.bound = Some(bound);
-            self.ports.entry((s.proto, bound.virtual_.port())).or_default().push(cookie);
-            self.by_address.insert((s.proto, bound.physical), cookie);
+            let port = bound.virtual_.port();
+            self.ports.entry((s.proto, port)).and_modify(|holders| holders.add(cookie)).or_insert(Holders::One(cookie));
+            if port != bound.physical.port() {
+                self.by_address.insert((s.proto, bound.physical), cookie);
+            }
         }
     }
 
     /// The socket that is known at this physical address.
     pub fn at(&self, proto: Proto, physical: SocketAddrV4) -> Option<Cookie> {
-        self.by_address.get(&(proto, physical)).copied()
+        let named_alike = || {
+            let is_there =
+                |c: &&Cookie| self.sockets.get(c).and_then(|s| s.bound).is_some_and(|b| b.physical == physical);
+            self.ports.get(&(proto, physical.port()))?.all().iter().rfind(is_there).copied()
+        };
+        self.by_address.get(&(proto, physical)).copied().or_else(named_alike)
     }
 
     /// A socket whose virtual address overlaps `address`, and its physical one; the kernel then decides whether they may share.
     pub fn holder(&self, proto: Proto, address: &SocketAddr, v6only: bool) -> Option<(Cookie, SocketAddrV4)> {
-        self.ports.get(&(proto, address.port()))?.iter().find_map(|c| {
+        self.ports.get(&(proto, address.port()))?.all().iter().find_map(|c| {
             let s = self.sockets.get(c)?;
             let b = s.bound?;
             overlap(&b.virtual_, s.v6only, address, v6only).then_some((*c, b.physical))
@@ -537,7 +535,7 @@ impl Table {
         let candidates = self.ports.get(&(proto, address.port()))?;
         let ip = address.ip().to_canonical();
         let mut best = None;
-        for c in candidates {
+        for c in candidates.all() {
             let Some(s) = self.sockets.get(c) else { continue };
             let Some(b) = s.bound else { continue };
             if proto == Proto::Tcp && !matches!(s.state, State::Listening) {
@@ -572,9 +570,9 @@ impl Table {
             let b = s.bound?;
             (s.is_open() && s.proto == proto && reachable(&b.virtual_)).then_some((*c, b))
         };
-        let one_of = |cookies: &Vec<Cookie>| {
+        let one_of = |holders: &Holders| {
             // Peers have an address of each family for the program: where it has a socket of each, that of IPv4 hears them.
-            cookies.iter().filter_map(ready).min_by_key(|(_, b)| b.virtual_.is_ipv6())
+            holders.all().iter().filter_map(ready).min_by_key(|(_, b)| b.virtual_.is_ipv6())
         };
         if let Some(found) = port.and_then(|p| self.ports.get(&(proto, p))).and_then(one_of) {
             return Some(found);
@@ -626,7 +624,7 @@ impl Table {
         let same_port = self.ports.get(&(Proto::Tcp, bound.virtual_.port()))?;
         let listens =
             |s: &Socket| matches!(s.state, State::Listening) && s.bound.is_some_and(|b| b.physical == bound.physical);
-        same_port.iter().copied().find(|c| self.sockets.get(c).is_some_and(listens))
+        same_port.all().iter().copied().find(|c| self.sockets.get(c).is_some_and(listens))
     }
 
     /// The peer ended a session: what was announced by it does not come, and no BYE is owed for it. A datagram socket that is connected
@@ -662,14 +660,11 @@ impl Table {
 
     fn leave_port(&mut self, cookie: Cookie, proto: Proto, bound: &Bound) {
         let port = bound.virtual_.port();
-        if self.at(proto, bound.physical) == Some(cookie) {
+        if port != bound.physical.port() && self.by_address.get(&(proto, bound.physical)) == Some(&cookie) {
             self.by_address.remove(&(proto, bound.physical));
         }
-        if let Some(holders) = self.ports.get_mut(&(proto, port)) {
-            holders.retain(|c| *c != cookie);
-            if holders.is_empty() {
-                self.ports.remove(&(proto, port));
-            }
+        if self.ports.get_mut(&(proto, port)).is_some_and(|holders| holders.leave(cookie)) {
+            self.ports.remove(&(proto, port));
         }
     }
 

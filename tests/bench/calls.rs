@@ -89,14 +89,20 @@ fn floor(world: &World, call: &[&str]) -> f64 {
     median_of(world.native("bench-floor").arg(CALLS).args(call))
 }
 
+/// The least, where the kernel puts the program and its supervisor.
+fn floor_anywhere(world: &World, call: &str) -> f64 {
+    median_of(world.native("bench-floor").arg(CALLS).arg(call).env("FREE", "1"))
+}
+
 fn trapped(table: &mut Table, world: &World, call: &str, name: &str) {
-    let (mut native, mut bare, mut least) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut native, mut bare, mut least, mut anywhere) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut sipbox = ISOLATIONS.map(|_| Vec::new());
     for _ in 0..ROUNDS {
         let alone = micro(&Side { world, boxed: false }, &[call, CALLS]);
         native.push(alone);
         bare.push(alone + floor(world, &[]));
         least.push(floor(world, &[call]));
+        anywhere.push(floor_anywhere(world, call));
         for (isolation, values) in ISOLATIONS.iter().zip(&mut sipbox) {
             let side = Side { world, boxed: true };
             values.push(median_of(side.server_with(&["--isolation", isolation], "bench-micro").args([call, CALLS])));
@@ -112,4 +118,6 @@ fn trapped(table: &mut Table, world: &World, call: &str, name: &str) {
     // The bare round trip knows neither which socket is meant nor what its caller's memory says, and makes no call for it.
     table.row("  to the least in C, which does all that", "us", &least, &sipbox[0], Goal::None);
     table.row("  (that least to native + bare round trip)", "us", &bare, &least, Goal::None);
+    // Where a descriptor is installed the kernel wakes the program on another processor, if that is idle.
+    table.row("  (and where the kernel puts both)", "us", &bare, &anywhere, Goal::None);
 }

@@ -1,0 +1,71 @@
+//! Who has a port: most often it is one socket, for which no memory is asked.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::Cookie;
+
+/// The sockets that have one virtual port, in the order in which they came.
+pub enum Holders {
+    One(Cookie),
+    /// Never empty.
+    Many(Vec<Cookie>),
+}
+
+impl Holders {
+    pub fn all(&self) -> &[Cookie] {
+        match self {
+            Holders::One(cookie) => std::slice::from_ref(cookie),
+            Holders::Many(cookies) => cookies,
+        }
+    }
+
+    pub fn add(&mut self, cookie: Cookie) {
+        match self {
+            Holders::One(first) => *self = Holders::Many(vec![*first, cookie]),
+            Holders::Many(cookies) => cookies.push(cookie),
+        }
+    }
+
+    /// Takes one out. True when nobody is left.
+    pub fn leave(&mut self, cookie: Cookie) -> bool {
+        match self {
+            Holders::One(only) => *only == cookie,
+            Holders::Many(cookies) => {
+                cookies.retain(|c| *c != cookie);
+                cookies.is_empty()
+            }
+        }
+    }
+}
+
+/// Do two local addresses of one port get into each other's way (bind(2))?
+pub fn overlap(a: &SocketAddr, a_only: bool, b: &SocketAddr, b_only: bool) -> bool {
+    let covers =
+        |wild: &SocketAddr, only: bool, other: &SocketAddr| match (wild.ip().to_canonical(), other.ip().to_canonical())
+        {
+            (IpAddr::V4(w), IpAddr::V4(_)) => w.is_unspecified(),
+            (IpAddr::V6(w), IpAddr::V6(_)) => w.is_unspecified(),
+            (IpAddr::V6(w), IpAddr::V4(_)) => w.is_unspecified() && !only,
+            (IpAddr::V4(_), IpAddr::V6(_)) => false,
+        };
+    a.ip().to_canonical() == b.ip().to_canonical() || covers(a, a_only, b) || covers(b, b_only, a)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_comes_stays_until_it_leaves() {
+        let mut holders = Holders::One(3);
+        assert!(!holders.leave(4));
+        assert_eq!(holders.all(), [3]);
+        holders.add(5);
+        holders.add(7);
+        assert_eq!(holders.all(), [3, 5, 7]);
+        assert!(!holders.leave(3) && !holders.leave(7) && !holders.leave(3));
+        assert_eq!(holders.all(), [5]);
+        assert!(holders.leave(5));
+        assert!(Holders::One(9).leave(9));
+    }
+}
