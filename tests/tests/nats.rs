@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tests::lab::{self, Filtering, Kind, Lab, Mapping};
-use tests::{Accounts, Coturn, Registrar, Signalling, World};
+use tests::{Accounts, Coturn, Registrar, Signalling, World, until};
 
 /// Any address leads to the peer of `--to`: this one is nobody's.
 const ANYWHERE: &str = "198.18.0.9";
@@ -33,7 +33,7 @@ fn allowed(a: Kind, b: Kind) -> Path {
     if [a, b].iter().any(|kind| kind.mapping() == Mapping::AddressAndPortDependent) {
         return Path::Relayed;
     }
-    // A packet that is early moves the mapping of such a router for good.
+    // A packet that is early moves the mapping of such a router for good. The called end sends first: that it does by enough is chance.
     if [a, b].contains(&Kind::MasqueradeOpenInput) { Path::Either } else { Path::NotRelayed }
 }
 
@@ -177,4 +177,36 @@ fn every_pair_of_routers_by_the_hub() {
 #[test]
 fn every_pair_of_routers_by_kamailio() {
     every_pair("nats-kamailio", Signalling::Kamailio);
+}
+
+/// The caller is behind a router that a packet which is early misleads: the first search ends at a relay, and the second one, from other ports and the
+/// other way round, without. The program notices nothing.
+#[test]
+fn a_relay_is_done_without_when_the_other_end_is_first() {
+    let test = "a_relay_is_done_without_when_the_other_end_is_first";
+    if !lab::possible(test) {
+        return;
+    }
+    for signalling in [Signalling::Hub, Signalling::Kamailio] {
+        let world = World::new(&format!("nats-again-{signalling:?}").to_lowercase());
+        let lab = Lab::new([Kind::MasqueradeOpenInput, Kind::Masquerade]);
+        let server = Registrar::start(&world, &lab, signalling);
+        let _coturn = Coturn::start(&world, &lab, Accounts::LongTerm);
+        let mut called = server.run(&world, &lab, 1, "bob", &[], "static-echo").args(["7000", "1"]).start();
+        called.wait_for("listening on");
+        let to = server.aor("bob");
+        let caller = server.run(&world, &lab, 0, "alice", &["--to", &to], "busybox");
+        let mut caller = caller.args(["nc", ANYWHERE, "7000"]).talk().start();
+        caller.say("one\n");
+        caller.wait_for("one");
+        for run in [&caller, &called] {
+            until("a path without a relay", || (path(&run.stderr()) == "reflexive").then_some(()));
+        }
+        println!("{}", caller.stderr());
+        caller.say("two\n");
+        caller.wait_for("two");
+        caller.hang_up();
+        caller.wait().success();
+        called.wait().success();
+    }
 }

@@ -185,8 +185,8 @@ fn status_counts_bytes_of_every_kind_of_flow() {
                     assert!((70_300.0..500_000.0).contains(&number(asks, "sent")), "{asks}");
                     assert!((605.0..100_000.0).contains(&number(asks, "received")), "{asks}");
                     assert!((70_300.0..500_000.0).contains(&number(counts, "received")), "{counts}");
-                    assert_eq!(field(asks, "rtt_ms"), "null", "{asks}");
-                    assert!(text.contains("round trip -"), "{text}");
+                    assert!(number(asks, "rtt_ms") > 0.0 && number(counts, "rtt_ms") > 0.0, "{asks} {counts}");
+                    assert!(!text.contains("round trip -"), "{text}");
                 }
                 own => {
                     let of = |all: &[String]| {

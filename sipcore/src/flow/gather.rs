@@ -32,6 +32,19 @@ pub struct LinkConfig {
     pub also: Vec<IpAddr>,
 }
 
+impl LinkConfig {
+    /// The same, with TURN servers for what they say of this end's address alone, as STUN servers.
+    #[must_use]
+    pub fn without_relays(mut self) -> LinkConfig {
+        for relay in std::mem::take(&mut self.servers.turn) {
+            if relay.is_by_udp() && !self.servers.stun.contains(&relay.address) {
+                self.servers.stun.push(relay.address);
+            }
+        }
+        self
+    }
+}
+
 /// The search. What is given up is cleared away with it.
 pub(super) struct Search {
     pub wire: Arc<Wire>,

@@ -563,11 +563,12 @@ impl Link {
         }
     }
 
-    /// Round trip of the path, as its protocol sees it. `None`: it does not tell (what sctp-proto calls so is the timeout of a retransmission).
+    /// Round trip of the path: as QUIC sees it; of data channels as the checks of the path do (what sctp-proto calls so is the timeout of a
+    /// retransmission). `None`: nothing was measured yet.
     pub fn rtt(&self) -> Option<Duration> {
         match &self.carrier {
             Carrier::Quic(connection) => Some(connection.rtt()),
-            Carrier::Channels(_) => None,
+            Carrier::Channels(_) => self.road.round_trip(),
         }
     }
 

@@ -269,6 +269,11 @@ impl Paths {
         self.chosen.as_ref()
     }
 
+    /// Round trip of the last check that the pair in use has answered.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.ice.nominated_pair_rtt()
+    }
+
     /// Nothing can be reached, or not any more.
     pub fn is_lost(&self) -> bool {
         self.started && self.ice.state().is_disconnected()

@@ -110,6 +110,11 @@ impl Road {
         self.state.borrow().chosen.as_ref().map(Path::of)
     }
 
+    /// Round trip of the path, by its last check (RFC 7675: one in some seconds).
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.search.lock().wire.round_trip()
+    }
+
     /// The address of this host that the path in use leads through.
     pub fn base(&self) -> Option<SocketAddr> {
         self.state.borrow().chosen.as_ref().map(|chosen| match chosen.route {

@@ -7,7 +7,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -168,6 +168,11 @@ impl Wire {
 
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
+    }
+
+    /// Round trip of the path, by its checks.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.paths.lock().round_trip()
     }
 
     fn socket(&self, base: SocketAddr) -> Option<&Socket> {

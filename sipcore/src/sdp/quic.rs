@@ -82,6 +82,11 @@ pub struct Quic {
 }
 
 impl Quic {
+    /// Whether this end may be reached by a relay.
+    pub fn is_relayed(&self) -> bool {
+        self.candidates.iter().any(|candidate| candidate.kind() == CandidateKind::Relayed)
+    }
+
     /// The default destination (RFC 8839 section 4.2.1.1): what works for most comes first.
     pub(super) fn default_address(&self) -> SocketAddr {
         let of = |kind| self.candidates.iter().find(|c| c.kind() == kind).map(Candidate::addr);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sipcore::agent::{IncomingRestart, RestartError};
-use sipcore::flow::{LinkError, Path, Role, watch_interfaces};
+use sipcore::flow::{Candidate, LinkError, Path, Role, watch_interfaces};
 use tokio::time::{sleep, timeout};
 
 use super::trunk::Trunk;
@@ -18,6 +18,12 @@ const REGISTERED_WITHIN: Duration = Duration::from_secs(6);
 const CALLER_FIRST: Duration = Duration::from_millis(1500);
 /// Attempts at a better path, while there is one.
 const TRIES: u32 = 5;
+/// A connection over a relay is left alone for this long. Then it is tried to do without.
+const RELAYED_FOR: Duration = Duration::from_secs(1);
+/// How long that may take.
+const DIRECT_WITHIN: Duration = Duration::from_secs(3);
+/// The other end's first check has this long to leave before this one's, at each try.
+const OTHER_FIRST: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(400)];
 /// Pauses between attempts.
 const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(4)];
 
@@ -61,6 +67,17 @@ async fn register(supervisor: &Supervisor) {
 pub(super) async fn follow(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, role: Role) {
     let mut moves = supervisor.sessions.links.moves.subscribe();
     let mut outward = moves.borrow().outward.clone();
+    if role == Role::Answerer {
+        let mut moved = moves.clone();
+        tokio::select! {
+            () = do_without_relay(&supervisor, &trunk) => {}
+            // What follows sees it, too.
+            _ = trunk.link.closed() => {}
+            () = trunk.link.road().lost() => {}
+            _ = moved.changed() => {}
+        }
+        drop(trunk.prepared.lock().take());
+    }
     loop {
         let lost = tokio::select! {
             _ = trunk.link.closed() => return,
@@ -136,6 +153,51 @@ async fn restart(supervisor: &Arc<Supervisor>, trunk: &Arc<Trunk>, lost: bool) {
     }
 }
 
+/// Some routers (Linux, with nothing that keeps strangers from the router itself) remember a check that comes before the first packet from
+/// inside, and then give that packet another port: no check gets through any more. Who answers sends first: of the first offer, the called end. So
+/// it offers, from fresh ports, and the caller is first. Without relays: if it fails, all stays as it was.
+async fn do_without_relay(supervisor: &Arc<Supervisor>, trunk: &Arc<Trunk>) {
+    sleep(RELAYED_FOR).await;
+    let road = trunk.link.road();
+    let tried = road.tried();
+    let reflexive = |all: &[Candidate]| all.iter().any(|candidate| candidate.kind == "reflexive");
+    let is_relayed = is_relayed(trunk) && reflexive(&tried.local) && reflexive(&tried.remote);
+    if !is_relayed || trunk.fingerprint.is_none() {
+        return;
+    }
+    let attempt = async |other_first| {
+        let sessions = &supervisor.sessions;
+        let agent = sessions.started_agent().await.ok_or("this run has no registrar any more")?;
+        let config = sessions.links.config(sessions, sessions.is_near().await).await?.without_relays();
+        let prepared = road.prepare(&config).await.map_err(|e| e.to_string())?;
+        let local = prepared.description().clone();
+        *trunk.prepared.lock() = Some(prepared);
+        let answered = agent.restart(trunk.session, local).await;
+        let prepared = trunk.prepared.lock().take();
+        let (remote, prepared) = match (answered, prepared) {
+            (Ok(remote), Some(prepared)) => (remote, prepared),
+            // Taken for a restart of the other end, which is answered.
+            (Ok(_) | Err(RestartError::Superseded), _) => return Ok(()),
+            (Err(error), _) => return Err(error.to_string()),
+        };
+        sleep(other_first).await;
+        let turned = timeout(DIRECT_WITHIN, road.turn(prepared, &remote)).await;
+        turned.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    };
+    for other_first in OTHER_FIRST {
+        match attempt(other_first).await {
+            Ok(()) => return tracing::debug!(session = %trunk.session, "a path without a relay is taken"),
+            Err(why) => tracing::debug!(session = %trunk.session, why, "there is no path without a relay"),
+        }
+    }
+}
+
+/// Whether the path is relayed, and works.
+fn is_relayed(trunk: &Trunk) -> bool {
+    let road = trunk.link.road();
+    road.works() && road.path().is_some_and(|path| path.word() == "relayed")
+}
+
 async fn attempt(supervisor: &Arc<Supervisor>, trunk: &Arc<Trunk>) -> Result<(), String> {
     let sessions = &supervisor.sessions;
     let agent = sessions.started_agent().await.ok_or("this run has no registrar any more")?;
@@ -193,7 +255,9 @@ async fn answer(supervisor: &Arc<Supervisor>, trunk: &Trunk, restart: IncomingRe
         None => {
             let config =
                 sessions.links.config(sessions, sessions.is_near().await).await.map_err(LinkError::NoSocket)?;
-            road.prepare(&config).await?
+            // The other end wants to do without, and has a relayed path as long as that is not found.
+            let direct_only = is_relayed(trunk) && !restart.remote.is_relayed();
+            road.prepare(&if direct_only { config.without_relays() } else { config }).await?
         }
     };
     let remote = restart.remote.clone();
