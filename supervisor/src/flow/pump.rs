@@ -35,8 +35,9 @@ const PIECE: [usize; 2] = [4 * 1024, 64 * 1024];
 const ROOM: usize = 2 * 1024;
 /// Who has so much to write waits for all others who have.
 const MUCH: usize = 4 * 1024;
-/// Who has opened a stream, and does not wait to hear that it was taken, hears it after so long at the latest.
-const ANSWER_WITHIN: Duration = Duration::from_millis(2);
+/// Who has opened a stream, and does not wait to hear that it was taken, hears it after so long at the latest. What his program is waiting for says
+/// so itself.
+const ANSWER_WITHIN: Duration = Duration::from_millis(20);
 /// Packets' payloads that are handed to the program at once.
 const CHUNKS: usize = 64;
 

@@ -9,7 +9,7 @@ use tests::servers::json_number;
 
 use crate::{Goal, ROUNDS, Table, median, number_after};
 use peers::{Make, Tunnel};
-use street::{ECHO, IPERF, STREAMS, Street};
+use street::{ECHO, IPERF, LEAST, STREAMS, Street};
 
 /// One way, and its values; or why there are none.
 struct Measured<T> {
@@ -224,6 +224,7 @@ fn connects(table: &mut Table) {
     let mut quic = Measured::new("QUIC", Ok(Tunnel::sipbox(&street, ECHO, &["--flow", "quic", "--ladder"])));
     let mut ssh = Measured::new("ssh -L", peers::ssh(&street, ECHO));
     let mut native = Measured::new("no tunnel", Ok(Tunnel::native(&street, ECHO)));
+    let mut least = Measured::new("the least", Ok(Tunnel::least(&street, LEAST)));
     for way in [&mut quic, &mut ssh] {
         // The session stands.
         way.measure(|tunnel| one(tunnel, 1));
@@ -233,6 +234,7 @@ fn connects(table: &mut Table) {
     for _ in 0..ROUNDS {
         native.measure(|tunnel| one(tunnel, CONNECTS));
         ssh.measure(|tunnel| one(tunnel, CONNECTS));
+        least.measure(|tunnel| one(tunnel, CONNECTS));
         let said =
             |way: &Measured<f64>| way.tunnel.as_ref().map_or(0, |tunnel| sip_messages(&tunnel.shell.process.stderr()));
         let before = said(&quic);
@@ -241,8 +243,9 @@ fn connects(table: &mut Table) {
     }
     table.row(name, "us", &ssh.of(|v| v), &quic.of(|v| v), Goal::AtMost(1.0));
     table.row("  (SIP messages between the first and the last)", "", &[], &messages, Goal::Below(0.0));
+    table.row("  (against trapped calls and UDP in the clear)", "us", &least.of(|v| v), &quic.of(|v| v), Goal::None);
     table.row("  (against no tunnel)", "us", &native.of(|v| v), &quic.of(|v| v), Goal::None);
-    for way in [&quic, &ssh] {
+    for way in [&quic, &ssh, &least] {
         way.says_why_not(table);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tests::{Launch, Process, World, certificate, servers, within};
 
-use super::street::{FAR, IPERF, NEAR, Shell, Street};
+use super::street::{self, FAR, IPERF, NEAR, Shell, Street};
 
 /// Where tests/bench/install.sh puts what it builds.
 const PEERS: &str = "/opt/sipbox-tests/peers";
@@ -43,6 +43,18 @@ impl Tunnel {
         let shell = street.boxed_shell(flags);
         let ends = vec![(far.pid(), false), (shell.process.pid(), false)];
         Tunnel { shell, host: crate::ANYWHERE.to_owned(), port, ends, _processes: vec![far] }
+    }
+
+    /// Both programs under supervisors that trap the same calls, and do nothing but carry the bytes: over UDP, in the clear.
+    pub fn least(street: &Street, port: u16) -> Tunnel {
+        let (world, at) = (&street.world, port.to_string());
+        let far = world.native("bench-least").args([FAR, NEAR, &at, "epoll-server", &at]);
+        let mut far = street::with_path(world, far).inside(&street.far).start();
+        far.wait_for("listening on");
+        let near = world.native("bench-least").args([NEAR, FAR, &at, "sh"]).inside(&street.near);
+        let mut tunnel = Tunnel::new(street, crate::ANYWHERE, port, vec![far]);
+        tunnel.shell = Shell::start(world, near);
+        tunnel
     }
 
     /// Processor time of both ends so far, in seconds.

@@ -12,6 +12,8 @@ pub const FAR: &str = "10.9.0.2";
 pub const IPERF: u16 = 5201;
 pub const ECHO: u16 = 7000;
 pub const STREAMS: u16 = 7001;
+/// Of the server beside these ([`super::peers::Tunnel::least`]).
+pub const LEAST: u16 = 7002;
 /// All servers, in the background of a shell.
 const SERVERS: &str = "iperf3 -s --forceflush & epoll-server 7000 & bench-streams serve 7001 & wait";
 
@@ -87,7 +89,7 @@ pub fn boxed(world: &World, hub: &str, user: &str, flags: &[&str], program: &str
 }
 
 /// The directory of the test programs before those of the system.
-fn with_path(world: &World, launch: Launch) -> Launch {
+pub fn with_path(world: &World, launch: Launch) -> Launch {
     let program = world.program("epoll-server");
     let directory = program.parent().unwrap_or(Path::new("/"));
     launch.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.display()))
