@@ -1,5 +1,6 @@
 //! A hub that holds a hundred thousand registrations, against Kamailio with as many: how long a REGISTER takes while others come. Both in memory
-//! alone; then the hub with its journal (`--state`), and how long it takes to start again with them after it was killed.
+//! alone; then the hub with its journal (`--state`), and how long it takes to start again with them after it was killed. Where the machine does other work,
+//! p99 is how long that holds both up: `chrt -r 10 sipbox-bench 100,000` goes before it.
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
@@ -190,7 +191,7 @@ pub fn rows(table: &mut Table) {
     row(name, "us", ours, |outcome| outcome.most, Goal::AtMost(1.0));
     row("  (p50)", "us", ours, |outcome| outcome.half, Goal::None);
     row("  (the longest)", "us", ours, |outcome| outcome.longest, Goal::None);
-    row("  (memory of the server)", "MiB", ours, |outcome| outcome.memory, Goal::None);
+    row("  (memory of the server)", "MiB", ours, |outcome| outcome.memory, Goal::AtMost(1.0));
     row("  p99 of the hub with a journal / Kamailio", "us", kept, |outcome| outcome.most, Goal::None);
     row("  (memory)", "MiB", kept, |outcome| outcome.memory, Goal::None);
     table.row("  start of the hub with them after kill -9", "s", &[], &restarts, Goal::None);
