@@ -8,11 +8,12 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -95,6 +96,9 @@ fn keep(supervisor: &OwnedFd, kept: Kept) {
             Err(_) => return,
         }
     }
+    // A full table has room for a look into it.
+    // SAFETY: nobody else uses the table any more, and this function not the descriptor.
+    unsafe { libc::close(supervisor.as_raw_fd()) };
     let Some(home) = close_all_but(kept) else { return };
     let Ok(inspector) = Inspector::here() else { return };
     while is_used(&inspector, home, kept) {
@@ -104,9 +108,13 @@ fn keep(supervisor: &OwnedFd, kept: Kept) {
 
 /// Closes every descriptor but those that are kept; where the sockets are that need them.
 fn close_all_but(kept: Kept) -> Option<Ipv4Addr> {
+    let all = |_| {
+        let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        (0..RawFd::try_from(most).unwrap_or(RawFd::MAX)).collect()
+    };
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
         .map(|all| all.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect())
-        .unwrap_or_default();
+        .unwrap_or_else(all);
     let mut home = None;
     for number in open {
         // SAFETY: nobody else uses the table any more, and a number without a descriptor is answered EBADF.

@@ -23,3 +23,4 @@ pub mod sock;
 pub mod unix;
 pub mod unix_diag;
 pub mod watch;
+pub mod watchdog;

@@ -78,7 +78,11 @@ pub fn connect_again(fd: BorrowedFd<'_>) -> io::Result<()> {
     if let Some(short) = short {
         short.restore()?;
     }
-    Ok(outcome?)
+    match outcome {
+        // A signal met the tick of waiting.
+        Err(Errno::EINTR) => Err(Errno::EALREADY.into()),
+        outcome => Ok(outcome?),
+    }
 }
 
 /// Dissolves the association of `fd` (connect to AF_UNSPEC, connect(2)); on a TCP socket this also takes back a connect under way.

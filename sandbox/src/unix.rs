@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 
 use crate::message::{Destination, send};
@@ -78,6 +78,12 @@ impl Caller {
         matches!((root("self"), root(&self.thread.to_string())), (Ok(ours), Ok(theirs)) if ours == theirs)
     }
 
+    /// Whether it may see less than this process. A thread of this process may go by /proc/PID to the directories of this process, whatever
+    /// its own root and rights are (proc_fd_permission, ptrace_may_access), and so is not to be led there.
+    fn is_confined(&self) -> bool {
+        !self.is_us() || !self.shares_root()
+    }
+
     /// Runs `work` with its user and groups.
     fn with_rights<T: Send>(&self, work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
         if self.is_us() {
@@ -141,8 +147,9 @@ impl Caller {
     /// # Errors
     /// As connect(2) of that path: ENOENT, EACCES, ENOTDIR, ELOOP and the like.
     pub fn open_path(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let path = self.own_proc(path);
-        let work = || open(&path[..], OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+        let confined = self.is_confined();
+        let path = if confined { path.to_vec() } else { self.own_proc(path) };
+        let work = || look_up(&path, OFlag::O_PATH, confined);
         if path.first() == Some(&b'/') && self.shares_root() { self.with_rights(work) } else { self.with_view(work) }
     }
 
@@ -156,7 +163,13 @@ impl Caller {
             return raw(socket, name, libc::bind).map(|()| None);
         }
         let path = path_in(name).to_vec();
+        let directory = path.iter().rposition(|b| *b == b'/').map(|slash| path[..=slash].to_vec());
+        // The name is kept as it is given, so that it cannot be said otherwise whose `self` is meant.
+        let directory = directory.filter(|of| self.is_confined() || is_of_a_process(of));
         self.with_view(move || {
+            if let Some(directory) = directory {
+                look_up(&directory, OFlag::O_PATH | OFlag::O_DIRECTORY, true)?;
+            }
             raw(socket, name, libc::bind)?;
             Ok(open(&path[..], OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()).ok())
         })
@@ -186,6 +199,14 @@ impl Caller {
         })
     }
 
+    /// listen(2): who connects sees its user and groups (SO_PEERCRED).
+    ///
+    /// # Errors
+    /// What listen(2) gives.
+    pub fn listen(&self, socket: &OwnedFd, backlog: nix::sys::socket::Backlog) -> Result<(), Errno> {
+        self.with_rights(|| nix::sys::socket::listen(socket, backlog))
+    }
+
     /// sendmsg(2) to an address. A path in `name` is looked up by this process.
     ///
     /// # Errors
@@ -195,9 +216,31 @@ impl Caller {
     }
 }
 
+/// What is at `path`. With `plainly` ELOOP where it leads through a link that is no path (proc_pid_root(5), proc_pid_fd(5)).
+fn look_up(path: &[u8], flags: OFlag, plainly: bool) -> Result<OwnedFd, Errno> {
+    let resolve = if plainly { ResolveFlag::RESOLVE_NO_MAGICLINKS } else { ResolveFlag::empty() };
+    openat2(AT_FDCWD, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))
+}
+
+/// Whether a directory is one that each process has its own of.
+fn is_of_a_process(directory: &[u8]) -> bool {
+    let words: Vec<&[u8]> = directory.split(|b| *b == b'/').filter(|word| !matches!(*word, b"" | b".")).collect();
+    directory.first() == Some(&b'/')
+        && matches!(words[..], [b"proc", b"self" | b"thread-self", ..] | [b"dev", b"fd", ..])
+}
+
 /// On a thread that ends with the work.
 fn elsewhere<T: Send>(work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
-    std::thread::scope(|scope| scope.spawn(work).join().unwrap_or(Err(Errno::EIO)))
+    let watched = || {
+        crate::watchdog::enlist();
+        crate::watchdog::within_step(true);
+        work()
+    };
+    std::thread::scope(|scope| {
+        // EAGAIN: the user may have no more threads.
+        let thread = std::thread::Builder::new().spawn_scoped(scope, watched).map_err(errno)?;
+        thread.join().unwrap_or(Err(Errno::EIO))
+    })
 }
 
 fn errno(e: std::io::Error) -> Errno {

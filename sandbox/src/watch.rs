@@ -297,9 +297,11 @@ impl Shared {
         };
         let status = Status::of(thread);
         // After the read: what it says is of the thread that waits, if that still does.
-        let (Some(status), true) = (status, waiting.is_waiting()) else {
+        if !waiting.is_waiting() {
             return self.state.lock().end(id, Ended::Gone);
-        };
+        }
+        // It waits, and there was no descriptor to read about it by (EMFILE): another time.
+        let Some(status) = status else { return };
         // Whether the process stops is seen by the looks at the process.
         let alone = status.process == thread || status.shared_to_handle() == 0;
         let leader = if alone { None } else { Status::of(status.process) };

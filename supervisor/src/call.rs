@@ -48,6 +48,15 @@ impl AsFd for Target {
 }
 
 impl Target {
+    /// Closes this duplicate after a call that was held. It may be the last by then, and close(2) then waits for what is to be sent
+    /// (SO_LINGER): not here.
+    pub fn let_go(self, runtime: &tokio::runtime::Handle) {
+        let linger = nix::sys::socket::getsockopt(&self.fd, nix::sys::socket::sockopt::Linger);
+        if linger.is_ok_and(|l| l.l_onoff != 0 && l.l_linger > 0) {
+            runtime.spawn_blocking(|| drop(self));
+        }
+    }
+
     /// What the socket was made as.
     pub fn facts(&self) -> Result<Facts, Errno> {
         sandbox::facts::facts(self.fd.as_fd(), self.cookie).map_err(errno)

@@ -96,7 +96,8 @@ pub fn wait(
             };
             watch.hold(limited).await
         };
-        drop((target, step));
+        drop(step);
+        target.let_go(&call.supervisor.runtime);
         match ended {
             Held::Done(Err(Errno::EAGAIN)) | Held::Interrupted if call.partial > 0 => {
                 let n = call.partial;

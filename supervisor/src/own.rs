@@ -486,8 +486,11 @@ fn listen(network: &Arc<Network>, mut call: Call) {
             return Err(Errno::EACCES);
         }
         let backlog = nix::sys::socket::Backlog::new(backlog.clamp(-1, 4096)).map_err(|_| Errno::EINVAL)?;
-        nix::sys::socket::listen(&target.fd, backlog)?;
-        unix::listens(&call, &target);
+        if target.is_of(libc::AF_UNIX) {
+            unix::listen(&call, &target, backlog)?;
+        } else {
+            nix::sys::socket::listen(&target.fd, backlog)?;
+        }
         let local = (proto_of(&target) == Some(Proto::Tcp)).then(|| sock::local_addr(target.as_fd()).ok());
         network.note_open(&supervisor);
         Ok(local.flatten())

@@ -56,7 +56,7 @@ pub fn recvfrom(mut call: Call) {
         }
     }
     let room = Room { slices: vec![buffer], control: 0, out: Out::Address(out), received: 0 };
-    receive_all(call, target, kind, vec![room], flags, None);
+    receive_all(call, target, kind, Some(room), flags, None);
 }
 
 /// The datagram that is there, written with its source at once. EAGAIN when there is none.
@@ -102,7 +102,7 @@ pub fn recvmsg(mut call: Call) {
             }
         }
     }
-    receive_all(call, target, kind, vec![room(header)], flags, None);
+    receive_all(call, target, kind, Some(room(header)), flags, None);
 }
 
 /// Whether a message is a datagram of IP, and nothing but its data and its source can come with it; and if so, whether the source has
@@ -160,26 +160,23 @@ pub fn recvmmsg(mut call: Call) {
     };
     let prepared = limit.and_then(|limit| {
         let (target, kind) = prepare(&mut call, "recvmmsg")?;
-        let mut rooms = Vec::new();
-        for i in 0..count as u64 {
-            rooms.push(room(call.n.message_header(at + i * MMSGHDR)?));
-        }
-        Ok((target, kind, rooms, limit))
+        Ok((target, kind, limit))
     });
     match prepared {
-        Ok((_, _, rooms, _)) if rooms.is_empty() => call.finish(Ok(0)),
-        Ok((target, kind, rooms, limit)) => {
+        Ok(_) if count == 0 => call.finish(Ok(0)),
+        Ok((target, kind, limit)) => {
             let time = limit.map(|limit| (call.argument(4), limit));
-            receive_all(call, target, kind, rooms, flags, Some(Many { at, time }));
+            receive_all(call, target, kind, None, flags, Some(Many { at, count, time }));
         }
         Err(e) => call.finish(Err(e)),
     }
 }
 
-/// The vector of recvmmsg, and where its time limit is.
+/// The vector of recvmmsg, of how many messages, and where its time limit is.
 #[derive(Clone, Copy)]
 struct Many {
     at: u64,
+    count: usize,
     time: Option<(u64, Duration)>,
 }
 
@@ -212,8 +209,9 @@ fn room(mut header: MessageHeader) -> Room {
     Room { slices: std::mem::take(&mut header.slices), control, out: Out::Header(header), received: 0 }
 }
 
-/// Receives into one or several rooms, waiting where the program would. `many` is recvmmsg's vector and time limit.
-fn receive_all(mut call: Call, target: Target, kind: Kind, mut rooms: Vec<Room>, flags: i32, many: Option<Many>) {
+/// Receives into one room, or those that `many` says, waiting where the program would. Each header of recvmmsg is read when its turn comes,
+/// as the kernel does: those of a whole vector may name 16 MiB of buffers.
+fn receive_all(mut call: Call, target: Target, kind: Kind, mut room: Option<Room>, flags: i32, many: Option<Many>) {
     let time = many.and_then(|m| m.time);
     let started = Instant::now();
     let may_wait = flags & (libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE) == 0;
@@ -221,15 +219,18 @@ fn receive_all(mut call: Call, target: Target, kind: Kind, mut rooms: Vec<Room>,
     let mut done = 0usize;
     let one_is_enough = flags & libc::MSG_WAITFORONE != 0;
     let mut step = move |call: &mut Call, target: &Target| -> Result<i64, Errno> {
-        while done < rooms.len() {
+        while many.is_none_or(|many| done < many.count) {
             let flags = flags & !libc::MSG_WAITFORONE;
-            match with_room(|scratch| receive_one(call, target, kind, &mut rooms[done], (flags, may_wait), scratch)) {
+            let received = turn(call, &mut room, many, done).and_then(|room| {
+                with_room(|scratch| receive_one(call, target, kind, room, (flags, may_wait), scratch))
+            });
+            let partly = room.as_ref().map_or(0, |room| room.received);
+            match received {
                 // MSG_WAITALL that may not wait: what is there is the answer.
-                Err(Errno::EAGAIN) if many.is_none() && rooms[0].received > 0 && !waits(target) => {
-                    return Ok(rooms[0].received as i64);
-                }
+                Err(Errno::EAGAIN) if many.is_none() && partly > 0 && !waits(target) => return Ok(partly as i64),
                 Ok(n) => {
                     let Some(Many { at, .. }) = many else { return Ok(n as i64) };
+                    room = None;
                     call.n.write(at + done as u64 * MMSGHDR + 56, &(n as u32).to_ne_bytes())?;
                     done += 1;
                     call.partial = done as i64;
@@ -255,7 +256,7 @@ fn receive_all(mut call: Call, target: Target, kind: Kind, mut rooms: Vec<Room>,
                 Err(e) if done > 0 && (e != Errno::EAGAIN || one_is_enough || !waits(target)) => break,
                 Err(e) => {
                     if many.is_none() {
-                        call.partial = rooms[0].received as i64;
+                        call.partial = partly as i64;
                     }
                     return Err(e);
                 }
@@ -273,6 +274,15 @@ fn receive_all(mut call: Call, target: Target, kind: Kind, mut rooms: Vec<Room>,
             drop(target);
             call.finish(result);
         }
+    }
+}
+
+/// The room of the message whose turn it is.
+fn turn<'a>(call: &Call, room: &'a mut Option<Room>, many: Option<Many>, done: usize) -> Result<&'a mut Room, Errno> {
+    match (room, many) {
+        (Some(room), _) => Ok(room),
+        (none, Some(many)) => Ok(none.insert(self::room(call.n.message_header(many.at + done as u64 * MMSGHDR)?))),
+        (None, None) => Err(Errno::EFAULT),
     }
 }
 

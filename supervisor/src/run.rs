@@ -18,6 +18,7 @@ use sandbox::keeper::Keeper;
 use sandbox::netns::Networks;
 use sandbox::notify::Listener;
 use sandbox::watch::Watcher;
+use sandbox::watchdog;
 use sipcore::agent::Proto;
 
 use crate::deaths::Deaths;
@@ -121,12 +122,19 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     };
     let signals = signals().map_err(|e| internal(&e))?;
     // Sockets, encryption and packets of a flow in one thread: handing each other every packet costs two more than they gain.
+    watchdog::start().map_err(|e| internal(&e))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("sipbox")
+        // One for work that blocks is there from the start, and stays: later there may be no more threads for the user.
+        .thread_keep_alive(Duration::from_secs(u64::from(u32::MAX)))
+        .on_thread_start(watchdog::enlist)
+        .on_thread_park(|| watchdog::within_step(false))
+        .on_thread_unpark(|| watchdog::within_step(true))
         .enable_all()
         .build()
         .map_err(|e| internal(&e))?;
+    runtime.spawn_blocking(|| ());
     let network = networks.map(|n| Arc::new(Network::new(n)));
     let options = Options { trace: arguments.trace };
     let shown = program_name(&program);
@@ -347,9 +355,12 @@ fn receive(listener: &Listener, supervisor: &Arc<Supervisor>) -> std::io::Result
     for i in 0..NOTIFICATION_THREADS {
         let (listener, supervisor) = (listener.clone(), supervisor.clone());
         std::thread::Builder::new().name(format!("notify-{i}")).spawn(move || {
+            watchdog::enlist();
             loop {
+                watchdog::within_step(false);
                 match listener.receive() {
                     Ok(Some(notification)) => {
+                        watchdog::within_step(true);
                         // A defect in one handler must not end the others: the call is then answered by its drop.
                         let handled = std::panic::AssertUnwindSafe(|| supervisor.handle(notification));
                         if std::panic::catch_unwind(handled).is_err() {

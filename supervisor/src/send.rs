@@ -19,6 +19,9 @@ use crate::message::{
 use crate::unix::Credentials;
 use crate::{ancillary, datagram, netlink, own, unix};
 
+/// As many descriptors as one message may have (SCM_MAX_FD of include/net/scm.h).
+const DESCRIPTORS_MAX: usize = 253;
+
 /// One message to be sent, read from the program once.
 struct Outgoing {
     address: Option<Address>,
@@ -39,6 +42,13 @@ struct Outgoing {
 }
 
 impl Outgoing {
+    /// Bytes that it takes up here.
+    fn weight(&self) -> usize {
+        let control: usize = self.control.iter().map(|c| c.data.len()).sum();
+        let own = size_of::<Self>() + self.rest.len() * size_of::<ForeignSlice>();
+        own + self.data.len() + self.name.len() + control
+    }
+
     fn total(&self) -> usize {
         self.before + self.sent
     }
@@ -155,14 +165,15 @@ pub fn sendmmsg(mut call: Call) {
     let prepared = prepare(&mut call, "sendmmsg").and_then(|(target, kind)| {
         /// Bytes that one sendmmsg may make the supervisor hold.
         const HELD: usize = 4 << 20;
-        let (mut messages, mut held) = (Vec::new(), 0);
+        let (mut messages, mut held, mut passed) = (Vec::new(), 0, 0);
         for i in 0..count as u64 {
             match outgoing(&call, &target, kind, at + i * MMSGHDR) {
                 Ok(m) => {
-                    held += m.data.len();
+                    held += m.weight();
+                    passed += m.descriptors.len();
                     messages.push(m);
                     // Fewer than asked for are a right answer, and the supervisor's memory is not the program's.
-                    if held >= HELD {
+                    if held >= HELD || passed >= DESCRIPTORS_MAX {
                         break;
                     }
                 }
@@ -216,9 +227,7 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
                 _ if native => control.push(m),
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) if kind.is_none() => {
                     let first = descriptors.len();
-                    /// SCM_MAX_FD of include/net/scm.h.
-                    const MOST: usize = 253;
-                    if m.data.len() > MOST * 4 {
+                    if m.data.len() / 4 > DESCRIPTORS_MAX - first {
                         return Err(Errno::EINVAL);
                     }
                     for number in message::descriptors(&m.data) {

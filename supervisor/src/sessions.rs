@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -85,6 +85,8 @@ pub struct Sessions {
     physical: IpAddr,
     limit: usize,
     agent: tokio::sync::Mutex<Option<Agent>>,
+    /// The run ends: no agent is started any more.
+    has_ended: AtomicBool,
     live: Mutex<HashSet<SessionId>>,
     /// With whom each one is.
     parties: Mutex<HashMap<SessionId, Party>>,
@@ -102,6 +104,7 @@ impl Sessions {
             physical,
             limit,
             agent: tokio::sync::Mutex::new(None),
+            has_ended: AtomicBool::new(false),
             live: Mutex::default(),
             parties: Mutex::default(),
             opening: AtomicUsize::new(0),
@@ -133,6 +136,9 @@ impl Sessions {
         let mut slot = self.agent.lock().await;
         if let Some(agent) = &*slot {
             return Ok(agent.clone());
+        }
+        if self.has_ended.load(Ordering::Relaxed) {
+            return Err("the run ends".to_owned());
         }
         let (agent, events) = self.identity.start_agent(self.physical, Transport::Udp).await?;
         if let Some(supervisor) = self.supervisor.get() {
@@ -167,6 +173,7 @@ impl Sessions {
         .await;
         let why = match outcome {
             Ok(Ok(())) => return,
+            _ if self.has_ended.load(Ordering::Relaxed) => return,
             Ok(Err(why)) => why,
             Err(_) => format!("no answer within {} s; it is tried again", REGISTER_WITHIN.as_secs()),
         };
@@ -430,7 +437,11 @@ impl Sessions {
     /// Ends all sessions and the registration.
     pub async fn shutdown(&self, limit: Duration) {
         self.links.shutdown().await;
-        let agent = self.agent.lock().await.take();
+        let agent = {
+            let mut agent = self.agent.lock().await;
+            self.has_ended.store(true, Ordering::Relaxed);
+            agent.take()
+        };
         if let Some(agent) = agent {
             agent.shutdown(limit).await;
         }

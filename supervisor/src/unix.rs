@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::socket::Backlog;
 use sandbox::sock;
 use sandbox::unix::Caller;
 
@@ -58,14 +59,16 @@ pub fn bind(call: Call, target: Target) {
     call.finish(result);
 }
 
-/// listen(2) was made for the program: SO_PEERCRED of who connects would name the supervisor.
-pub fn listens(call: &Call, target: &Target) {
-    if target.is_of(libc::AF_UNIX)
-        && let Ok(caller) = Caller::of(call.n.thread)
-    {
-        call.supervisor.unix.peers.listens(target, &caller);
-        call.supervisor.unix.senders.heard();
-    }
+/// listen(2) of an AF_UNIX socket, made for the program: within the run SO_PEERCRED of who connects names the program.
+///
+/// # Errors
+/// What listen(2) gives; ESRCH when the caller is gone.
+pub fn listen(call: &Call, target: &Target, backlog: Backlog) -> Result<(), Errno> {
+    let caller = Caller::of(call.n.thread)?;
+    caller.listen(&target.fd, backlog)?;
+    call.supervisor.unix.peers.listens(target, &caller);
+    call.supervisor.unix.senders.heard();
+    Ok(())
 }
 
 /// connect(2) of an AF_UNIX socket.

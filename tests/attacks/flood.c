@@ -160,5 +160,90 @@ static void lengths(void) {
     try_all();
 }
 
-ATTACKS({"notifications", notifications}, {"held", held}, {"descriptors", descriptors}, {"sockets", sockets},
+/* What a held call keeps in the supervisor. */
+static long resident(pid_t pid) {
+    char path[64];
+    long pages = 0;
+    snprintf(path, sizeof path, "/proc/%d/statm", pid);
+    FILE *f = fopen(path, "r");
+    if (f && fscanf(f, "%*d %ld", &pages) != 1) pages = 0;
+    if (f) fclose(f);
+    return pages * 4096;
+}
+
+static void *waits_for_many(void *fd) {
+    static struct iovec slices[1024];
+    static struct mmsghdr many[1024];
+    static char byte;
+    for (int i = 0; i < 1024; i++) slices[i] = (struct iovec){&byte, 1};
+    for (int i = 0; i < 1024; i++) many[i].msg_hdr = (struct msghdr){.msg_iov = slices, .msg_iovlen = 1024};
+    recvmmsg(*(int *)fd, many, 1024, 0, NULL);
+    return NULL;
+}
+
+static void vectors(void) {
+    enum { THREADS = 30 };
+    pthread_t threads[THREADS];
+    int fd = (int)MUST(socket(AF_INET, SOCK_DGRAM, 0));
+    struct address a = loopback_v4(0);
+    MUST(bind(fd, &a.any, a.len));
+    long before = resident(supervisor());
+    for (int i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, waits_for_many, &fd) == 0);
+    /* Each of them is held when calls that come later are answered. */
+    for (int i = 0; i < 200; i++) {
+        local_of(fd);
+        usleep(2000);
+    }
+    bool grown = resident(supervisor()) - before > 100l << 20;
+    note(grown ? "THE SUPERVISOR GREW" : "the supervisor stays small");
+    if (grown && getenv("T_UNDER")) through();
+    try_all();
+}
+
+/* A connect() that is not to wait in the supervisor: its time limit is taken away from it, again and again. */
+static volatile int contested;
+
+static void *no_limit(void *unused) {
+    struct timeval none = {0};
+    while (going) setsockopt(contested, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none);
+    return unused;
+}
+
+static void *connects(void *to) {
+    struct address *full = to;
+    connect(contested, &full->any, full->len);
+    return NULL;
+}
+
+static void stall(void) {
+    struct address full = loopback_v4(0);
+    int listener = (int)MUST(socket(AF_INET, SOCK_STREAM, 0)), other = (int)MUST(socket(AF_INET, SOCK_DGRAM, 0));
+    MUST(bind(listener, &full.any, full.len));
+    MUST(listen(listener, 0));
+    full = local_of(listener);
+    for (int i = 0; i < 3; i++) connect((int)MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)), &full.any, full.len);
+    contested = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+    pthread_t spins, waiting;
+    CHECK(pthread_create(&spins, NULL, no_limit, NULL) == 0);
+    time_t worst = 0;
+    for (int i = 0; i < 20 && worst < 6; i++) {
+        CHECK(pthread_create(&waiting, NULL, connects, &full) == 0);
+        pthread_detach(waiting);
+        usleep(4000);
+        time_t before = time(NULL);
+        local_of(other);
+        if (time(NULL) - before > worst) worst = time(NULL) - before;
+        contested = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+    }
+    going = false;
+    pthread_join(spins, NULL);
+    if (worst >= 6) {
+        note("ALL CALLS WAITED");
+        through();
+    }
+    note("calls are answered");
+    try_all();
+}
+
+ATTACKS({"vectors", vectors}, {"stall", stall}, {"notifications", notifications}, {"held", held}, {"descriptors", descriptors}, {"sockets", sockets},
         {"lengths", lengths})

@@ -356,6 +356,8 @@ const ATTACKS: &[Attack] = &[
     attack("flood", "descriptors", "descriptors in messages, 253 each", SUPERVISOR),
     attack("flood", "sockets", "sockets until there are no more", SUPERVISOR),
     attack("flood", "lengths", "huge vectors and lengths", SUPERVISOR),
+    attack("flood", "vectors", "vectors of a million buffers in calls that are held", SUPERVISOR),
+    attack("flood", "stall", "connect() whose time limit is taken away: no other call is to wait for it", SUPERVISOR),
 ];
 
 /// Tries of the races under sipbox: as the user, as root, and natively, where one is enough.

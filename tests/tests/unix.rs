@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -222,6 +222,32 @@ fn who_gave_up_its_rights_has_none_here() {
     let done = tries(&world, "[local]\nunix = \"allow\"\n", &all);
     let done = done.says(&format!("connect {closed} user 0")).says(&format!("connect {open} user 65534"));
     done.says(&format!("connect {closed} EACCES"));
+}
+
+/// Who listens, too: what a client outside sees of it is not root.
+#[test]
+fn a_listener_of_a_user_that_was_taken_on() {
+    const LISTENS: &str = r#"
+import os, socket, sys
+os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+s.bind(sys.argv[1])
+s.listen()
+print("listens", flush=True)
+s.accept()[0].send(b"x")
+"#;
+    let Some(world) = World::as_root("unix-listener") else {
+        eprintln!("skipped: needs root");
+        return;
+    };
+    let at = world.make_dir("open", 0o777).join("s");
+    let run = world.run(&[], "python3");
+    let mut run = run.args(["-c", LISTENS, &at.display().to_string()]).start();
+    run.wait_for("listens");
+    let outside = UnixStream::connect(&at).unwrap();
+    let peer = nix::sys::socket::getsockopt(&outside, sockopt::PeerCredentials).unwrap();
+    assert_eq!((peer.uid(), peer.gid()), (65534, 65534));
+    run.wait().success();
 }
 
 /// Who sends is told by the user that the program has become, not by root's, for whom sipbox runs.
