@@ -314,7 +314,7 @@ fn iperf3_udp() {
     let number = port.to_string();
     for extra in [&["-P", "1"][..], &["-P", "3"], &["-R"]] {
         let server = servers::iperf(world.run(&["--as", "perf"], "iperf3"), port);
-        let client = world.run(&["--to", "perf"], "iperf3").args(["-c", ANYWHERE, "-p", &number, "-t", "1", "-J"]);
+        let client = world.run(&["--to", "perf"], "iperf3").args(["-c", ANYWHERE, "-p", &number, "-k", "500", "-J"]);
         let report = client.args(["-u", "-b", "5M", "-l", "1200"]).args(extra).finish().success().stdout;
         let packets = servers::json_number(&report, "sum", "packets");
         let lost = servers::json_number(&report, "sum", "lost_packets");
