@@ -121,7 +121,11 @@ fn corpus() -> PathBuf {
 
 fn read(name: &str) -> Bytes {
     let path = corpus().join(format!("{name}.dat"));
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).into()
+    std::fs::read(&path)
+        .unwrap_or_else(|e| {
+            panic!("{}: {e}; the messages of RFC 4475 (appendix A) are to be there, one a file", path.display())
+        })
+        .into()
 }
 
 /// Where answers to a message go, when it comes from an address of this process alone: to the port that its Via names (RFC 3261 18.2.2).

@@ -295,6 +295,76 @@ async fn a_peer_that_is_gone_is_given_up_soon() {
     assert!(!a.is_closed() && !b.is_closed());
 }
 
+/// Also when something that he had sent comes after he was asked, and while somebody else sends what looks like QUIC.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_a_peer_says_when_asked_is_a_sign_of_life() {
+    let middle = Middle::start().await;
+    let (a, b) = (gathered(28).await, gathered(29).await);
+    let (at_a, at_b) = (a.description().clone(), b.description().clone());
+    let (a, b) = connected(a, &middle.as_seen(0, &at_b), b, &middle.as_seen(1, &at_a)).await;
+    let begun = Instant::now();
+    let heard = tokio::spawn({
+        let a = a.clone();
+        async move { a.heard().await }
+    });
+    let mut silent = Box::pin(a.silent());
+    let living = timeout(Duration::from_secs(5), &mut silent).await;
+    assert!(living.is_err(), "a living peer was given up after {:?}", begun.elapsed());
+    timeout(PATIENCE, heard).await.unwrap().unwrap();
+    let asked = Instant::now();
+    let mut silent = Box::pin(a.silent());
+    assert!(timeout(Duration::from_millis(300), &mut silent).await.is_err());
+    b.send_datagram(4, b"sent before").await.unwrap();
+    timeout(PATIENCE, a.datagram()).await.unwrap().unwrap();
+    middle.passing.abort();
+    let port = a.road().path().unwrap().local.port();
+    let noise = tokio::spawn(async move {
+        let stranger = StdSocket::bind("127.64.8.247:0").unwrap();
+        loop {
+            let _ = stranger.send_to(&[0x45; 200], SocketAddr::new(Ipv4Addr::new(127, 64, 8, 28).into(), port));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    timeout(PATIENCE, silent).await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    noise.abort();
+}
+
+/// A stream that is reset or dropped unanswered is reset, and no more; one whose connection ends before it was taken was never taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_not_taken_ends_alone() {
+    let (a, b) = pair(30).await;
+    for resets in [false, true] {
+        let ended = async {
+            let mut incoming = b.accept().await.unwrap();
+            assert!(incoming.purpose().await.is_some());
+            if let (Incoming::Quic { send, receive, .. }, true) = (&mut incoming, resets) {
+                send.write_all(&[0, 200, 0, 0, 0, 1]).await.unwrap();
+                send.reset(0u32.into()).unwrap();
+                receive.stop(0u32.into()).unwrap();
+            }
+        };
+        let (opened, ()) = timeout(PATIENCE, async { tokio::join!(a.open(opening(), true), ended) }).await.unwrap();
+        // The 200 may have been read before the reset.
+        assert!(matches!(opened.as_ref().err(), Some(OpenError::Reset)) || (resets && opened.is_ok()));
+        assert!(!a.is_closed() && !b.is_closed());
+    }
+    let mut early = a.open_early(opening()).unwrap();
+    let mut incoming = timeout(PATIENCE, b.accept()).await.unwrap().unwrap();
+    assert!(incoming.purpose().await.is_some());
+    if let Incoming::Quic { send, .. } = &mut incoming {
+        send.reset(0u32.into()).unwrap();
+    }
+    let why = timeout(PATIENCE, early.receive.taken()).await.unwrap();
+    assert!(matches!(why, Err(Broken::Lost(_))), "{why:?}");
+    let mut early = a.open_early(opening()).unwrap();
+    let _incoming = timeout(PATIENCE, b.accept()).await.unwrap().unwrap();
+    b.close();
+    let why = timeout(PATIENCE, early.receive.taken()).await.unwrap();
+    assert!(matches!(why, Err(Broken::Ended(_))), "{why:?}");
+    assert!(matches!(a.open(opening(), true).await.err(), Some(OpenError::Lost(_))));
+}
+
 /// A stream is held when its reader says so, goes on when he says so, and no other is concerned.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_held_stream_waits_alone() {

@@ -41,6 +41,8 @@ const HEARD_WITHIN: Duration = Duration::from_secs(1);
 const SILENT: Duration = Duration::from_secs(2);
 /// On a slow path it may be silent for so many round trips.
 const ROUND_TRIPS: u32 = 4;
+/// In so many pieces: what has come in is read between them, also by who could not run for a while.
+const PIECES: u32 = 8;
 /// How often somebody who waits for the other end to be heard again looks.
 const LOOK: Duration = Duration::from_millis(20);
 /// The largest payload of a datagram of a program (UDP over IPv4).
@@ -116,6 +118,9 @@ pub enum OpenError {
     /// The other end is there, and has not taken it in time.
     #[error("the peer did not take the connection within {} s", OPEN_WITHIN.as_secs())]
     Late,
+    /// It was reset, or closed, before the other end said that it was taken: as by a program that resets what it accepts. Only this one is concerned.
+    #[error("the peer's end has reset the connection at once")]
+    Reset,
     /// The flow ended meanwhile.
     #[error(transparent)]
     Lost(LinkError),
@@ -318,14 +323,18 @@ impl Link {
         };
         let mut opened = None;
         let answered = {
+            let ended = |e: &dyn std::fmt::Display| match connection.close_reason() {
+                Some(_) => OpenError::Lost(lost(e)),
+                None => OpenError::Reset,
+            };
             let asking = async {
-                let both = connection.open_bi().await.map_err(|e| lost(&e))?;
+                let both = connection.open_bi().await.map_err(|e| ended(&e))?;
                 let (send, receive) = opened.insert(both);
-                send.write_chunk(opening.to_bytes()).await.map_err(|e| lost(&e))?;
-                news::answer(receive).await.map_err(|e| lost(&e))
+                send.write_chunk(opening.to_bytes()).await.map_err(|e| ended(&e))?;
+                news::answer(receive).await.map_err(|e| ended(&e))
             };
             tokio::select! {
-                answered = asking => answered.map_err(OpenError::Lost),
+                answered = asking => answered,
                 () = sleep(OPEN_WITHIN) => Err(OpenError::Late),
                 () = self.silent(), if !patient => Err(OpenError::Silent),
             }
@@ -347,31 +356,41 @@ impl Link {
         }
     }
 
-    /// Ends when nothing at all, not even an acknowledgement, comes from the other end for a while from now. Once something has come it never
-    /// ends: that end is there, and its program may take its time.
+    /// Ends when the other end is asked for a sign of life, and nothing at all, not even an acknowledgement, comes from there for a while. One that is
+    /// there may take its time: it is asked again and again, and whatever it had sent before counts for nothing.
     pub async fn silent(&self) {
-        let asked = Instant::now();
-        let heard = || self.silence() < asked.elapsed();
-        if let Carrier::Quic(connection) = &self.carrier {
+        let Carrier::Quic(connection) = &self.carrier else { return std::future::pending().await };
+        loop {
             let half = SILENT.max(ROUND_TRIPS * connection.rtt()) / 2;
             sleep(half).await;
-            if !heard() {
-                // What was asked may still wait for room at the other end. This waits for none, belongs to no flow, and is acknowledged.
-                let _ = connection.send_datagram(Bytes::new());
-                sleep(half).await;
-                if !heard() {
-                    return;
-                }
+            let before = self.signs();
+            // What else was asked may still wait for room at the other end. This waits for none, belongs to no flow, and is acknowledged.
+            let _ = connection.send_datagram(Bytes::new());
+            for _ in 0..PIECES {
+                sleep(half / PIECES).await;
+            }
+            if self.signs() == before {
+                return;
             }
         }
-        std::future::pending().await
     }
 
     /// Waits until something comes from the other end, from now on.
     pub async fn heard(&self) {
-        let asked = Instant::now();
-        while self.silence() >= asked.elapsed() {
+        let before = self.signs();
+        while self.signs() == before {
             sleep(LOOK).await;
+        }
+    }
+
+    /// Grows with what comes from the other end, and from nobody else: what QUIC has decrypted.
+    fn signs(&self) -> u64 {
+        match &self.carrier {
+            Carrier::Quic(connection) => {
+                let frames = connection.stats().frame_rx;
+                [frames.acks, frames.ping, frames.datagram, frames.stream].iter().sum()
+            }
+            Carrier::Channels(association) => association.bytes().1,
         }
     }
 
@@ -634,6 +653,7 @@ async fn open_channel(association: &datachannel::Association, label: Label) -> R
         // It says no more than that.
         Ok(Err(None)) => Err(OpenError::Refused(486)),
         Ok(Err(Some(why))) => Err(OpenError::Lost(lost(&why))),
-        Err(_) => Err(OpenError::Lost(lost(&"no answer to a channel"))),
+        // The others in the association go on.
+        Err(_) => Err(OpenError::Late),
     }
 }

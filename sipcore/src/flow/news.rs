@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
-use quinn::Connection;
+use quinn::{Connection, ConnectionError, ReadError, ReadExactError};
 use tokio::sync::Notify;
 
 use super::stream::Broken;
@@ -110,7 +110,7 @@ impl Known {
 }
 
 /// What the acceptor of a stream says at its start. Where it is 200, the last change follows.
-pub(super) async fn answer(stream: &mut quinn::RecvStream) -> Result<(u16, u32), quinn::ReadExactError> {
+pub(super) async fn answer(stream: &mut quinn::RecvStream) -> Result<(u16, u32), ReadExactError> {
     let mut status = [0; 2];
     stream.read_exact(&mut status).await?;
     let status = u16::from_be_bytes(status);
@@ -147,6 +147,10 @@ impl Early {
                 Ok(())
             }
             Ok((status, _)) => Err(Broken::Refused(status)),
+            // This end's own end of it is known.
+            Err(ReadExactError::ReadError(ReadError::ConnectionLost(e))) if e != ConnectionError::LocallyClosed => {
+                Err(Broken::Ended(e.to_string()))
+            }
             Err(e) => Err(Broken::Lost(e.to_string())),
         }
     }

@@ -109,3 +109,23 @@ impl Socket {
         self.state.may_fragment()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full socket is waited for, and takes more.
+    #[tokio::test]
+    async fn a_full_socket_is_waited_for() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let socket = Socket::new(socket).unwrap();
+        for _ in 0..3 {
+            socket.full.store(true, Ordering::Relaxed);
+            let waited = tokio::time::timeout(Duration::from_secs(30), socket.writable()).await;
+            waited.unwrap().unwrap();
+            assert!(!socket.is_full());
+        }
+        socket.send_to(b"more", socket.base).unwrap();
+    }
+}

@@ -12,6 +12,9 @@ pub enum Broken {
     /// The other end has not taken it after all; with a SIP status: 403, 486, 503.
     #[error("refused with {0}")]
     Refused(u16),
+    /// The connection ended before the other end had taken it.
+    #[error("the connection to the peer ended before it was taken: {0}")]
+    Ended(String),
     /// It was reset, or its connection ended.
     #[error("{0}")]
     Lost(String),

@@ -135,6 +135,15 @@ async fn another_version_is_told_apart() {
     assert!(words.contains("another version") && words.contains(std::str::from_utf8(ALPN).unwrap()), "{words}");
 }
 
+/// The channels of an association go on when one of them is not taken in time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_is_not_taken_ends_alone() {
+    let (a, b) = channels().await;
+    let late = timeout(PATIENCE * 2, a.open(opening(), false)).await.unwrap();
+    assert_eq!(late.err(), Some(OpenError::Late));
+    assert!(!a.is_closed() && !b.is_closed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_there_is_said() {
     let (a, b) = (gathered(5).await, gathered(6).await);

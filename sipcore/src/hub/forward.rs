@@ -32,7 +32,7 @@ impl HomeProxy {
             return self.respond(now, server, Message::response_to(&request, 403, "Not A User Of This Hub"));
         }
         if !matches!(destination, Destination::Here) {
-            // Before anybody is looked for (RFC 3261 16.3, steps 3 and 5).
+            // What RFC 3261 16.3 asks in steps 3 and 5, before anybody is looked for; who it is, and a loop, come first here.
             if request.max_forwards() == Ok(Some(0)) {
                 return self.respond(now, server, Message::response_to(&request, 483, "Too Many Hops"));
             }

@@ -201,7 +201,8 @@ impl Location {
     }
 
     /// The flow of a binding whose contact is at the place that a URI names: one of the same user, if there is one. (Behind different NATs many are at
-    /// one and the same private address.)
+    /// one and the same private address. Where the user says nothing it is the one that was bound last, not the one that was refreshed last: to look
+    /// through all that are at such an address would take too long.)
     pub fn flow_to(&self, uri: &Uri) -> Option<Flow> {
         let place = Place::of(uri);
         let [anyone, same] = self.keys(&place, uri);

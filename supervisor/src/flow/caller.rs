@@ -257,6 +257,7 @@ impl Links {
                     let (errno, why) = refusal(status);
                     return Err(wanted.fail(errno, why));
                 }
+                Err(why @ OpenError::Reset) => return Err(wanted.fail(Errno::ECONNRESET, why.to_string())),
                 // The others in the connection go on.
                 Err(why @ (OpenError::Silent | OpenError::Full | OpenError::Late)) => {
                     return Err(wanted.fail(Errno::ETIMEDOUT, why.to_string()));
@@ -278,6 +279,11 @@ impl Links {
         plan: &Plan,
     ) -> Result<Option<Flow>, Failure> {
         let (asked, words) = (Instant::now(), Mutex::new(None));
+        let say = || {
+            if let Some(words) = words.lock().take() {
+                crate::say::say!("{words}");
+            }
+        };
         let failure = {
             let mut slot = peer.trunk.lock().await;
             // Others that waited in it may have set up the next one already.
@@ -309,11 +315,14 @@ impl Links {
                         }
                         Ok(Established::Flow(flow)) => return Ok(Some(flow)),
                         Ok(Established::Unreachable(why)) => aside.fail(Errno::EHOSTUNREACH, why.to_string()),
-                        Err((of_peer, failure)) => {
-                            if of_peer {
-                                *peer.failed.lock() = Some((Instant::now(), failure.errno));
-                            }
+                        Err((true, failure)) => {
+                            *peer.failed.lock() = Some((Instant::now(), failure.errno));
                             failure
+                        }
+                        // He has answered, or this end wants for something.
+                        Err((false, failure)) => {
+                            say();
+                            return Err(failure);
                         }
                     }
                 }
@@ -323,9 +332,7 @@ impl Links {
             () = trunk.link.heard() => Ok(None),
             _ = trunk.link.closed() => Ok(None),
             () = tokio::time::sleep(BACK_WITHIN) => {
-                if let Some(words) = words.lock().take() {
-                    crate::say::say!("{words}");
-                }
+                say();
                 Err(failure)
             }
         }

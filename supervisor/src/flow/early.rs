@@ -68,6 +68,8 @@ async fn carry(links: &Links, trunk: &Trunk, socket: TcpStream, opening: Opening
         Err(why) => {
             let _ = sandbox::sock::reset_on_close(socket.as_fd());
             Err(match why {
+                // By his program: a reset like any other.
+                OpenError::Reset => return Ok(()),
                 OpenError::Refused(status) => Untaken::Refused(status),
                 why => Untaken::Never(why.to_string()),
             })

@@ -20,6 +20,8 @@ use crate::supervisor::Supervisor;
 const BACKLOG: i32 = 4096;
 /// How long one may wait there that the program has closed meanwhile.
 const QUEUED: Duration = Duration::from_secs(1);
+/// In so many pieces: a run that could not run for a while accepts between them what waits.
+const PIECES: u32 = 10;
 
 /// The listener and those who are awaited.
 pub struct Gate {
@@ -99,13 +101,20 @@ impl Gate {
         let Some(source) = self.waiting.lock().coming.get(&session).copied() else { return };
         let gate = self.clone();
         self.runtime.spawn(async move {
-            tokio::time::sleep(QUEUED).await;
+            queued().await;
             let mut waiting = gate.waiting.lock();
             let is_its = matches!(waiting.all.get(&source), Some(Waiter::Begins(of, _)) if *of == session);
             let left = if is_its { waiting.remove(&source) } else { None };
             drop(waiting);
             drop(left);
         });
+    }
+}
+
+/// Ends when what waits has been accepted, or will not be.
+async fn queued() {
+    for _ in 0..PIECES {
+        tokio::time::sleep(QUEUED / PIECES).await;
     }
 }
 
@@ -153,7 +162,11 @@ impl Expected {
             socket = self.connected() => return socket,
             _ = ended => {}
         }
-        tokio::time::timeout(QUEUED, self.connected()).await.ok().flatten()
+        tokio::select! {
+            biased;
+            socket = self.connected() => socket,
+            () = queued() => None,
+        }
     }
 }
 

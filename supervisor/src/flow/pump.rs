@@ -23,7 +23,7 @@ impl fmt::Display for Broken {
             Broken::Program(e) => write!(f, "the program's end: {e}"),
             Broken::Peer(why) => write!(f, "the peer's end: {why}"),
             Broken::Refused(status) => write!(f, "the peer refused with {status}"),
-            Broken::Silent => f.write_str("the peer says nothing"),
+            Broken::Untaken(why) => f.write_str(why),
             Broken::NoReader => f.write_str("nobody reads any more"),
         }
     }
@@ -48,8 +48,8 @@ enum Broken {
     Peer(String),
     /// The peer has not taken the stream after all, with this status.
     Refused(u16),
-    /// Nor does anything else come from him.
-    Silent,
+    /// Nor will he; why.
+    Untaken(String),
     /// The run ends, and nobody reads.
     NoReader,
 }
@@ -67,6 +67,7 @@ impl From<sipcore::flow::Broken> for Broken {
     fn from(why: sipcore::flow::Broken) -> Broken {
         match why {
             sipcore::flow::Broken::Refused(status) => Broken::Refused(status),
+            why @ sipcore::flow::Broken::Ended(_) => Broken::Untaken(why.to_string()),
             other => Broken::Peer(other.to_string()),
         }
     }
@@ -142,7 +143,7 @@ pub async fn pump(
             }
             match why {
                 Broken::Refused(status) => return Err(Untaken::Refused(status)),
-                Broken::Silent => return Err(Untaken::Never(OpenError::Silent.to_string())),
+                Broken::Untaken(why) => return Err(Untaken::Never(why)),
                 _ => {}
             }
         }
@@ -236,7 +237,7 @@ async fn downwards(
     tokio::select! {
         biased;
         taken = from.taken() => taken?,
-        () = link.silent() => return Err(Broken::Silent),
+        () = link.silent() => return Err(Broken::Untaken(OpenError::Silent.to_string())),
     }
     loop {
         let count = tokio::select! {
