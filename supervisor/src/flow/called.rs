@@ -136,7 +136,10 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
                 Err(error) => {
                     tracing::debug!(%error, "a listener did not take a connection");
                     supervisor.sessions.close(id);
-                    incoming.refuse(486).await;
+                    // One that it took, and has reset already, is reset: it listens.
+                    if error.kind() != std::io::ErrorKind::ConnectionReset {
+                        incoming.refuse(486).await;
+                    }
                 }
             }
             drop((held, busy));
