@@ -181,13 +181,14 @@ impl Caller {
     /// # Errors
     /// What connect(2) gives.
     pub fn connect(&self, socket: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
-        /// One at a time: two could take each other's short time limit for the socket's own.
-        static ONE: Mutex<()> = Mutex::new(());
+        /// One at a time of each socket: two could take each other's short time limit for the socket's own.
+        static ONE: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
         self.with_rights(|| {
             if sock::is_nonblocking(socket.as_fd()).map_err(errno)? {
                 return raw(socket, name, libc::connect);
             }
-            let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let which = sock::socket_cookie(socket.as_fd()).map_err(errno)? as usize % ONE.len();
+            let _one = ONE[which].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let short = sock::ShortTimeout::send(socket.as_fd()).map_err(errno)?;
             let result = raw(socket, name, libc::connect);
             short.restore().map_err(errno)?;
