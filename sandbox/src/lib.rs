@@ -4,6 +4,7 @@
 pub mod bell;
 pub mod child;
 pub mod diag;
+pub mod direct;
 pub mod doctor;
 pub mod facts;
 pub mod filter;

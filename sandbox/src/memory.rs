@@ -10,6 +10,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
 use crate::notify::{Notification, Reply};
+use crate::sock::canonical;
 
 /// A socket address as the program passed it, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub const STORAGE: usize = 128;
 /// sizeof(struct sockaddr_in).
 const SOCKADDR_IN: usize = 16;
 /// sizeof(struct sockaddr_in6).
-const SOCKADDR_IN6: usize = 28;
+pub(crate) const SOCKADDR_IN6: usize = 28;
 /// The shortest AF_INET6 address that Linux takes (SIN6_LEN_RFC2133).
 const SOCKADDR_IN6_OLD: usize = 24;
 /// UIO_MAXIOV.
@@ -96,6 +97,17 @@ pub fn inet(bytes: &[u8]) -> Option<SocketAddr> {
             Some(SocketAddr::V6(SocketAddrV6::new(ip, port, flow, scope)))
         }
         _ => None,
+    }
+}
+
+/// The IPv4 address of a struct sockaddr of AF_INET, or of AF_INET6 where it is a v4-mapped one.
+pub(crate) fn inet_v4(bytes: &[u8]) -> Option<SocketAddrV4> {
+    if i32::from(u16::from_ne_bytes(*bytes.first_chunk()?)) == libc::AF_INET {
+        return bytes.first_chunk().map(sockaddr_in);
+    }
+    match canonical(inet(bytes)?) {
+        SocketAddr::V4(address) => Some(address),
+        SocketAddr::V6(_) => None,
     }
 }
 

@@ -1,12 +1,13 @@
 //! sendmsg(2) and recvmsg(2) on the supervisor's duplicate of a socket, with control data as plain bytes.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use crate::memory::{STORAGE, inet, sockaddr_bytes};
+use crate::direct;
+use crate::memory::{SOCKADDR_IN6, STORAGE, inet, inet_v4, sockaddr_bytes};
 
 /// What one recvmsg(2) gave.
 #[derive(Debug, Default)]
@@ -31,9 +32,22 @@ pub struct Name {
 impl Name {
     /// The first bytes of `bytes`: no address is longer.
     pub fn of(bytes: &[u8]) -> Name {
-        let mut name = Name { length: bytes.len().min(STORAGE), ..Name::default() };
-        name.bytes[..name.length].copy_from_slice(&bytes[..name.length]);
+        let mut name = Name::default();
+        name.set(bytes);
         name
+    }
+
+    /// Becomes the first bytes of `bytes`.
+    pub fn set(&mut self, bytes: &[u8]) {
+        self.length = bytes.len().min(STORAGE);
+        self.bytes[..self.length].copy_from_slice(&bytes[..self.length]);
+    }
+
+    /// Becomes what `fill` writes, which says how long that is.
+    pub(crate) fn fill<T>(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<(T, usize), Errno>) -> Result<T, Errno> {
+        let (value, length) = fill(&mut self.bytes)?;
+        self.length = length.min(STORAGE);
+        Ok(value)
     }
 }
 
@@ -55,6 +69,11 @@ impl Name {
     /// It as an Internet address.
     pub fn inet(&self) -> Option<SocketAddr> {
         inet(self)
+    }
+
+    /// It as an IPv4 address, also if it is a v4-mapped one.
+    pub fn inet_v4(&self) -> Option<SocketAddrV4> {
+        inet_v4(self)
     }
 }
 
@@ -85,20 +104,17 @@ pub fn send(fd: BorrowedFd<'_>, data: &[u8], to: Destination<'_>, control: &[u8]
         Destination::Raw(bytes) => bytes,
     };
     let flags = flags & !KEEPS_PAGES | libc::MSG_NOSIGNAL;
-    let (name, name_length): (*const u8, _) = match name {
-        [] => (std::ptr::null(), 0),
-        name => (name.as_ptr(), name.len() as libc::socklen_t),
-    };
-    let n = if control.is_empty() {
-        let (at, length) = (data.as_ptr().cast(), data.len());
-        // SAFETY: `data` and `name` are as long as said and outlive the call, which only reads them; without a name it is null and 0.
-        unsafe { libc::sendto(fd.as_raw_fd(), at, length, flags, name.cast(), name_length) }
-    } else {
+    if control.is_empty() {
+        return direct::sendto(fd, data, flags, name);
+    }
+    let n = {
         let mut slice = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
         // SAFETY: plain data for which zero is valid.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_name = name.cast_mut().cast();
-        header.msg_namelen = name_length;
+        if !name.is_empty() {
+            header.msg_name = name.as_ptr().cast_mut().cast();
+            header.msg_namelen = name.len() as libc::socklen_t;
+        }
         header.msg_iov = &raw mut slice;
         header.msg_iovlen = 1;
         header.msg_control = control.as_ptr().cast_mut().cast();
@@ -159,17 +175,20 @@ pub fn send_run(fd: BorrowedFd<'_>, data: &[u8], lengths: &[usize]) {
 
 /// Receives one message into `data` without control data: what recvfrom(2) returns, and the source's Internet address.
 pub fn receive_from(fd: BorrowedFd<'_>, data: &mut [u8], flags: i32) -> Result<(usize, Option<SocketAddr>), Errno> {
-    let mut name = [0u8; STORAGE];
-    let mut length = STORAGE as libc::socklen_t;
-    // SAFETY: the kernel writes at most `data.len()` bytes to `data` and `length` bytes to `name`, and the true length.
-    let n = unsafe {
-        let (at, name) = (data.as_mut_ptr().cast(), name.as_mut_ptr().cast());
-        libc::recvfrom(fd.as_raw_fd(), at, data.len(), flags, name, &raw mut length)
-    };
-    if n < 0 {
-        return Err(Errno::last());
-    }
-    Ok((n as usize, inet(&name[..(length as usize).min(STORAGE)])))
+    let mut name = [0u8; SOCKADDR_IN6];
+    let (n, length) = direct::recvfrom(fd, data, flags, &mut name)?;
+    Ok((n, inet(&name[..length.min(SOCKADDR_IN6)])))
+}
+
+/// As [`receive_from`], for the source's IPv4 address, also a v4-mapped one.
+pub fn receive_from_v4(
+    fd: BorrowedFd<'_>,
+    data: &mut [u8],
+    flags: i32,
+) -> Result<(usize, Option<SocketAddrV4>), Errno> {
+    let mut name = [0u8; SOCKADDR_IN6];
+    let (n, length) = direct::recvfrom(fd, data, flags, &mut name)?;
+    Ok((n, inet_v4(&name[..length.min(SOCKADDR_IN6)])))
 }
 
 /// Receives one message into `data`; `control` bytes of control data are accepted.

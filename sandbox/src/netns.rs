@@ -188,11 +188,18 @@ impl Networks {
     }
 }
 
-impl Drop for Networks {
-    fn drop(&mut self) {
+impl Networks {
+    /// Ends the broker: there are no further sockets. Once is enough.
+    pub fn close(&self) {
         // The broker ends with its connection. Nobody waits for one that was reaped already: that is ECHILD.
         let _ = socket::shutdown(self.broker.lock().as_raw_fd(), socket::Shutdown::Both);
         let _ = nix::sys::wait::waitpid(self.pid, None);
+    }
+}
+
+impl Drop for Networks {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -45,8 +45,9 @@ impl Listener {
         Ok(Listener { fd: Arc::new(fd) })
     }
 
-    /// Blocks until the program makes a trapped call. None when no process of the program is left.
-    pub fn receive(&self) -> io::Result<Option<Notification>> {
+    /// Blocks until the program makes a trapped call. None when no process of the program is left. (The listener of a run lives as long as
+    /// this process: to count who uses it costs each call two locked instructions.)
+    pub fn receive(&'static self) -> io::Result<Option<Notification>> {
         loop {
             // SAFETY: plain data for which zero is valid; the kernel demands it zeroed.
             let mut raw: libc::seccomp_notif = unsafe { std::mem::zeroed() };
@@ -54,7 +55,7 @@ impl Listener {
             if unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut raw) } == 0 {
                 AT_HAND.set((raw.id, false));
                 return Ok(Some(Notification {
-                    reply: Reply { listener: self.clone(), id: raw.id, answered: false },
+                    reply: Reply { listener: self, id: raw.id, answered: false },
                     thread: raw.pid,
                     call: i64::from(raw.data.nr),
                     arguments: raw.data.args,
@@ -178,7 +179,7 @@ pub fn process_of(thread: u32) -> Option<i32> {
 /// thread of the program is ever left hanging.
 #[must_use]
 pub struct Reply {
-    listener: Listener,
+    listener: &'static Listener,
     id: u64,
     answered: bool,
 }
@@ -192,7 +193,7 @@ pub fn unanswered() -> u64 {
 
 /// Says whether the caller of one trapped call still waits; cannot answer it.
 pub struct Waiting {
-    listener: Listener,
+    listener: &'static Listener,
     id: u64,
 }
 
@@ -206,7 +207,7 @@ impl Waiting {
 impl Reply {
     /// The question alone.
     pub fn watch(&self) -> Waiting {
-        Waiting { listener: self.listener.clone(), id: self.id }
+        Waiting { listener: self.listener, id: self.id }
     }
 
     /// True while the caller still waits: it has not been killed, and its thread id still means it.

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, SetSockOpt, SockFlag, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::direct;
 use crate::memory::sockaddr_bytes;
 use crate::message::{Name, bind_raw, connect_raw, name_of};
 
@@ -530,22 +531,13 @@ pub fn is_shut_for_reading(fd: BorrowedFd<'_>) -> bool {
     unsafe { libc::poll(&raw mut one, 1, 0) > 0 && one.revents & libc::POLLRDHUP != 0 }
 }
 
-/// accept4(2): the next connection of a listener, and from where it came, as the raw struct sockaddr: that is known also when the
-/// connection was reset while it waited, and getpeername(2) says ENOTCONN.
+/// accept4(2): the next connection of a listener; `peer` becomes from where it came, as the raw struct sockaddr: that is known also when
+/// the connection was reset while it waited, and getpeername(2) says ENOTCONN.
 ///
 /// # Errors
 /// What accept4(2) gives.
-pub fn accept(listener: BorrowedFd<'_>, flags: socket::SockFlag) -> io::Result<(OwnedFd, Name)> {
-    use std::os::fd::FromRawFd;
-    let mut storage = [0u8; size_of::<libc::sockaddr_storage>()];
-    let mut length = storage.len() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes into `storage`, and the true length.
-    let number =
-        unsafe { libc::accept4(listener.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut length, flags.bits()) };
-    Errno::result(number)?;
-    // SAFETY: accept4 gave a new descriptor that nothing else owns.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    Ok((fd, Name::of(&storage[..storage.len().min(length as usize)])))
+pub fn accept(listener: BorrowedFd<'_>, flags: socket::SockFlag, peer: &mut Name) -> io::Result<OwnedFd> {
+    Ok(peer.fill(|name| direct::accept4(listener, name, flags.bits()))?)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! thread of it may take the limit away between that and the call, or leave a close() that lingers to the supervisor (SO_LINGER). All calls of the
 //! run would wait for this one. So a thread that sleeps in one step for longer than [`PATIENCE`], from a look on, gets a signal, by which the call ends: EINTR.
 
-use std::cell::RefCell;
+use std::cell::OnceCell;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -23,7 +23,7 @@ const SIGNAL: Signal = Signal::SIGURG;
 static WATCHED: Mutex<Vec<Weak<Thread>>> = Mutex::new(Vec::new());
 
 thread_local! {
-    static THIS: RefCell<Option<Arc<Thread>>> = const { RefCell::new(None) };
+    static THIS: OnceCell<Arc<Thread>> = const { OnceCell::new() };
 }
 
 struct Thread {
@@ -58,15 +58,19 @@ pub fn start() -> io::Result<()> {
 
 /// From here on this thread is watched, within its steps, for as long as it lives.
 pub fn enlist() {
-    let this = Arc::new(Thread { id: nix::unistd::gettid(), steps: AtomicU64::new(0) });
-    watched().push(Arc::downgrade(&this));
-    THIS.set(Some(this));
+    THIS.with(|this| {
+        this.get_or_init(|| {
+            let this = Arc::new(Thread { id: nix::unistd::gettid(), steps: AtomicU64::new(0) });
+            watched().push(Arc::downgrade(&this));
+            this
+        });
+    });
 }
 
 /// A step of this thread begins (`true`) or ends. One that is not watched has none.
 pub fn within_step(begins: bool) {
-    THIS.with_borrow(|this| {
-        if let Some(this) = this {
+    THIS.with(|this| {
+        if let Some(this) = this.get() {
             // Only this thread writes it.
             let steps = this.steps.load(Ordering::Relaxed);
             if (steps % 2 == 0) == begins {

@@ -1,13 +1,12 @@
 //! listen and accept of TCP sockets (and accept of AF_UNIX ones).
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::PollFlags;
-use sandbox::memory::{Address, AddressOut, sockaddr_bytes};
+use sandbox::memory::{AddressOut, sockaddr_bytes};
 use sandbox::message::Name;
 use sandbox::ready::when_ready;
 use sandbox::sock;
@@ -25,7 +24,7 @@ use crate::unix;
 pub fn listen(mut call: Call) {
     let (number, backlog) = (call.int(0), call.int(1));
     call.note(|| format!("listen({number}, {backlog})"));
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     let result = (|| {
         let target = call.target(number)?;
         let proto = supervisor.known(&target)?;
@@ -57,7 +56,7 @@ pub fn listen(mut call: Call) {
     })();
     supervisor.published.note();
     match result {
-        Ok(Some(bound)) if is_reachable(&supervisor, Proto::Tcp, &bound.virtual_) => {
+        Ok(Some(bound)) if is_reachable(supervisor, Proto::Tcp, &bound.virtual_) => {
             let runtime = supervisor.runtime.clone();
             runtime.spawn(async move {
                 supervisor.sessions.ensure_registered().await;
@@ -69,10 +68,9 @@ pub fn listen(mut call: Call) {
     }
 }
 
-/// A connection taken from a listener's queue, with the names that the program is to see.
+/// A connection taken from a listener's queue.
 struct Accepted {
     fd: OwnedFd,
-    peer: Name,
     /// What was announced of it, and where its listener is; None for AF_UNIX.
     announced: Option<(Expected, Bound)>,
 }
@@ -93,13 +91,14 @@ pub fn accept(mut call: Call, flags: i32) {
         Ok(p) => p.is_some(),
         Err(e) => return call.finish(Err(e)),
     };
-    match take(&call.supervisor, &target, inet, flags) {
+    let mut peer = Name::default();
+    match take(call.supervisor, &target, inet, flags, &mut peer) {
         Err(Errno::EAGAIN) if sock::is_nonblocking(target.as_fd()).is_ok_and(|n| !n) => {
             wait(call, target, inet, flags);
         }
         result => {
-            drop(target);
-            deliver(call, result, flags);
+            target.close();
+            deliver(call, result, &peer, flags);
         }
     }
 }
@@ -116,9 +115,11 @@ fn wait(call: Call, target: Target, inet: bool, flags: i32) {
 
 async fn accept_later(call: Call, watch: Watch, target: Target, inet: bool, flags: i32) {
     let limit = receive_timeout(&target);
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
+    let mut peer = Name::default();
     let taking = async {
-        let ready = when_ready(target.as_fd(), Interest::READABLE, || take(&supervisor, &target, inet, flags));
+        let ready =
+            when_ready(target.as_fd(), Interest::READABLE, || take(supervisor, &target, inet, flags, &mut peer));
         match limit {
             Some(limit) => tokio::time::timeout(limit, ready).await.unwrap_or(Err(Errno::EAGAIN)),
             None => ready.await,
@@ -127,7 +128,7 @@ async fn accept_later(call: Call, watch: Watch, target: Target, inet: bool, flag
     match watch.hold(taking).await {
         Held::Done(result) => {
             drop(target);
-            deliver(call, result, flags);
+            deliver(call, result, &peer, flags);
         }
         Held::Interrupted => call.interrupted(limit),
         Held::Gone => {}
@@ -141,9 +142,9 @@ pub fn receive_timeout(target: &Target) -> Option<Duration> {
     u64::try_from(t.num_microseconds()).ok().filter(|us| *us > 0).map(Duration::from_micros)
 }
 
-/// Takes the next connection that was announced; connections that nobody announced are reset. Never blocks, even if
+/// Takes the next connection that was announced, with the peer's name that the program is to see; connections that nobody announced are reset. Never blocks, even if
 /// the listener's file description is in blocking mode.
-fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Result<Accepted, Errno> {
+fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32, peer: &mut Name) -> Result<Accepted, Errno> {
     loop {
         let _one = supervisor.accepting.lock();
         if !sock::is_ready(target.as_fd(), PollFlags::POLLIN) && sock::is_listening(target.as_fd()).map_err(errno)? {
@@ -153,13 +154,12 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
         if flags & libc::SOCK_NONBLOCK != 0 {
             how |= nix::sys::socket::SockFlag::SOCK_NONBLOCK;
         }
-        let (fd, peer) = sock::accept(target.as_fd(), how).map_err(errno)?;
+        let fd = sock::accept(target.as_fd(), how, peer).map_err(errno)?;
         if !inet {
             supervisor.unix.senders.accepted(supervisor, fd.as_fd());
-            return Ok(Accepted { fd, peer, announced: None });
+            return Ok(Accepted { fd, announced: None });
         }
-        let Address::Inet(source) = Address::parse(&peer) else { continue };
-        let SocketAddr::V4(source) = sock::canonical(source) else { continue };
+        let Some(source) = peer.inet_v4() else { continue };
         let mut table = supervisor.table.lock();
         let (fd, expected) = if let Some(rung) = table.take_rung(source) {
             // Of the supervisor's own making, or of an accept() with other flags.
@@ -184,10 +184,10 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
         let listener = table.get(target.cookie).and_then(|s| Some((s.v6, s.v6only, s.bound?)));
         let Some((v6, v6only, bound)) = listener else { continue };
         let cookie = sock::socket_cookie(fd.as_fd()).map_err(errno)?;
-        let peer = Supervisor::seen_by(v6, expected.peer);
+        let seen = Supervisor::seen_by(v6, expected.peer);
         let local = match expected.local {
             Some(local) => Supervisor::seen_by(v6, local),
-            None if bound.virtual_.ip().is_unspecified() => supervisor.local_for(&peer, bound.virtual_.port()),
+            None if bound.virtual_.ip().is_unspecified() => supervisor.local_for(&seen, bound.virtual_.port()),
             None => bound.virtual_,
         };
         table.insert_accepted(
@@ -198,33 +198,34 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32) -> Res
                 v6only,
                 bound: None,
                 former: None,
-                state: State::Connected { local, peer, session: expected.session, _guard: None },
+                state: State::Connected { local, peer: seen, session: expected.session, _guard: None },
                 error: None,
                 datagram: None,
             },
             bound,
         );
-        return Ok(Accepted { fd, peer: Name::of(&sockaddr_bytes(&peer)), announced: Some((expected, bound)) });
+        peer.set(&sockaddr_bytes(&seen));
+        return Ok(Accepted { fd, announced: Some((expected, bound)) });
     }
 }
 
-fn deliver(call: Call, result: Result<Accepted, Errno>, flags: i32) {
+fn deliver(call: Call, result: Result<Accepted, Errno>, peer: &Name, flags: i32) {
     let accepted = match result {
         Ok(a) => a,
         Err(e) => return call.finish(Err(e)),
     };
     let out = AddressOut { address: call.argument(1), length: call.argument(2) };
-    if let Err(e) = call.n.write_address(out, &accepted.peer) {
+    if let Err(e) = call.n.write_address(out, peer) {
         return call.finish(Err(e));
     }
-    let supervisor = call.supervisor.clone();
-    let Accepted { fd, announced, .. } = accepted;
+    let supervisor = call.supervisor;
+    let Accepted { fd, announced } = accepted;
     call.install(fd, flags & libc::SOCK_CLOEXEC != 0, |fd, e| {
         // Natively a connection for which there is no descriptor stays in the queue.
         if matches!(e, Errno::EMFILE | Errno::ENFILE)
             && let Some((expected, bound)) = announced
         {
-            doorbell::put_back(&supervisor, fd, bound, expected);
+            doorbell::put_back(supervisor, fd, bound, expected);
         }
     });
 }

@@ -185,7 +185,7 @@ pub fn hand_over(
         return Ok(room.finish());
     }
     if kind.is_some() {
-        let local = seen.map(|peer| (peer, arrival(&call.supervisor, target, &peer)));
+        let local = seen.map(|peer| (peer, arrival(call.supervisor, target, &peer)));
         for mut m in message::parse_control(&got.control)? {
             if let Some((peer, local)) = local {
                 name_arrival(&mut m, local);
@@ -201,7 +201,7 @@ pub fn hand_over(
     } else {
         let mut received = message::adopt(got).map_err(errno)?;
         if target.is_of(libc::AF_UNIX) {
-            name_sender(&call.supervisor, target, got, &mut received, flags);
+            name_sender(call.supervisor, target, got, &mut received, flags);
         }
         for (m, descriptors) in received {
             if descriptors.is_empty() {

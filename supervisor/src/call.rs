@@ -18,7 +18,8 @@ use crate::table::Cookie;
 /// A trapped call, and what the trace says of it.
 pub struct Call {
     pub n: Notification,
-    pub supervisor: Arc<Supervisor>,
+    /// Alive as long as this process is: to count its users costs each call two locked instructions.
+    pub supervisor: &'static Arc<Supervisor>,
     /// Bytes, or messages, that are done already: what an interrupted call returns if it is not 0.
     pub partial: i64,
     /// A connect() that is a part of this call must not wait (MSG_DONTWAIT), whatever the mode of the socket.
@@ -48,6 +49,11 @@ impl AsFd for Target {
 }
 
 impl Target {
+    /// Closes this duplicate of a call that is answered at once.
+    pub fn close(self) {
+        sandbox::direct::close(self.fd);
+    }
+
     /// Closes this duplicate after a call that was held. It may be the last by then, and close(2) then waits for what is to be sent
     /// (SO_LINGER): not here.
     pub fn let_go(self, runtime: &tokio::runtime::Handle) {
@@ -78,7 +84,7 @@ pub enum Held<T> {
 }
 
 impl Call {
-    pub fn new(n: Notification, supervisor: Arc<Supervisor>) -> Call {
+    pub fn new(n: Notification, supervisor: &'static Arc<Supervisor>) -> Call {
         let trace = supervisor
             .options
             .trace
@@ -167,9 +173,12 @@ impl Call {
     /// Answers with a new descriptor for `fd`. Where there can be none, `failed` has it back before the program is told.
     pub fn install(self, fd: OwnedFd, close_on_exec: bool, failed: impl FnOnce(OwnedFd, Errno)) {
         self.print(|| "a new socket".to_owned());
-        if let Err((reply, e)) = self.n.reply.install(fd.as_fd(), close_on_exec) {
-            failed(fd, e);
-            reply.error(e);
+        match self.n.reply.install(fd.as_fd(), close_on_exec) {
+            Ok(()) => sandbox::direct::close(fd),
+            Err((reply, e)) => {
+                failed(fd, e);
+                reply.error(e);
+            }
         }
     }
 

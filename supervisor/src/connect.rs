@@ -80,10 +80,10 @@ pub fn destination(address: &Address, v6: bool, v6only: bool) -> Result<SocketAd
 
 /// connect(2) of a TCP socket; `new`: nothing was known of it until now, so that the program has not connected it yet.
 pub fn connect_stream(mut call: Call, target: Target, address: &Address, new: bool) {
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     let nonblocking = call.dont_wait || sock::is_nonblocking(target.as_fd()).unwrap_or(false);
     if matches!(address, Address::Unspecified(_)) {
-        let result = disconnect(&supervisor, &target);
+        let result = disconnect(supervisor, &target);
         drop(target);
         return call.finish(result);
     }
@@ -104,7 +104,7 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, new: bo
         Some(attempt) => return join(call, target, attempt),
         None => {}
     }
-    if !new && let Some(answer) = connect_again(&supervisor, &target) {
+    if !new && let Some(answer) = connect_again(supervisor, &target) {
         return answer_again(call, target, answer, nonblocking);
     }
     let peer = match destination(address, v6, v6only) {
@@ -122,7 +122,7 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, new: bo
         && e != Errno::ECONNREFUSED
     {
         // One that was made elsewhere may be connected.
-        return match new.then(|| connect_again(&supervisor, &target)).flatten() {
+        return match new.then(|| connect_again(supervisor, &target)).flatten() {
             Some(answer) => answer_again(call, target, answer, nonblocking),
             None => call.finish(Err(e)),
         };
@@ -131,7 +131,7 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, new: bo
         Ok(b) => b,
         // It has a name already: somebody else made it, and perhaps connected it. (One that could be bound is as socket(2) made it.)
         Err(e) if new => {
-            return match connect_again(&supervisor, &target) {
+            return match connect_again(supervisor, &target) {
                 Some(answer) => answer_again(call, target, answer, nonblocking),
                 None => call.finish(Err(e)),
             };
@@ -190,16 +190,16 @@ fn connect_peer(
     (callee, bound): (Arc<Callee>, Bound),
     nonblocking: bool,
 ) {
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     let attempt = Arc::new(Attempt::new());
-    match claim(&supervisor, target.cookie, &attempt) {
+    match claim(supervisor, target.cookie, &attempt) {
         Ok(()) => {}
         // Another thread was faster: this one asks again, and joins it.
         Err(Errno::EALREADY) => return connect_stream(call, target, address, false),
         Err(e) => return call.finish(Err(e)),
     }
     let label = Label { proto: Proto::Tcp, port: ends.peer.port() };
-    if let Some(flow) = supervisor.sessions.open_early(&supervisor, &callee, label, bound.physical, ends.local) {
+    if let Some(flow) = supervisor.sessions.open_early(supervisor, &callee, label, bound.physical, ends.local) {
         call.flow(|| format!("{}, at once", flow.kind));
         return connect_standing(call, target, ends, (flow, &attempt), nonblocking);
     }
@@ -294,9 +294,9 @@ pub async fn handshake(fd: BorrowedFd<'_>, mut again: impl FnMut() -> Result<(),
 
 /// Waits as a blocking connect() does, at most for SO_SNDTIMEO; `timed_out` is the answer then.
 async fn await_handshake(call: Call, target: Target, timed_out: Errno) {
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     let limit = send_timeout(&target);
-    let again = || connect_again(&supervisor, &target).unwrap_or(Err(Errno::ECONNABORTED));
+    let again = || connect_again(supervisor, &target).unwrap_or(Err(Errno::ECONNABORTED));
     let handshake = handshake(target.as_fd(), again);
     let limited = async {
         match limit {
@@ -373,25 +373,25 @@ fn set_idle(supervisor: &Supervisor, cookie: Cookie, why: Errno) {
 
 /// Connects to an endpoint of this run, or of the supervisor: no session, the kernel's own connect.
 fn connect_near(call: Call, target: Target, ends: Ends, (to, guard): (SocketAddrV4, Option<Guard>), nonblocking: bool) {
-    let supervisor = call.supervisor.clone();
-    set_connected(&supervisor, target.cookie, ends, None, guard);
+    let supervisor = call.supervisor;
+    set_connected(supervisor, target.cookie, ends, None, guard);
     let connected = sock::connect_known(target.as_fd(), &ends.physical(to), nonblocking && !call.dont_wait);
-    let connected = connected.map_err(errno).inspect_err(|e| set_idle(&supervisor, target.cookie, *e));
+    let connected = connected.map_err(errno).inspect_err(|e| set_idle(supervisor, target.cookie, *e));
     answer_connect(call, target, connected, nonblocking);
 }
 
 /// Connects to a flow that stands. `attempt`: what other threads wait for.
 fn connect_standing(call: Call, target: Target, ends: Ends, (flow, attempt): (Flow, &Attempt), nonblocking: bool) {
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     let cookie = target.cookie;
     let connected = supervisor.guard(Proto::Tcp, flow.media).and_then(|guard| {
         supervisor.sessions.links.shorten(target.as_fd(), flow.media);
-        set_connected(&supervisor, cookie, ends, Some(flow.session), guard);
+        set_connected(supervisor, cookie, ends, Some(flow.session), guard);
         let connected = sock::connect_known(target.as_fd(), &ends.physical(flow.media), nonblocking && !call.dont_wait);
         connected.map_err(errno)
     });
     if let Err(e) = connected {
-        set_idle(&supervisor, cookie, e);
+        set_idle(supervisor, cookie, e);
         supervisor.sessions.close(flow.session);
     }
     attempt.set(Progress::Done(connected.map(drop)));
@@ -421,13 +421,13 @@ fn answer_connect(call: Call, target: Target, connected: Result<Connect, Errno>,
 async fn wait_for(call: Call, target: Target, attempt: Arc<Attempt>) {
     let limit = send_timeout(&target);
     let ended = call.hold(target.cookie, within(limit, attempt.finished(), Err(Errno::EALREADY))).await;
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     match ended {
         Held::Done(result) => {
             // As the kernel's connect() does, this one takes the outcome off the socket.
             let result = match result {
                 Err(Errno::EALREADY) => result,
-                _ => match connect_again(&supervisor, &target) {
+                _ => match connect_again(supervisor, &target) {
                     None | Some(Err(Errno::EISCONN)) => result,
                     Some(taken) => taken,
                 },
@@ -504,8 +504,8 @@ impl Connecting {
     }
 
     async fn blocking(self, mut call: Call) {
-        let supervisor = call.supervisor.clone();
-        let mut opening = Box::pin(self.opening(&supervisor));
+        let supervisor = call.supervisor;
+        let mut opening = Box::pin(self.opening(supervisor));
         let limit = send_timeout(&self.target);
         let opened =
             match call.hold(self.target.cookie, within(limit, async { Some((&mut opening).await) }, None)).await {
@@ -515,14 +515,14 @@ impl Connecting {
                 Held::Interrupted => return self.park(call, opening, |call| call.interrupted(limit)).await,
                 Held::Gone => {
                     drop(opening);
-                    return self.end(&supervisor, Err(Errno::ECONNABORTED));
+                    return self.end(supervisor, Err(Errno::ECONNABORTED));
                 }
             };
-        let mut work = Box::pin(self.settle(&supervisor, opened));
+        let mut work = Box::pin(self.settle(supervisor, opened));
         match call.hold(self.target.cookie, &mut work).await {
             Held::Done(result) => {
                 drop(work);
-                self.end(&supervisor, result.map(drop));
+                self.end(supervisor, result.map(drop));
                 if let Ok(kind) = result {
                     call.flow(|| kind.to_owned());
                 }
@@ -532,18 +532,18 @@ impl Connecting {
             Held::Interrupted => {
                 call.interrupted(limit);
                 let result = work.await;
-                self.end(&supervisor, result.map(drop));
+                self.end(supervisor, result.map(drop));
             }
             Held::Gone => {
                 drop(work);
-                self.end(&supervisor, Err(Errno::ECONNABORTED));
+                self.end(supervisor, Err(Errno::ECONNABORTED));
             }
         }
     }
 
     /// The thread waits no longer for the session, but the socket does: `answer` is what the thread gets.
     async fn park(self, mut call: Call, opening: impl Future<Output = Opened>, answer: impl FnOnce(Call)) {
-        let supervisor = call.supervisor.clone();
+        let supervisor = call.supervisor;
         // The relay's own socket will share the address of the parked one.
         let shared = nix::sys::socket::setsockopt(&self.target.fd, nix::sys::socket::sockopt::ReuseAddr, &true);
         let parked = shared.map_err(std::io::Error::from).map_err(Into::into);
@@ -552,11 +552,11 @@ impl Connecting {
                 call.flow(|| "parked, to be a relayed flow".to_owned());
                 let parked = self.into_parked();
                 answer(call);
-                crate::parking::wait(supervisor, parked, opening).await;
+                crate::parking::wait(supervisor.clone(), parked, opening).await;
             }
             Err(e) => {
                 tracing::warn!(error = %e, "a connect could not be parked");
-                self.end(&supervisor, Err(Errno::ENETUNREACH));
+                self.end(supervisor, Err(Errno::ENETUNREACH));
                 drop(self);
                 call.finish(Err(Errno::ENETUNREACH));
             }
@@ -564,8 +564,8 @@ impl Connecting {
     }
 
     async fn without_blocking(self, mut call: Call) {
-        let supervisor = call.supervisor.clone();
-        let mut opening = Box::pin(self.opening(&supervisor));
+        let supervisor = call.supervisor;
+        let mut opening = Box::pin(self.opening(supervisor));
         let Ok(opened) = tokio::time::timeout(PARK_AFTER, &mut opening).await else {
             return self.park(call, opening, |call| call.finish(Err(Errno::EINPROGRESS))).await;
         };
@@ -573,11 +573,11 @@ impl Connecting {
         let result = match opened {
             Ok(flow) => {
                 call.flow(|| flow.kind.to_owned());
-                self.kernel_connect(&supervisor, flow)
+                self.kernel_connect(supervisor, flow)
             }
             Err(f) => Err(f.errno),
         };
-        self.end(&supervisor, result);
+        self.end(supervisor, result);
         drop(self);
         call.finish(Err(result.err().unwrap_or(Errno::EINPROGRESS)));
     }

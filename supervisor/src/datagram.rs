@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use sandbox::memory::Address;
+use sandbox::memory::{Address, Sockaddr, sockaddr_bytes};
 use sandbox::message::{self, Destination, Name, Received};
 use sandbox::sock;
 use sipcore::agent::{Label, Proto, SessionId};
@@ -132,9 +132,9 @@ pub fn connect(mut call: Call, target: Target, address: &Address) {
 }
 
 fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i64, Errno> {
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     if matches!(address, Address::Unspecified(_)) {
-        dissolve(&supervisor, target.cookie);
+        dissolve(supervisor, target.cookie);
         sock::disconnect(target.as_fd()).map_err(errno)?;
         supervisor.table.lock().set_anchor(target.cookie, None);
         supervisor.note_lost_port(target)?;
@@ -151,12 +151,12 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         other => destination(other, v6, v6only)?,
     };
     refuse_broadcast(target, &peer)?;
-    let ready = ready_peer(&supervisor, target.cookie, &peer);
+    let ready = ready_peer(supervisor, target.cookie, &peer);
     let known = ready.or_else(|| supervisor.table.lock().shared(target.cookie, &canonical(peer)));
     let way = if known.is_some() {
         None
     } else {
-        Some(supervisor.way(call, Proto::Udp, own_port(&supervisor, target.cookie), peer))
+        Some(supervisor.way(call, Proto::Udp, own_port(supervisor, target.cookie), peer))
     };
     let bound = supervisor.ensure_bound(target)?;
     // What the policy refuses leads there, too: to connect a datagram socket sends nothing, and is how programs find their own address.
@@ -173,9 +173,9 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         _ => (nobody, None),
     };
     // To where it is connected already, and its session stands: that goes on.
-    let as_before = ready.is_some() && connected_peer(&supervisor, target.cookie) == Some(peer);
+    let as_before = ready.is_some() && connected_peer(supervisor, target.cookie) == Some(peer);
     if !as_before {
-        dissolve(&supervisor, target.cookie);
+        dissolve(supervisor, target.cookie);
     }
     let mut to_be = None;
     let to = match (known, way) {
@@ -183,14 +183,14 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         (None, Some(Way::Own(other, b))) => {
             if to == b.physical {
                 let known_by = supervisor.guard(Proto::Udp, to)?;
-                note_own(&supervisor, target.cookie, other, &peer, to, known_by);
+                note_own(supervisor, target.cookie, other, &peer, to, known_by);
             }
             to
         }
         (None, Some(Way::Resolver)) => supervisor.resolver,
         (None, Some(Way::Peer(callee))) => {
-            let free = supervisor.stub.place(&supervisor, &bound.physical, target.cookie);
-            let free = free.inspect_err(|_| crate::stub::say_too_many(&supervisor, &bound.virtual_))?;
+            let free = supervisor.stub.place(supervisor, &bound.physical, target.cookie);
+            let free = free.inspect_err(|_| crate::stub::say_too_many(supervisor, &bound.virtual_))?;
             let address = free.address;
             to_be = Some((free, callee));
             address
@@ -198,7 +198,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         (None, Some(Way::Refused(_) | Way::Former) | None) => nobody,
     };
     if v6 {
-        ancillary::lend_errors(&supervisor, target, Some(&peer))?;
+        ancillary::lend_errors(supervisor, target, Some(&peer))?;
     }
     let anchor = Anchor { physical: to, _guard: guard, led: None };
     // The one before is given up when nothing points there any more.
@@ -223,7 +223,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
     drop(before);
     if let Some((place, callee)) = to_be
         && let Some((media, led)) =
-            supervisor.stub.expect(&supervisor, place, bound.physical, Holder::of(call, target), (callee, peer))
+            supervisor.stub.expect(supervisor, place, bound.physical, Holder::of(call, target), (callee, peer))
     {
         // A service of this machine may have the port, too, and would be the next to be reached by it.
         let (to, guard) = match supervisor.guard(Proto::Udp, media) {
@@ -327,7 +327,7 @@ pub fn send(
 ) -> Result<usize, Errno> {
     /// The largest UDP payload over IPv4.
     const LARGEST: usize = 65507;
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     let (v6, v6only, bound, hears, connected) = {
         let table = supervisor.table.lock();
         let s = table.get(target.cookie).ok_or(Errno::EBADF)?;
@@ -364,9 +364,9 @@ pub fn send(
     }
     let bound = bound.map_or_else(|| supervisor.ensure_bound(target), Ok)?;
     if hears {
-        ancillary::lend_errors(&supervisor, target, Some(&to))?;
+        ancillary::lend_errors(supervisor, target, Some(&to))?;
     }
-    if let Some(sent) = send_known(&supervisor, target, v6, &to, data, control, flags)? {
+    if let Some(sent) = send_known(supervisor, target, v6, &to, data, control, flags)? {
         return Ok(sent);
     }
     // Where the socket points already: its session is asked for, or refused, as by a send without an address.
@@ -388,10 +388,10 @@ fn send_first(
     control: &[u8],
     flags: i32,
 ) -> Result<usize, Errno> {
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     // Nobody of this run is there: natively the datagram is sent and lost, and who wants to hear of that does.
     let lost = || {
-        if ancillary::hears_errors(&supervisor, target, &to) {
+        if ancillary::hears_errors(supervisor, target, &to) {
             let nobody = supervisor.nobody.address(Proto::Udp);
             if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
                 datagram_of(s).by_physical.insert(nobody, canonical(to));
@@ -405,12 +405,12 @@ fn send_first(
     if let Some(media) = shared {
         return message::send(target.as_fd(), data, inet(v6, media), control, flags);
     }
-    match supervisor.way(call, Proto::Udp, own_port(&supervisor, target.cookie), to) {
+    match supervisor.way(call, Proto::Udp, own_port(supervisor, target.cookie), to) {
         Way::Refused(Errno::ECONNREFUSED) if supervisor.is_own(to.ip()) => lost(),
         Way::Former => lost(),
         Way::Refused(e) => Err(e),
         Way::Resolver => {
-            note_peer(&supervisor, target.cookie, to, supervisor.resolver, None, None);
+            note_peer(supervisor, target.cookie, to, supervisor.resolver, None, None);
             message::send(target.as_fd(), data, inet(v6, supervisor.resolver), control, flags)
         }
         Way::Own(other, b) => {
@@ -423,7 +423,7 @@ fn send_first(
             if !sandbox::diag::is_bound(b.physical, bound.physical, false).unwrap_or(false) {
                 return lost();
             }
-            note_own(&supervisor, target.cookie, other, &to, b.physical, guard);
+            note_own(supervisor, target.cookie, other, &to, b.physical, guard);
             message::send(target.as_fd(), data, inet(v6, b.physical), control, flags)
         }
         Way::Peer(callee) => {
@@ -436,7 +436,7 @@ fn send_first(
             let unsent = supervisor.unsent.clone();
             let opening =
                 Opening { cookie: target.cookie, fd, v6, to, callee, source: bound.physical, _unsent: unsent };
-            supervisor.runtime.clone().spawn(opening.run(supervisor));
+            supervisor.runtime.clone().spawn(opening.run(supervisor.clone()));
             Ok(data.len())
         }
     }
@@ -567,15 +567,25 @@ pub fn receive(
     admitted(supervisor, target, flags, |got: &Received| got.name.inet(), take)
 }
 
-/// As [`receive`], without control data: what recvfrom(2) returns, and the virtual source.
+/// As [`receive`], without control data and errors: what recvfrom(2) returns, and the virtual source as it is written for the program.
 pub fn receive_plain(
     supervisor: &Supervisor,
     target: &Target,
     data: &mut [u8],
     flags: i32,
-) -> Result<(usize, Option<SocketAddr>), Errno> {
-    let take = || message::receive_from(target.as_fd(), data, flags | libc::MSG_DONTWAIT);
-    admitted(supervisor, target, flags, |(_, source)| *source, take).map(|((length, _), seen)| (length, seen))
+) -> Result<(usize, Option<Sockaddr>), Errno> {
+    let named = |v6, address: &SocketAddr| match address.is_ipv6() == v6 {
+        true => sockaddr_bytes(address),
+        false => sockaddr_bytes(&Supervisor::seen_by(v6, *address)),
+    };
+    loop {
+        let (length, source) = message::receive_from_v4(target.as_fd(), data, flags | libc::MSG_DONTWAIT)?;
+        let Some(source) = source else { return Ok((length, None)) };
+        match virtual_source(supervisor, target.cookie, &source, named) {
+            Some(name) => return Ok((length, Some(name))),
+            None => dropped(target, &source, flags),
+        }
+    }
 }
 
 /// As [`receive`], without control data: what recvmsg(2) returns, the virtual source, and msg_flags.
@@ -604,24 +614,34 @@ fn admitted<T>(
     loop {
         let got = take()?;
         let Some(SocketAddr::V4(source)) = source(&got).map(canonical) else { return Ok((got, None)) };
-        let seen = {
-            let table = supervisor.table.lock();
-            table.get(target.cookie).and_then(|s| {
-                let d = s.datagram.as_ref();
-                let known = d.and_then(|d| d.by_physical.get(&source).copied().or(d.connected));
-                known.map(|a| Supervisor::seen_by(s.v6, a))
-            })
-        };
-        match seen {
+        match virtual_source(supervisor, target.cookie, &source, |v6, address| Supervisor::seen_by(v6, *address)) {
             Some(address) => return Ok((got, Some(address))),
             None if flags & libc::MSG_ERRQUEUE != 0 => return Ok((got, None)),
-            None => {
-                tracing::debug!(%source, "a datagram that no session announced was dropped");
-                if flags & libc::MSG_PEEK != 0 {
-                    let _ = message::receive(target.as_fd(), &mut [], 0, libc::MSG_DONTWAIT);
-                }
-            }
+            None => dropped(target, &source, flags),
         }
+    }
+}
+
+/// What the program knows a source by, if that may send to its socket; `named` is told whether the socket is one of IPv6.
+fn virtual_source<T>(
+    supervisor: &Supervisor,
+    socket: Cookie,
+    source: &SocketAddrV4,
+    named: impl FnOnce(bool, &SocketAddr) -> T,
+) -> Option<T> {
+    let table = supervisor.table.lock();
+    let socket = table.get(socket)?;
+    let datagram = socket.datagram.as_ref()?;
+    let known = datagram.by_physical.get(source).or(datagram.connected.as_ref())?;
+    Some(named(socket.v6, known))
+}
+
+/// A datagram of somebody who may not send: it is out of the queue then.
+#[cold]
+fn dropped(target: &Target, source: &SocketAddrV4, flags: i32) {
+    tracing::debug!(%source, "a datagram that no session announced was dropped");
+    if flags & libc::MSG_PEEK != 0 {
+        let _ = message::receive(target.as_fd(), &mut [], 0, libc::MSG_DONTWAIT);
     }
 }
 

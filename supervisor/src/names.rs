@@ -34,10 +34,12 @@ pub fn own(mut call: Call) {
                     .or_else(|| s.former.map(|ip| SocketAddr::new(ip, 0))),
             })
         };
-        match known {
+        let written = match known {
             Some(address) => write_name(&call, given?, &sockaddr_bytes(&address)),
-            None => write_name(&call, given?, &unbound_name(&call.supervisor, &target)?),
-        }
+            None => write_name(&call, given?, &unbound_name(call.supervisor, &target)?),
+        };
+        target.close();
+        written
     })();
     call.finish(result);
 }
@@ -70,7 +72,7 @@ pub fn peer(mut call: Call) {
         // The kernel knows whether the connection still stands.
         let raw = match known {
             Some(None) => return Err(Errno::ENOTCONN),
-            _ => raw_name(&call.supervisor, &target, true)?,
+            _ => raw_name(call.supervisor, &target, true)?,
         };
         match known {
             Some(Some(address)) => write_name(&call, given?, &sockaddr_bytes(&address)),
@@ -112,7 +114,7 @@ pub fn bind(mut call: Call) {
         Err(e) => return call.finish(Err(e)),
     };
     let result = bind_inet(&mut call, &target, proto, address);
-    drop(target);
+    target.close();
     match result {
         Ok(true) => finish_registered(call),
         Ok(false) => call.finish(Ok(0)),
@@ -124,7 +126,7 @@ pub fn bind(mut call: Call) {
 /// once: a future is large, and so is the stack of who makes it.)
 #[inline(never)]
 fn finish_registered(call: Call) {
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     supervisor.published.note();
     let runtime = supervisor.runtime.clone();
     runtime.spawn(async move {

@@ -89,7 +89,7 @@ pub fn is_one(target: &Target) -> bool {
 pub fn socket(mut call: Call) {
     let (family, kind, protocol) = (call.int(0), call.int(1), call.int(2));
     call.note(|| format!("socket({family}, {kind:#x}, {protocol})"));
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     if let policy::LocalDecision::Refuse { rule, advice } = supervisor.policy.netlink() {
         supervisor.sessions.say_once("netlink", || {
             format!(
@@ -105,7 +105,7 @@ pub fn socket(mut call: Call) {
         _ => Err(Errno::ESOCKTNOSUPPORT),
     };
     let made = made.and_then(|made| {
-        supervisor.netlink.answerer(&supervisor)?.socket(made, kind & libc::SOCK_NONBLOCK != 0).map_err(errno)
+        supervisor.netlink.answerer(supervisor)?.socket(made, kind & libc::SOCK_NONBLOCK != 0).map_err(errno)
     });
     match made {
         Ok(fd) => call.install(fd, kind & libc::SOCK_CLOEXEC != 0, |_, _| {}),

@@ -87,7 +87,7 @@ fn set_receive_errors(mut call: Call) {
         };
         sock::set_option(target.as_fd(), level, name, value as i32).map_err(errno)?;
         if kind == Some(sipcore::agent::Proto::Udp) {
-            ancillary::ask_for_errors(&call.supervisor, &target, value != 0)?;
+            ancillary::ask_for_errors(call.supervisor, &target, value != 0)?;
         }
         Ok(0)
     })();

@@ -289,7 +289,7 @@ impl Network {
 
     /// Decides where `to` leads.
     fn way(&self, call: &mut Call, proto: Proto, port: Option<u16>, to: SocketAddr) -> Where {
-        let supervisor = call.supervisor.clone();
+        let supervisor = call.supervisor;
         let to = sock::canonical(to);
         let own = supervisor.is_own(to.ip());
         let net = if own { Net::Program } else { Net::Peers };
@@ -304,7 +304,7 @@ impl Network {
         match supervisor.way(call, proto, port, to) {
             Way::Own(..) => Where::There,
             Way::Resolver | Way::Peer(_) if taken(call) => Where::There,
-            Way::Resolver => match self.resolve_at(&supervisor, net, to) {
+            Way::Resolver => match self.resolve_at(supervisor, net, to) {
                 Ok(()) => Where::There,
                 Err(e) => Where::Refused(e),
             },
@@ -314,6 +314,11 @@ impl Network {
             Way::Refused(Errno::ECONNREFUSED) if own || proto == Proto::Tcp => Where::There,
             Way::Refused(e) => Where::Refused(e),
         }
+    }
+
+    /// The run ends, and with it its networks.
+    pub fn close(&self) {
+        self.networks.close();
     }
 
     /// The peer ended this session.
@@ -478,7 +483,7 @@ fn connect(network: &Arc<Network>, mut call: Call) {
 fn listen(network: &Arc<Network>, mut call: Call) {
     let (number, backlog) = (call.int(0), call.int(1));
     call.note(|| format!("listen({number}, {backlog})"));
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     let result = (|| {
         let target = call.target(number)?;
         supervisor.known(&target)?;
@@ -492,11 +497,11 @@ fn listen(network: &Arc<Network>, mut call: Call) {
             nix::sys::socket::listen(&target.fd, backlog)?;
         }
         let local = (proto_of(&target) == Some(Proto::Tcp)).then(|| sock::local_addr(target.as_fd()).ok());
-        network.note_open(&supervisor);
+        network.note_open(supervisor);
         Ok(local.flatten())
     })();
     match result {
-        Ok(Some(local)) if is_reachable(&supervisor, Proto::Tcp, &local) => {
+        Ok(Some(local)) if is_reachable(supervisor, Proto::Tcp, &local) => {
             supervisor.runtime.clone().spawn(async move {
                 supervisor.sessions.ensure_registered().await;
                 call.finish(Ok(0));
@@ -516,7 +521,7 @@ fn bind(network: &Arc<Network>, mut call: Call) {
         Err(e) => return call.finish(Err(e)),
     };
     call.note(|| format!("bind({number}, {address})"));
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     let result = supervisor.known(&target).and_then(|_| match (proto_of(&target), &address) {
         (Some(proto), Address::Inet(wanted)) => {
             if let policy::BindDecision::Deny { rule, advice } =
@@ -532,7 +537,7 @@ fn bind(network: &Arc<Network>, mut call: Call) {
             }
             sock::bind(target.as_fd(), wanted).map_err(errno)?;
             if proto == Proto::Udp && wanted.port() != 0 {
-                network.note_named(&supervisor, target.cookie);
+                network.note_named(supervisor, target.cookie);
             }
             Ok(())
         }

@@ -1,6 +1,7 @@
 //! recvfrom, recvmsg and recvmmsg: data and control data carried to the program.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ use crate::call::{Call, Target, errno};
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, prepare, wait, with_room,
 };
+use crate::supervisor::Supervisor;
+use crate::table::Cookie;
 use crate::{ancillary, datagram, netlink, own};
 
 /// Where one received message goes.
@@ -41,7 +44,7 @@ pub fn recvfrom(mut call: Call) {
     let buffer = ForeignSlice { base: call.argument(1), length };
     let prepared = call
         .target_after(number, |memory| memory.read_u32(out.length))
-        .and_then(|(target, given)| Ok((call.supervisor.known(&target)?, target, given)));
+        .and_then(|(target, given)| Ok((kind_of(call.supervisor, &target)?, target, given)));
     let (kind, target, given) = match prepared {
         Ok(prepared) => prepared,
         Err(e) => return call.finish(Err(e)),
@@ -50,13 +53,30 @@ pub fn recvfrom(mut call: Call) {
         match with_room(|room| receive_now(&call, &target, room, buffer, (out, given), flags)) {
             Err(Errno::EAGAIN) => {}
             result => {
-                drop(target);
+                target.close();
                 return call.finish(result);
             }
         }
     }
     let room = Room { slices: vec![buffer], control: 0, out: Out::Address(out), received: 0 };
     receive_all(call, target, kind, Some(room), flags, None);
+}
+
+thread_local! {
+    /// The socket of UDP that this thread received from last.
+    static LAST: Cell<Cookie> = const { Cell::new(0) };
+}
+
+/// As [`Supervisor::known`]. A program asks the same socket again and again, and what a socket is never changes.
+fn kind_of(supervisor: &Supervisor, target: &Target) -> Result<Kind, Errno> {
+    if LAST.get() == target.cookie {
+        return Ok(Some(Proto::Udp));
+    }
+    let kind = supervisor.known(target)?;
+    if kind == Some(Proto::Udp) {
+        LAST.set(target.cookie);
+    }
+    Ok(kind)
 }
 
 /// The datagram that is there, written with its source at once. EAGAIN when there is none.
@@ -69,10 +89,9 @@ fn receive_now(
     flags: i32,
 ) -> Result<i64, Errno> {
     let data = &mut room[..buffer.length.min(DATAGRAM_MAX)];
-    let (length, source) = datagram::receive_plain(&call.supervisor, target, data, flags)?;
+    let (length, source) = datagram::receive_plain(call.supervisor, target, data, flags)?;
     let data = &data[..length.min(data.len())];
-    let name = source.map(|address| sockaddr_bytes(&address));
-    let name = name.as_deref().unwrap_or_default();
+    let name = source.as_deref().unwrap_or_default();
     // The kernel looks at the length only after the data, too.
     match given {
         Ok(given) => call.n.write_message(buffer.base, data, out, given, name)?,
@@ -87,7 +106,7 @@ pub fn recvmsg(mut call: Call) {
     call.note(|| format!("recvmsg({number})"));
     let prepared = call
         .target_after(number, |memory| memory.message_header(call.argument(1)))
-        .and_then(|(target, header)| Ok((call.supervisor.known(&target)?, target, header)))
+        .and_then(|(target, header)| Ok((kind_of(call.supervisor, &target)?, target, header)))
         .and_then(|(kind, target, header)| Ok((header?, target, kind)));
     let (header, target, kind) = match prepared {
         Ok(prepared) => prepared,
@@ -97,7 +116,7 @@ pub fn recvmsg(mut call: Call) {
         match with_room(|room| message_now(&call, &target, room, &header, flags, translated)) {
             Err(Errno::EAGAIN) => {}
             result => {
-                drop(target);
+                target.close();
                 return call.finish(result);
             }
         }
@@ -112,7 +131,7 @@ fn is_bare(call: &Call, target: &Target, kind: Kind, header: &MessageHeader, fla
         return None;
     }
     match kind {
-        Some(Proto::Udp) => (!ancillary::is_lent(&call.supervisor, target)).then_some(true),
+        Some(Proto::Udp) => (!ancillary::is_lent(call.supervisor, target)).then_some(true),
         Some(Proto::Tcp) => None,
         // In a network of the program's own.
         None => {
@@ -135,7 +154,7 @@ fn message_now(
     let mut raw = Name::default();
     let inet;
     let (length, name, got): (_, &[u8], _) = if translated {
-        let (length, source, got) = datagram::receive_bare(&call.supervisor, target, data, flags)?;
+        let (length, source, got) = datagram::receive_bare(call.supervisor, target, data, flags)?;
         inet = source.map(|address| sockaddr_bytes(&address));
         (length, inet.as_deref().unwrap_or_default(), got)
     } else {
@@ -244,7 +263,7 @@ fn receive_all(mut call: Call, target: Target, kind: Kind, mut room: Option<Room
                 // The program hears of it with the next call (do_recvmmsg).
                 Err(e) if done > 0 && e != Errno::EAGAIN => {
                     match &call.supervisor.network {
-                        Some(network) => own::note_error(network, &call.supervisor, target.cookie, e),
+                        Some(network) => own::note_error(network, call.supervisor, target.cookie, e),
                         None => {
                             if let Some(s) = call.supervisor.table.lock().get_mut(target.cookie) {
                                 s.error = Some(e);
@@ -297,10 +316,10 @@ fn receive_one(
 ) -> Result<usize, Errno> {
     let capacity = room.slices.iter().fold(0usize, |n, s| n.saturating_add(s.length));
     let stream = kind == Some(Proto::Tcp) || (kind.is_none() && target.facts()?.kind == libc::SOCK_STREAM);
-    let kernel = (kind.is_none() && netlink::is_one(target)).then(|| netlink::before_receive(&call.supervisor));
+    let kernel = (kind.is_none() && netlink::is_one(target)).then(|| netlink::before_receive(call.supervisor));
     let all = stream && flags & libc::MSG_WAITALL != 0 && flags & libc::MSG_PEEK == 0;
     let flags = flags & !libc::MSG_WAITALL;
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     loop {
         let mut most = capacity.saturating_sub(room.received).min(if stream { CHUNK } else { UNIX_MAX });
         if stream {
@@ -325,7 +344,7 @@ fn receive_one(
             &mut large[..]
         };
         let header = matches!(room.out, Out::Header(_));
-        let more = header && kind == Some(Proto::Udp) && ancillary::is_lent(&call.supervisor, target);
+        let more = header && kind == Some(Proto::Udp) && ancillary::is_lent(call.supervisor, target);
         // Who sent it is looked at also where the program does not: then it is known who sent the next one.
         let senders = &supervisor.unix.senders;
         let asks = kind.is_none() && senders.are_asked_for() && target.is_of(libc::AF_UNIX);
@@ -334,9 +353,9 @@ fn receive_one(
         let mut wanted = None;
         let received = if kind == Some(Proto::Udp) {
             if control > 0 {
-                wanted = ancillary::wanted(&call.supervisor, target)?;
+                wanted = ancillary::wanted(call.supervisor, target)?;
             }
-            datagram::receive(&call.supervisor, target, data, control, flags)
+            datagram::receive(call.supervisor, target, data, control, flags)
         } else {
             let how = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
             message::receive(target.as_fd(), data, control, how).map(|got| (got, None))
@@ -363,7 +382,7 @@ fn receive_one(
         let (control, cut) = ancillary::hand_over(call, kind, target, &got, (seen, wanted), room.control, flags)?;
         drop(receiving);
         if asks {
-            senders.received(&supervisor, target);
+            senders.received(supervisor, target);
         }
         let filled = got.length.min(data.len());
         let data = &data[..filled];

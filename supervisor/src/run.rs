@@ -175,6 +175,9 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
     runtime.block_on(last_words(&run.supervisor));
     runtime.block_on(run.supervisor.sessions.shutdown(FAREWELL));
     runtime.shutdown_background();
+    if let Some(network) = &run.supervisor.network {
+        network.close();
+    }
     Ok(status)
 }
 
@@ -352,8 +355,10 @@ fn claim_address() -> Result<(Ipv4Addr, UdpSocket), String> {
 
 /// Starts the threads that answer trapped calls.
 fn receive(listener: &Listener, supervisor: &Arc<Supervisor>) -> std::io::Result<()> {
+    // Both live as long as this process does: no call has to count who uses them.
+    let listener: &'static Listener = Box::leak(Box::new(listener.clone()));
+    let supervisor: &'static Arc<Supervisor> = Box::leak(Box::new(supervisor.clone()));
     for i in 0..NOTIFICATION_THREADS {
-        let (listener, supervisor) = (listener.clone(), supervisor.clone());
         std::thread::Builder::new().name(format!("notify-{i}")).spawn(move || {
             watchdog::enlist();
             loop {

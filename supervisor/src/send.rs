@@ -105,9 +105,9 @@ fn send_now(call: &mut Call, room: &mut [u8]) -> Result<Begun, Errno> {
     let (target, name) = call.target_after(number, |memory| {
         memory.name_and_data((call.argument(4), call.argument(5)), &mut storage, (whole[0].base, data))
     })?;
-    let network = call.supervisor.network.clone();
+    let network = call.supervisor.network.as_ref();
     // What has flows was looked at when the first one began.
-    let relayed = network.as_ref().is_some_and(|network| network.relays(target.cookie));
+    let relayed = network.is_some_and(|network| network.relays(target.cookie));
     let kind = if relayed { None } else { call.supervisor.known(&target)? };
     let name = name?;
     let address = Address::parse(name);
@@ -117,16 +117,22 @@ fn send_now(call: &mut Call, room: &mut [u8]) -> Result<Begun, Errno> {
         && let Some(network) = network
         && (relayed || own::is_udp(&target))
     {
-        match own::send_datagram(&network, call, &target, name, data, &[], now) {
+        match own::send_datagram(network, call, &target, name, data, &[], now) {
             Err(Errno::EAGAIN) => {}
-            result => return result.map(|n| Begun::Done(n as i64)),
+            result => {
+                target.close();
+                return result.map(|n| Begun::Done(n as i64));
+            }
         }
     }
     let limit = data_limit(kind, &target, length)?;
     if kind == Some(Proto::Udp) {
         match datagram::send(call, &target, &address, data, &[], now) {
             Err(Errno::EAGAIN) => {}
-            result => return result.map(|n| Begun::Done(n as i64)),
+            result => {
+                target.close();
+                return result.map(|n| Begun::Done(n as i64));
+            }
         }
     }
     let data = if data.len() == length { data.to_vec() } else { call.n.gather(&whole, limit)? };
@@ -364,7 +370,7 @@ fn send_one(
         return own::send(&network, call, target, &m.name, &m.data, &control, now);
     }
     if kind.is_none() && netlink::is_one(target) {
-        return netlink::send(&call.supervisor, target, &m.name, &m.data);
+        return netlink::send(call.supervisor, target, &m.name, &m.data);
     }
     match (kind, &m.address) {
         (Some(Proto::Udp), Some(address)) => datagram::send(call, target, address, &m.data, &control, now),
@@ -376,7 +382,7 @@ fn send_one(
             let control = message::build_control(&m.control);
             let data = &m.data[m.sent..];
             let send = || message::send(target.as_fd(), data, Destination::Connected, &control, now);
-            match call.supervisor.unix.senders.send(&call.supervisor, target, None, m.by, data.len(), send) {
+            match call.supervisor.unix.senders.send(call.supervisor, target, None, m.by, data.len(), send) {
                 Ok(n) => {
                     m.sent += n;
                     // It goes with the first piece; but who sends is told of all.

@@ -105,8 +105,8 @@ pub enum Way {
 
 impl Supervisor {
     /// Answers one trapped call, now or by a task.
-    pub fn handle(self: &Arc<Self>, n: Notification) {
-        let call = Call::new(n, self.clone());
+    pub fn handle(self: &'static Arc<Self>, n: Notification) {
+        let call = Call::new(n, self);
         if let Some(network) = &self.network {
             return own::handle(network, call);
         }

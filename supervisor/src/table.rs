@@ -318,10 +318,9 @@ impl Table {
         if self.worn.len() >= WORN {
             self.worn.retain(|_, w| w.open > 0 || w.since.elapsed() < TIME_WAIT);
         }
-        let now = Instant::now();
-        let worn = self.worn.entry(name.virtual_.port()).or_insert(Worn { name, open: 0, since: now });
+        let worn = self.worn.entry(name.virtual_.port());
+        let worn = worn.or_insert_with(|| Worn { name, open: 0, since: Instant::now() });
         worn.name = name;
-        worn.since = now;
         worn
     }
 
@@ -605,8 +604,11 @@ impl Table {
 
     /// The announcement that a connection from `source` on `listener` fulfils.
     pub fn take_expected(&mut self, source: &SocketAddrV4, listener: Cookie) -> Option<Expected> {
-        if self.expected.get(source).is_some_and(|e| self.are_one(listener, e.listener)) {
-            return self.expected.remove(source);
+        if let Some(expected) = self.expected.remove(source) {
+            if self.are_one(listener, expected.listener) {
+                return Some(expected);
+            }
+            self.expected.insert(*source, expected);
         }
         let meant = |(ip, e): &(Ipv4Addr, Expected)| ip == source.ip() && self.are_one(listener, e.listener);
         let i = self.expected_any.iter().position(meant)?;
@@ -715,12 +717,8 @@ impl Table {
         let socket = self.sockets.remove(&cookie)?;
         match (&socket.state, socket.bound) {
             // Of a connect() only a port that the program chose: nobody asks for another by its number.
-            (State::Listening, Some(b)) => {
-                self.wear(b);
-            }
-            (State::Connected { .. }, Some(b)) if b.port_chosen => {
-                self.wear(b);
-            }
+            (State::Listening, Some(b)) => self.wear(b).since = Instant::now(),
+            (State::Connected { .. }, Some(b)) if b.port_chosen => self.wear(b).since = Instant::now(),
             (State::Connected { local, .. }, None) => {
                 if let Some(worn) = self.worn.get_mut(&local.port()) {
                     worn.open = worn.open.saturating_sub(1);

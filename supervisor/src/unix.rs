@@ -154,14 +154,14 @@ pub fn send(
     flags: i32,
 ) -> Result<usize, Errno> {
     let caller = Caller::of(call.n.thread)?;
-    let to = reach(&call.supervisor, &caller, target, name)?;
+    let to = reach(call.supervisor, &caller, target, name)?;
     let at = (to.socket != 0).then_some(to.socket);
     let by = by.filter(|_| to.is_own && at.is_some());
     let sent =
-        call.supervisor.unix.senders.send(&call.supervisor, target, at, by, data.len(), || {
+        call.supervisor.unix.senders.send(call.supervisor, target, at, by, data.len(), || {
             caller.send(&target.fd, &to.name, data, control, flags)
         });
-    sent.inspect_err(|e| to.explain(&call.supervisor, *e))
+    sent.inspect_err(|e| to.explain(call.supervisor, *e))
 }
 
 /// What is known of the AF_UNIX sockets of this run.

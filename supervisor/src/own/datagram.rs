@@ -157,7 +157,7 @@ impl Network {
         if !self.has_room() {
             return Err(Errno::ENOBUFS);
         }
-        let supervisor = &call.supervisor;
+        let supervisor = call.supervisor;
         let program = own_address(supervisor, target, peer)?;
         let near = place(self, net, peer, program)?;
         self.watch(supervisor);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{Backlog, SockFlag, listen, setsockopt, sockopt};
+use sandbox::message::Name;
 use sandbox::netns::Net;
 use sandbox::sock;
 use sipcore::agent::{IncomingCall, Line, Proto, SessionId, Setup};
@@ -132,8 +133,8 @@ async fn accept(listener: OwnedFd, source: SocketAddrV4) -> Result<OwnedFd, Errn
     const DISCARD: u16 = 9;
     sandbox::ready::when_ready(listener.as_fd(), tokio::io::Interest::READABLE, || {
         loop {
-            let (fd, _) =
-                sock::accept(listener.as_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK).map_err(errno)?;
+            let how = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let fd = sock::accept(listener.as_fd(), how, &mut Name::default()).map_err(errno)?;
             let is_it = match sock::peer_addr(fd.as_fd()) {
                 Ok(SocketAddr::V4(a)) => a.ip() == source.ip() && (a == source || matches!(source.port(), DISCARD | 0)),
                 _ => false,

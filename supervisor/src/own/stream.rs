@@ -23,7 +23,7 @@ use crate::supervisor::Supervisor;
 use crate::table::Cookie;
 
 pub fn connect(network: &Arc<Network>, mut call: Call, target: Target, address: &Address) {
-    let supervisor = call.supervisor.clone();
+    let supervisor = call.supervisor;
     let nonblocking = call.dont_wait || sock::is_nonblocking(target.as_fd()).unwrap_or(false);
     if matches!(address, Address::Unspecified(_)) {
         if let Some(attempt) = network.kept.lock().attempts.remove(&target.cookie) {
@@ -70,12 +70,12 @@ pub fn connect(network: &Arc<Network>, mut call: Call, target: Target, address: 
         Where::Refused(e) => call.finish(Err(e)),
         Where::There => there(call, target, peer, nonblocking),
         Where::Peer(callee, net) => {
-            let local = match own_address(&supervisor, &target, peer) {
+            let local = match own_address(supervisor, &target, peer) {
                 Ok(local) => local,
                 Err(e) => return call.finish(Err(e)),
             };
             let attempt = Arc::new(Attempt::new());
-            network.watch(&supervisor);
+            network.watch(supervisor);
             network.kept.lock().attempts.insert(target.cookie, attempt.clone());
             let network = network.clone();
             let dialling = Dialling { network, callee, net, target, local, peer: canonical, attempt };
@@ -272,8 +272,8 @@ impl Dialling {
     }
 
     async fn blocking(self, mut call: Call) {
-        let supervisor = call.supervisor.clone();
-        let mut opening = Box::pin(self.opening(&supervisor));
+        let supervisor = call.supervisor;
+        let mut opening = Box::pin(self.opening(supervisor));
         let limit = send_timeout(&self.target);
         let within_limit = within(limit, async { Some((&mut opening).await) }, None);
         let opened = match call.hold(self.target.cookie, within_limit).await {
@@ -287,7 +287,7 @@ impl Dialling {
             }
         };
         let result = match opened {
-            Ok(opened) => self.join(&supervisor, opened).await,
+            Ok(opened) => self.join(supervisor, opened).await,
             Err(f) => Err(f.errno),
         };
         self.end(result.map(drop));
@@ -305,7 +305,7 @@ impl Dialling {
         opening: impl Future<Output = Result<Opened, Failure>>,
         answer: impl FnOnce(Call),
     ) {
-        let supervisor = call.supervisor.clone();
+        let supervisor = call.supervisor;
         let parked = self.network.lot(self.net, self.peer).and_then(|lot| {
             let parked = lot.park(self.target.as_fd()).map_err(|e| errno_of(&e))?;
             Ok((lot, parked.local))
@@ -318,7 +318,7 @@ impl Dialling {
                 // From now on its close must be seen.
                 drop(target);
                 answer(call);
-                Parked { network, cookie, attempt, lot, local }.wait(&supervisor, opening).await;
+                Parked { network, cookie, attempt, lot, local }.wait(supervisor, opening).await;
             }
             Err(e) => {
                 tracing::warn!(error = %e, "a connect could not be parked");
@@ -330,13 +330,13 @@ impl Dialling {
     }
 
     async fn without_blocking(self, mut call: Call) {
-        let supervisor = call.supervisor.clone();
-        let mut opening = Box::pin(self.opening(&supervisor));
+        let supervisor = call.supervisor;
+        let mut opening = Box::pin(self.opening(supervisor));
         let Ok(opened) = tokio::time::timeout(PARK_AFTER, &mut opening).await else {
             return self.park(call, opening, |call| call.finish(Err(Errno::EINPROGRESS))).await;
         };
         let result = match opened {
-            Ok(opened) => self.join(&supervisor, opened).await,
+            Ok(opened) => self.join(supervisor, opened).await,
             Err(f) => Err(f.errno),
         };
         self.end(result.map(drop));

@@ -129,7 +129,7 @@ impl Peers {
                 return Some(found);
             }
         }
-        let inode = peer_inode(&call.supervisor, target.as_fd());
+        let inode = peer_inode(call.supervisor, target.as_fd());
         let mut known = self.0.lock();
         let found = known.calling.get(inode.ok()?)?;
         // The kernel forgets who it was when that end is closed.

@@ -170,7 +170,7 @@ impl Senders {
     pub fn of(&self, call: &Call, target: &Target) -> Result<(Option<Credentials>, Option<Control>), Errno> {
         let early = || {
             let heard = self.heard.load(Relaxed) && !super::is_datagram(target);
-            heard && self.other_end(&call.supervisor, target).is_none()
+            heard && self.other_end(call.supervisor, target).is_none()
         };
         let noted = self.are_asked_for() || early();
         if !noted && !nix::unistd::geteuid().is_root() {
@@ -303,7 +303,7 @@ pub fn set_asking(mut call: Call) {
         let asked_before = !is_one || [libc::SO_PASSCRED, SO_PASSPIDFD].iter().any(|o| is_set(&target, *o));
         sock::set_option(target.as_fd(), level, name, value).map_err(errno)?;
         if value != 0 && !asked_before {
-            call.supervisor.unix.senders.asks(&call.supervisor, &target);
+            call.supervisor.unix.senders.asks(call.supervisor, &target);
         }
         Ok(0)
     })();
