@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, OsString};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -556,7 +556,7 @@ pub fn shield() -> io::Result<()> {
 }
 
 /// A duplicate of descriptor `number` of the process or thread behind `pidfd` (pidfd_getfd(2)), close-on-exec.
-pub(crate) fn pidfd_getfd(pidfd: &OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: three integers go in; on success the kernel made a new descriptor that nobody else owns.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0);

@@ -12,6 +12,10 @@ use nix::unistd::Pid;
 use crate::notify::{Notification, Reply};
 use crate::sock::canonical;
 
+mod room;
+
+pub use room::{AddressOut, AddressRoom};
+
 /// A socket address as the program passed it, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
@@ -85,6 +89,7 @@ fn sockaddr_in(bytes: &[u8; SOCKADDR_IN]) -> SocketAddrV4 {
 }
 
 /// Decodes a struct sockaddr of AF_INET or AF_INET6. None for any other, and for one with too few bytes.
+#[inline]
 pub fn inet(bytes: &[u8]) -> Option<SocketAddr> {
     match i32::from(u16::from_ne_bytes(*bytes.first_chunk()?)) {
         libc::AF_INET => Some(SocketAddr::V4(sockaddr_in(bytes.first_chunk()?))),
@@ -121,6 +126,7 @@ pub struct Sockaddr {
 impl std::ops::Deref for Sockaddr {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
@@ -133,6 +139,7 @@ impl std::ops::DerefMut for Sockaddr {
 }
 
 /// The struct sockaddr_in or sockaddr_in6 of an address, as the kernel writes it.
+#[inline]
 pub fn sockaddr_bytes(address: &SocketAddr) -> Sockaddr {
     let mut bytes = [0; SOCKADDR_IN6];
     bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
@@ -150,25 +157,6 @@ pub fn sockaddr_bytes(address: &SocketAddr) -> Sockaddr {
     };
     bytes[..2].copy_from_slice(&(family as u16).to_ne_bytes());
     Sockaddr { bytes, length }
-}
-
-/// Where the program wants an address written: a pointer and a pointer to its socklen_t. Either may be null.
-#[derive(Debug, Clone, Copy)]
-pub struct AddressOut {
-    /// struct sockaddr *.
-    pub address: u64,
-    /// socklen_t *.
-    pub length: u64,
-}
-
-impl AddressOut {
-    /// What move_addr_to_user writes when the program's length was `given`: the name, cut to it, and the true length where
-    /// that is another. EINVAL for a negative length.
-    fn pieces<'a>(&self, given: u32, name: &'a [u8], length: &'a [u8; 4]) -> Result<[(u64, &'a [u8]); 2], Errno> {
-        let given = usize::try_from(given as i32).map_err(|_| Errno::EINVAL)?;
-        let length: &[u8] = if given == name.len() { &[] } else { length };
-        Ok([(self.address, &name[..given.min(name.len())]), (self.length, length)])
-    }
 }
 
 /// One struct iovec of the program.
@@ -378,6 +366,7 @@ fn address_length(register: u64) -> Result<usize, Errno> {
 }
 
 impl Notification {
+    #[inline]
     fn pid(&self) -> Pid {
         Pid::from_raw(self.thread as i32)
     }
@@ -434,22 +423,21 @@ impl Notification {
             return Ok(());
         }
         // The check that the caller still waits comes with the write.
-        let given = Memory(self.pid()).read_u32(out.length)?;
-        self.write_name(out, given, bytes)
+        let mut room = AddressRoom::new(out);
+        room.read(&Memory(self.pid()))?;
+        self.write_name(&mut room, bytes)
     }
 
     /// As [`Notification::write_address`], for a length that was read already, and for the calls that are about nothing but
     /// the address: a null pointer is EFAULT there unless the length is 0.
-    pub fn write_name(&self, out: AddressOut, given: u32, bytes: &[u8]) -> Result<(), Errno> {
-        let length = (bytes.len() as u32).to_ne_bytes();
-        let [name, length] = out.pieces(given, bytes, &length)?;
-        self.write_pieces([name, length])
+    pub fn write_name(&self, room: &mut AddressRoom, bytes: &[u8]) -> Result<(), Errno> {
+        let pieces = room.filled(bytes)?;
+        self.write_pieces(pieces)
     }
 
     /// Writes a received message and its source in one system call; see [`Notification::write_name`].
-    pub fn write_message(&self, at: u64, data: &[u8], out: AddressOut, given: u32, name: &[u8]) -> Result<(), Errno> {
-        let length = (name.len() as u32).to_ne_bytes();
-        match out.pieces(given, name, &length) {
+    pub fn write_message(&self, at: u64, data: &[u8], room: &mut AddressRoom, name: &[u8]) -> Result<(), Errno> {
+        match room.filled(name) {
             Ok([name, length]) => self.write_pieces([(at, data), name, length]),
             // The kernel has copied the data by then.
             Err(e) => self.write(at, data).and(Err(e)),
@@ -698,18 +686,6 @@ mod tests {
         assert_eq!(own().read_near((base, &mut a), (0, &mut [])), Ok(()));
         assert_eq!(own().read_near((0, &mut a), (100, &mut [0; 16])), Err(Errno::EFAULT));
         assert_eq!(own().read_near((u64::MAX - 8, &mut a), (u64::MAX - 90, &mut [0; 16])), Err(Errno::EFAULT));
-    }
-
-    #[test]
-    fn an_address_result_is_cut_to_the_programs_length() {
-        let out = AddressOut { address: 0x1000, length: 0x2000 };
-        let (name, length) = ([7u8; 16], 16u32.to_ne_bytes());
-        let pieces = |given: i32| out.pieces(given as u32, &name, &length);
-        assert_eq!(pieces(16), Ok([(0x1000, &name[..]), (0x2000, &[][..])]));
-        assert_eq!(pieces(5), Ok([(0x1000, &name[..5]), (0x2000, &length[..])]));
-        assert_eq!(pieces(128), Ok([(0x1000, &name[..]), (0x2000, &length[..])]));
-        assert_eq!(pieces(0), Ok([(0x1000, &[][..]), (0x2000, &length[..])]));
-        assert_eq!(pieces(-1), Err(Errno::EINVAL));
     }
 
     #[test]

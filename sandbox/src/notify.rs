@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,6 +29,9 @@ thread_local! {
     /// another's, pidfd_getfd says ESRCH, so an entry can be stale but never wrong.
     static THREADS: RefCell<FxHashMap<u32, OwnedFd>> = RefCell::default();
 
+    /// The thread that was met last, and its pidfd, which is one of [`THREADS`].
+    static LAST: Cell<Option<(u32, RawFd)>> = const { Cell::new(None) };
+
     /// The call that this thread received last, and whether its caller was seen to wait since. A thread that receives
     /// answers each call, or hands it on, before it receives the next one.
     static AT_HAND: Cell<(u64, bool)> = const { Cell::new((0, false)) };
@@ -37,7 +40,7 @@ thread_local! {
 impl Listener {
     /// Duplicates the listener `number` out of the waiting child and asks for wake-ups on the same CPU.
     pub(crate) fn fetch(pid: Pid, number: RawFd) -> io::Result<Listener> {
-        let fd = pidfd_getfd(&pidfd_open(pid.as_raw(), false)?, number)?;
+        let fd = pidfd_getfd(pidfd_open(pid.as_raw(), false)?.as_fd(), number)?;
         /// SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP of include/uapi/linux/seccomp.h (Linux 6.6).
         const SYNC_WAKE_UP: libc::c_ulong = 1;
         // SAFETY: the ioctl takes its flags by value. Older kernels refuse it, which costs only time.
@@ -129,13 +132,26 @@ fn fetch(thread: u32, number: i32) -> Result<(OwnedFd, bool), Errno> {
     if number < 0 {
         return Err(Errno::EBADF);
     }
+    if let Some((last, pidfd)) = LAST.get()
+        && last == thread
+    {
+        // SAFETY: it is in THREADS of this thread; what is taken out there is forgotten here before.
+        match pidfd_getfd(unsafe { BorrowedFd::borrow_raw(pidfd) }, number).map_err(to_errno) {
+            Err(Errno::ESRCH) => {}
+            other => return other.map(|fd| (fd, true)),
+        }
+    }
     THREADS.with_borrow_mut(|threads| {
+        LAST.set(None);
         if let Some(pidfd) = threads.get(&thread) {
-            match pidfd_getfd(pidfd, number).map_err(to_errno) {
+            match pidfd_getfd(pidfd.as_fd(), number).map_err(to_errno) {
                 Err(Errno::ESRCH) => {
                     threads.remove(&thread);
                 }
-                other => return other.map(|fd| (fd, true)),
+                other => {
+                    LAST.set(Some((thread, pidfd.as_raw_fd())));
+                    return other.map(|fd| (fd, true));
+                }
             }
         }
         meet(threads, thread, number).map(|fd| (fd, false))
@@ -148,7 +164,7 @@ fn fetch(thread: u32, number: i32) -> Result<(OwnedFd, bool), Errno> {
 fn meet(threads: &mut FxHashMap<u32, OwnedFd>, thread: u32, number: i32) -> Result<OwnedFd, Errno> {
     match pidfd_open(thread as i32, true) {
         Ok(pidfd) => {
-            let fd = pidfd_getfd(&pidfd, number).map_err(to_errno);
+            let fd = pidfd_getfd(pidfd.as_fd(), number).map_err(to_errno);
             if threads.len() >= REMEMBERED {
                 threads.clear();
             }
@@ -159,7 +175,7 @@ fn meet(threads: &mut FxHashMap<u32, OwnedFd>, thread: u32, number: i32) -> Resu
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
             let process = process_of(thread).ok_or(Errno::ESRCH)?;
             let pidfd = pidfd_open(process, false).map_err(to_errno)?;
-            pidfd_getfd(&pidfd, number).map_err(to_errno)
+            pidfd_getfd(pidfd.as_fd(), number).map_err(to_errno)
         }
         Err(e) => Err(to_errno(e)),
     }

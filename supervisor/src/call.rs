@@ -198,17 +198,23 @@ impl Call {
         self.finish(Err(Errno::EINTR));
     }
 
+    #[inline]
     fn print(&self, result: impl FnOnce() -> String) {
-        if let Some(t) = &self.trace {
-            let mut line = String::with_capacity(120);
-            let name = if t.text.is_empty() { format!("syscall {}", self.n.call) } else { t.text.clone() };
-            let _ = write!(line, "[{}] {name} = {}", self.n.thread, result());
-            let _ = write!(line, " <{:.3} ms>", t.started.elapsed().as_secs_f64() * 1e3);
-            if !t.rule.is_empty() {
-                let _ = write!(line, " by {}", t.rule);
-            }
-            crate::say::line(&line);
+        if let Some(trace) = &self.trace {
+            self.print_line(trace, &result());
         }
+    }
+
+    #[cold]
+    fn print_line(&self, trace: &Trace, result: &str) {
+        let mut line = String::with_capacity(120);
+        let name = if trace.text.is_empty() { format!("syscall {}", self.n.call) } else { trace.text.clone() };
+        let _ = write!(line, "[{}] {name} = {result}", self.n.thread);
+        let _ = write!(line, " <{:.3} ms>", trace.started.elapsed().as_secs_f64() * 1e3);
+        if !trace.rule.is_empty() {
+            let _ = write!(line, " by {}", trace.rule);
+        }
+        crate::say::line(&line);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the calls that carry data share: the kind of socket, limits, and waiting.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -24,12 +24,15 @@ pub const MESSAGES_MAX: usize = 1024;
 
 thread_local! {
     /// Room for one datagram: a thread moves one at a time.
-    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; DATAGRAM_MAX].into());
+    static ROOM: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
 /// Lends this thread's room for one datagram: no memory is asked for and cleared for each.
 pub fn with_room<T>(carry: impl FnOnce(&mut [u8]) -> T) -> T {
-    ROOM.with_borrow_mut(|room| carry(room))
+    let mut room = ROOM.take().unwrap_or_else(|| vec![0; DATAGRAM_MAX].into());
+    let carried = carry(&mut room);
+    ROOM.set(Some(room));
+    carried
 }
 
 /// What kind of socket a call is about.

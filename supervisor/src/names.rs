@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use sandbox::memory::{Address, AddressOut, sockaddr_bytes};
+use sandbox::memory::{Address, AddressOut, AddressRoom, sockaddr_bytes};
 use sandbox::sock;
 use sipcore::agent::Proto;
 
@@ -18,7 +18,8 @@ pub fn own(mut call: Call) {
     let number = call.int(0);
     call.note(|| format!("getsockname({number})"));
     let result = (|| {
-        let (target, given) = call.target_after(number, |memory| memory.read_u32(call.argument(2)))?;
+        let mut room = room(&call);
+        let (target, given) = call.target_after(number, |memory| room.read(memory))?;
         let known = {
             let table = call.supervisor.table.lock();
             table.get(target.cookie).and_then(|s| match &s.state {
@@ -35,13 +36,16 @@ pub fn own(mut call: Call) {
             })
         };
         let written = match known {
-            Some(address) => write_name(&call, given?, &sockaddr_bytes(&address)),
-            None => write_name(&call, given?, &unbound_name(call.supervisor, &target)?),
+            Some(address) => given.and_then(|()| call.n.write_name(&mut room, &sockaddr_bytes(&address))),
+            None => {
+                let name = unbound_name(call.supervisor, &target)?;
+                given.and_then(|()| call.n.write_name(&mut room, &name))
+            }
         };
         target.close();
         written
     })();
-    call.finish(result);
+    call.finish(result.map(|()| 0));
 }
 
 /// The kernel's name of a socket that the program did not bind: a UDP socket has the run's address from the beginning, of
@@ -60,7 +64,8 @@ pub fn peer(mut call: Call) {
     let number = call.int(0);
     call.note(|| format!("getpeername({number})"));
     let result = (|| {
-        let (target, given) = call.target_after(number, |memory| memory.read_u32(call.argument(2)))?;
+        let mut room = room(&call);
+        let (target, given) = call.target_after(number, |memory| room.read(memory))?;
         let known = {
             let table = call.supervisor.table.lock();
             table.get(target.cookie).map(|s| match &s.state {
@@ -75,11 +80,11 @@ pub fn peer(mut call: Call) {
             _ => raw_name(call.supervisor, &target, true)?,
         };
         match known {
-            Some(Some(address)) => write_name(&call, given?, &sockaddr_bytes(&address)),
-            _ => write_name(&call, given?, &raw),
+            Some(Some(address)) => given.and_then(|()| call.n.write_name(&mut room, &sockaddr_bytes(&address))),
+            _ => given.and_then(|()| call.n.write_name(&mut room, &raw)),
         }
     })();
-    call.finish(result);
+    call.finish(result.map(|()| 0));
 }
 
 fn raw_name(supervisor: &Supervisor, target: &Target, peer: bool) -> Result<Vec<u8>, Errno> {
@@ -89,10 +94,9 @@ fn raw_name(supervisor: &Supervisor, target: &Target, peer: bool) -> Result<Vec<
     sandbox::message::raw_name(target.as_fd(), peer)
 }
 
-fn write_name(call: &Call, given: u32, name: &[u8]) -> Result<i64, Errno> {
-    let out = AddressOut { address: call.argument(1), length: call.argument(2) };
-    call.n.write_name(out, given, name)?;
-    Ok(0)
+/// Where getsockname(2) and getpeername(2) write.
+fn room(call: &Call) -> AddressRoom {
+    AddressRoom::new(AddressOut { address: call.argument(1), length: call.argument(2) })
 }
 
 /// bind(2).

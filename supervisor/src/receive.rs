@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use sandbox::memory::{AddressOut, CHUNK, ForeignSlice, MMSGHDR, MessageHeader, sockaddr_bytes};
+use sandbox::memory::{AddressOut, AddressRoom, CHUNK, ForeignSlice, MMSGHDR, MessageHeader, sockaddr_bytes};
 use sandbox::message::{self, Name};
 use sandbox::sock;
 use sipcore::agent::Proto;
@@ -42,15 +42,16 @@ pub fn recvfrom(mut call: Call) {
     let out = AddressOut { address: call.argument(4), length: call.argument(5) };
     let length = usize::try_from(call.argument(2)).unwrap_or(usize::MAX);
     let buffer = ForeignSlice { base: call.argument(1), length };
+    let mut name = AddressRoom::new(out);
     let prepared = call
-        .target_after(number, |memory| memory.read_u32(out.length))
+        .target_after(number, |memory| name.read(memory))
         .and_then(|(target, given)| Ok((kind_of(call.supervisor, &target)?, target, given)));
     let (kind, target, given) = match prepared {
         Ok(prepared) => prepared,
         Err(e) => return call.finish(Err(e)),
     };
     if kind == Some(Proto::Udp) && flags & libc::MSG_ERRQUEUE == 0 && out.address != 0 {
-        match with_room(|room| receive_now(&call, &target, room, buffer, (out, given), flags)) {
+        match with_room(|room| receive_now(&call, &target, room, buffer, given.map(|()| &mut name), flags)) {
             Err(Errno::EAGAIN) => {}
             result => {
                 target.close();
@@ -85,7 +86,7 @@ fn receive_now(
     target: &Target,
     room: &mut [u8],
     buffer: ForeignSlice,
-    (out, given): (AddressOut, Result<u32, Errno>),
+    from: Result<&mut AddressRoom, Errno>,
     flags: i32,
 ) -> Result<i64, Errno> {
     let data = &mut room[..buffer.length.min(DATAGRAM_MAX)];
@@ -93,8 +94,8 @@ fn receive_now(
     let data = &data[..length.min(data.len())];
     let name = source.as_deref().unwrap_or_default();
     // The kernel looks at the length only after the data, too.
-    match given {
-        Ok(given) => call.n.write_message(buffer.base, data, out, given, name)?,
+    match from {
+        Ok(from) => call.n.write_message(buffer.base, data, from, name)?,
         Err(e) => return call.n.write(buffer.base, data).and(Err(e)),
     }
     Ok(length as i64)

@@ -104,18 +104,26 @@ static int fetched(void) {
     return fd;
 }
 
-/* A name, and its length where the program wants that. */
-static void put_name(struct address *name, uint64_t to, uint64_t length_to) {
-    struct iovec here[] = {{&name->any, name->len}, {&name->len, sizeof name->len}};
-    struct iovec there[] = {at(to, name->len), at(length_to, sizeof name->len)};
-    put(here, there, 2);
+/* The program's room for an address, and its length, which lies right behind it: they are read and written as one piece. */
+static struct address room;
+
+static void take_room(uint64_t from, uint64_t length_from) {
+    CHECK(length_from == from + offsetof(struct address, len));
+    struct iovec here = {&room, sizeof room}, there = at(from, sizeof room);
+    take(&here, &there, 1);
+    CHECK(room.len == sizeof room.room);
 }
 
-static socklen_t take_length(uint64_t from) {
-    socklen_t given;
-    struct iovec here = {&given, sizeof given}, there = at(from, sizeof given);
-    take(&here, &there, 1);
-    return given;
+/* A name, with its length, where the program wants that. */
+static void fill_room(const struct address *name) {
+    memcpy(&room.any, &name->any, name->len);
+    room.len = name->len;
+}
+
+static void put_name(const struct address *name, uint64_t to) {
+    fill_room(name);
+    struct iovec here = {&room, sizeof room}, there = at(to, sizeof room);
+    put(&here, &there, 1);
 }
 
 static long on_bind(void) {
@@ -132,10 +140,11 @@ static long on_bind(void) {
 }
 
 static long on_getsockname(void) {
-    struct address name = {.len = take_length(argument(2))};
+    take_room(argument(1), argument(2));
+    struct address name = {.len = sizeof name.room};
     int fd = fetched();
     MUST(getsockname(fd, &name.any, &name.len));
-    put_name(&name, argument(1), argument(2));
+    put_name(&name, argument(1));
     close(fd);
     return 0;
 }
@@ -154,12 +163,14 @@ static long on_sendto(void) {
 }
 
 static long on_recvfrom(void) {
-    struct address name = {.len = take_length(argument(5))};
+    take_room(argument(4), argument(5));
+    struct address name = {.len = sizeof name.room};
     int fd = fetched();
     long n = MUST(recvfrom(fd, data, argument(2), MSG_DONTWAIT, &name.any, &name.len));
-    struct iovec here[] = {{data, (size_t)n}, {&name.any, name.len}, {&name.len, sizeof name.len}};
-    struct iovec there[] = {at(argument(1), (size_t)n), at(argument(4), name.len), at(argument(5), sizeof name.len)};
-    put(here, there, 3);
+    fill_room(&name);
+    struct iovec here[] = {{data, (size_t)n}, {&room, sizeof room}};
+    struct iovec there[] = {at(argument(1), (size_t)n), at(argument(4), sizeof room)};
+    put(here, there, 2);
     close(fd);
     return n;
 }
@@ -206,7 +217,7 @@ static long on_recvmsg(void) {
 /* Answers by itself. */
 static long on_accept(void) {
     struct address name = {.len = sizeof name.room};
-    socklen_t given = take_length(argument(2));
+    take_room(argument(1), argument(2));
     int fd = fetched();
     /* The program's listener may be one that waits. */
     struct pollfd one = {.fd = fd, .events = POLLIN};
@@ -216,8 +227,7 @@ static long on_accept(void) {
     uint64_t cookie;
     socklen_t length = sizeof cookie;
     MUST(getsockopt(new, SOL_SOCKET, SO_COOKIE, &cookie, &length));
-    CHECK(given >= name.len);
-    put_name(&name, argument(1), argument(2));
+    put_name(&name, argument(1));
     struct seccomp_notif_addfd add = {.id = request.id, .flags = SECCOMP_ADDFD_FLAG_SEND, .srcfd = (unsigned)new};
     MUST(ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add));
     close(new);
