@@ -6,12 +6,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use nix::errno::Errno;
 
 /// close(2).
+#[inline]
 pub fn close(fd: OwnedFd) {
     // SAFETY: an integer goes in; the descriptor is this one's own, and nobody uses it after this.
     unsafe { libc::syscall(libc::SYS_close, fd.into_raw_fd()) };
 }
 
 /// recvfrom(2): what it returns, and how long the source's struct sockaddr is, of which `name` has as much as fits.
+#[inline]
 pub(crate) fn recvfrom(
     fd: BorrowedFd<'_>,
     data: &mut [u8],
@@ -26,6 +28,7 @@ pub(crate) fn recvfrom(
 }
 
 /// sendto(2); without a name (`&[]`) to where the socket is connected.
+#[inline]
 pub(crate) fn sendto(fd: BorrowedFd<'_>, data: &[u8], flags: i32, name: &[u8]) -> Result<usize, Errno> {
     let to = if name.is_empty() { std::ptr::null() } else { name.as_ptr() };
     // SAFETY: `data` and `name` are as long as said and outlive the call, which only reads them; without a name it is null and 0.
@@ -35,6 +38,7 @@ pub(crate) fn sendto(fd: BorrowedFd<'_>, data: &[u8], flags: i32, name: &[u8]) -
 }
 
 /// accept4(2), and how long the peer's struct sockaddr is, of which `name` has as much as fits.
+#[inline]
 pub(crate) fn accept4(fd: BorrowedFd<'_>, name: &mut [u8], flags: i32) -> Result<(OwnedFd, usize), Errno> {
     let mut length = name.len() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes to `name`, and the true length; both outlive the call.

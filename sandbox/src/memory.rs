@@ -229,11 +229,13 @@ pub struct Memory(Pid);
 
 impl Memory {
     /// Fills `buffer`. EFAULT for a bad pointer.
+    #[inline]
     pub fn read_into(&self, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         self.read_both((address, buffer), (0, &mut []))
     }
 
     /// Fills two buffers from two places in one system call.
+    #[inline]
     pub fn read_both(&self, one: (u64, &mut [u8]), two: (u64, &mut [u8])) -> Result<(), Errno> {
         let total = one.1.len() + two.1.len();
         if total == 0 {
@@ -430,12 +432,14 @@ impl Notification {
 
     /// As [`Notification::write_address`], for a length that was read already, and for the calls that are about nothing but
     /// the address: a null pointer is EFAULT there unless the length is 0.
+    #[inline]
     pub fn write_name(&self, room: &mut AddressRoom, bytes: &[u8]) -> Result<(), Errno> {
         let pieces = room.filled(bytes)?;
         self.write_pieces(pieces)
     }
 
     /// Writes a received message and its source in one system call; see [`Notification::write_name`].
+    #[inline]
     pub fn write_message(&self, at: u64, data: &[u8], room: &mut AddressRoom, name: &[u8]) -> Result<(), Errno> {
         match room.filled(name) {
             Ok([name, length]) => self.write_pieces([(at, data), name, length]),
@@ -456,6 +460,7 @@ impl Notification {
         self.write_vectors(&local, &remote)
     }
 
+    #[inline]
     fn write_vectors(&self, local: &[IoSlice<'_>], remote: &[RemoteIoVec]) -> Result<(), Errno> {
         let total: usize = local.iter().map(|bytes| bytes.len()).sum();
         if total == 0 {

@@ -181,6 +181,7 @@ pub fn receive_from(fd: BorrowedFd<'_>, data: &mut [u8], flags: i32) -> Result<(
 }
 
 /// As [`receive_from`], for the source's IPv4 address, also a v4-mapped one.
+#[inline]
 pub fn receive_from_v4(
     fd: BorrowedFd<'_>,
     data: &mut [u8],

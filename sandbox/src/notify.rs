@@ -50,6 +50,7 @@ impl Listener {
 
     /// Blocks until the program makes a trapped call. None when no process of the program is left. (The listener of a run lives as long as
     /// this process: to count who uses it costs each call two locked instructions.)
+    #[inline]
     pub fn receive(&'static self) -> io::Result<Option<Notification>> {
         loop {
             // SAFETY: plain data for which zero is valid; the kernel demands it zeroed.
@@ -75,6 +76,7 @@ impl Listener {
         }
     }
 
+    #[inline]
     fn is_valid(&self, id: u64) -> bool {
         // SAFETY: the kernel reads eight bytes.
         unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
@@ -108,6 +110,7 @@ impl Notification {
     ///
     /// It is also the check that the caller still waits: a thread that was known before this call was received, and still
     /// is, has had its thread id all the time.
+    #[inline]
     pub fn descriptor(&self, number: i32) -> Result<OwnedFd, Errno> {
         let received_here = AT_HAND.get().0 == self.reply.id;
         let (fd, remembered) = fetch(self.thread, number)?;
@@ -128,6 +131,7 @@ pub fn descriptor_of(thread: u32, number: i32) -> Result<OwnedFd, Errno> {
 }
 
 /// A duplicate of descriptor `number` of thread `thread`, and whether the thread was known already.
+#[inline]
 fn fetch(thread: u32, number: i32) -> Result<(OwnedFd, bool), Errno> {
     if number < 0 {
         return Err(Errno::EBADF);
@@ -227,27 +231,32 @@ impl Reply {
     }
 
     /// True while the caller still waits: it has not been killed, and its thread id still means it.
+    #[inline]
     pub fn is_waiting(&self) -> bool {
         self.listener.is_valid(self.id)
     }
 
     /// As [`Reply::is_waiting`]; asks the kernel only when the thread that received this call, and has not let go of it
     /// since, has not seen it yet. For writes: nothing is decided by what is read.
+    #[inline]
     pub(crate) fn was_waiting(&self) -> bool {
         AT_HAND.get() == (self.id, true) || self.is_waiting()
     }
 
     /// The call returns `value`.
+    #[inline]
     pub fn value(mut self, value: i64) {
         self.send(value, 0);
     }
 
     /// The call fails with `errno`.
+    #[inline]
     pub fn error(mut self, errno: Errno) {
         self.send(0, -(errno as i32));
     }
 
     /// The call returns the value, or fails with the errno.
+    #[inline]
     pub fn result(self, result: Result<i64, Errno>) {
         match result {
             Ok(value) => self.value(value),
@@ -298,10 +307,12 @@ impl Reply {
         if n < 0 { Err(Errno::last()) } else { Ok(n) }
     }
 
+    #[inline]
     fn send(&mut self, val: i64, error: i32) {
         self.respond(val, error, 0);
     }
 
+    #[inline]
     fn respond(&mut self, val: i64, error: i32, flags: u32) {
         self.answered = true;
         let mut response = libc::seccomp_notif_resp { id: self.id, val, error, flags };

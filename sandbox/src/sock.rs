@@ -158,6 +158,7 @@ pub fn addr_for(fd: BorrowedFd<'_>, addr: SocketAddrV4) -> io::Result<SocketAddr
 ///
 /// # Errors
 /// ENOTSOCK, EBADF.
+#[inline]
 pub fn socket_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
     get(fd, libc::SOL_SOCKET, libc::SO_COOKIE, 0)
 }

@@ -68,6 +68,7 @@ pub fn enlist() {
 }
 
 /// A step of this thread begins (`true`) or ends. One that is not watched has none.
+#[inline]
 pub fn within_step(begins: bool) {
     THIS.with(|this| {
         if let Some(this) = this.get() {

@@ -2,7 +2,7 @@
 
 use tests::{Launch, World};
 
-use crate::{Goal, LONG, ROUNDS, Side, Table, in_turns, median, number_after};
+use crate::{Goal, LONG, ROUNDS, Side, Table, in_turns, number_after};
 
 /// How often a call is made in one measurement.
 const CALLS: &str = "10000";
@@ -67,19 +67,22 @@ fn crowd(table: &mut Table, world: &World) {
             many.push(median_of(world.run(&flags, "bench-micro").args([call, CALLS, MANY])));
             few_of_many.push(median_of(world.run(&flags, "bench-micro").args([call, CALLS, MANY, FEW])));
         }
-        // What the supervisor has to look for it in, and then what no cache holds any more.
+        // What the supervisor has to look for the socket in; the kernel has as many of them in use as before.
         table.row(&format!("{call}(), 100 of 10,000 sockets to 100"), "us", &few, &few_of_many, Goal::AtMost(1.2));
-        table.row(&name, "us", &few, &many, Goal::AtMost(1.2));
-        // The kernel's own structures of so many sockets do not fit into the processor's caches either.
-        table.row("  (the least in C)", "us", &least_few, &least_many, Goal::None);
+        // And then no cache of the processor holds the kernel's own structures of so many sockets, with a supervisor or without. So the
+        // goal is for what the supervisor adds; the growth of the whole call is beside that of the native one, and of the least possible.
+        table.row(&name, "us", &few, &many, Goal::None);
         table.row("  (natively)", "us", &native_few, &native_many, Goal::None);
-        let grown = |few: &[f64], many: &[f64]| [median(many).unwrap_or(0.0) - median(few).unwrap_or(0.0)];
+        table.row("  (the least in C)", "us", &least_few, &least_many, Goal::None);
+        let added = |native: &[f64], sipbox: &[f64]| -> Vec<f64> {
+            native.iter().zip(sipbox).map(|(native, sipbox)| sipbox - native).collect()
+        };
         table.row(
-            "  growth, to that of the least",
+            "  what sipbox adds to the native call",
             "us",
-            &grown(&least_few, &least_many),
-            &grown(&few, &many),
-            Goal::None,
+            &added(&native_few, &few),
+            &added(&native_many, &many),
+            Goal::AtMost(1.2),
         );
     }
 }

@@ -40,6 +40,7 @@ impl AddressRoom {
     ///
     /// # Errors
     /// EFAULT for a bad pointer.
+    #[inline]
     pub fn read(&mut self, memory: &Memory) -> Result<(), Errno> {
         let AddressOut { address, length } = self.out;
         let size = usize::try_from(length.wrapping_sub(address)).unwrap_or(usize::MAX);
