@@ -1,6 +1,7 @@
 /* calls: socket calls, right and wrong, one line each with result and errno. Run natively and under sipbox the
  * output must be the same. Everything stays on 127.0.0.1 and ::1; ports chosen by the system are not printed. */
 #include "t.h"
+#include <sys/mman.h>
 
 #define SHOW(call)                                                                                                   \
     ({                                                                                                               \
@@ -159,6 +160,68 @@ static void names(void) {
     SHOW(getpeername(fd, &out.any, &(socklen_t){sizeof out.room}));
     close(fd);
     close(listener);
+}
+
+/* Says what a call has written to a room of `size` bytes, with its length right behind it: the length, how much of the name is right, and
+ * how many bytes behind that are as they were. */
+static void show_room(const char *call, const unsigned char *room, size_t size, const struct address *name) {
+    socklen_t told;
+    memcpy(&told, room + size, sizeof told);
+    size_t right = 0, rest;
+    while (right < size && right < name->len && room[right] == ((const unsigned char *)name)[right]) right++;
+    for (rest = right; rest < size && room[rest] == 0x55;) rest++;
+    say("%s in a room of %zu: length told %u, %zu bytes of the name, %zu as they were", call, size, told, right, rest - right);
+}
+
+/* Makes a room of `size` bytes that ends `before` bytes before the second page of two. */
+static unsigned char *make_room(unsigned char *pages, size_t size, size_t before) {
+    unsigned char *room = pages + 4096 - before - size;
+    socklen_t length = (socklen_t)size;
+    memset(pages, 0x55, 8192);
+    memcpy(room + size, &length, sizeof length);
+    return room;
+}
+
+static void rooms(void) {
+    part("lengths right behind their addresses");
+    unsigned char *pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(pages != MAP_FAILED);
+    int udp = (int)MUST(socket(AF_INET, SOCK_DGRAM, 0)), listener = listen_on(loopback_v4(0), 4);
+    struct address any = loopback_v4(0);
+    MUST(bind(udp, &any.any, any.len));
+    struct address own = local_of(udp), at = local_of(listener);
+    static const size_t sizes[] = {2, 8, 16, 20, 28, 128, 256};
+    /* All in one page; the length in the next one; half of it; the end of the room there, too. */
+    static const size_t distances[] = {64, 0, 2, (size_t)-1};
+    for (size_t d = 0; d < sizeof distances / sizeof *distances; d++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            size_t size = sizes[i];
+            char data[4];
+            unsigned char *room = make_room(pages, size, distances[d]);
+            MUST(getsockname(udp, (void *)room, (void *)(room + size)));
+            show_room("getsockname", room, size, &own);
+            make_room(pages, size, distances[d]);
+            CHECK(MUST(sendto(udp, "abc", 3, 0, &own.any, own.len)) == 3);
+            CHECK(MUST(recvfrom(udp, data, sizeof data, 0, (void *)room, (void *)(room + size))) == 3);
+            show_room("recvfrom", room, size, &own);
+            make_room(pages, size, distances[d]);
+            int caller = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+            MUST(connect(caller, &at.any, at.len));
+            int s = (int)MUST(accept(listener, (void *)room, (void *)(room + size)));
+            struct address peer = local_of(caller);
+            show_room("accept", room, size, &peer);
+            close(caller), close(s);
+        }
+    }
+    /* A length that can be read and not written, and a room that cannot be read. */
+    unsigned char *room = make_room(pages, 128, 0);
+    MUST(mprotect(pages + 4096, 4096, PROT_READ));
+    SHOW(getsockname(udp, (void *)room, (void *)(room + 128)));
+    MUST(mprotect(pages + 4096, 4096, PROT_READ | PROT_WRITE));
+    MUST(mprotect(pages, 4096, PROT_NONE));
+    SHOW(getsockname(udp, (void *)room, (void *)(room + 128)));
+    MUST(munmap(pages, 8192));
+    close(udp), close(listener);
 }
 
 static void listens(void) {
@@ -458,6 +521,7 @@ int main(void) {
     sockets();
     binds();
     names();
+    rooms();
     listens();
     connects();
     datagrams();
