@@ -141,7 +141,7 @@ fn finish_registered(call: Call) {
 
 /// Binds; true when a registration is to be awaited (a datagram socket with a port of the program's choice).
 fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -> Result<bool, Errno> {
-    let supervisor = &call.supervisor.clone();
+    let supervisor = call.supervisor;
     let (v6, v6only, bound) = {
         let table = supervisor.table.lock();
         let s = table.get(target.cookie).ok_or(Errno::EBADF)?;

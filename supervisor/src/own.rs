@@ -417,8 +417,8 @@ pub fn handle(network: &Arc<Network>, call: Call) {
         libc::SYS_recvmmsg => receive::recvmmsg(call),
         libc::SYS_getsockopt => crate::options::get(call),
         libc::SYS_setsockopt => crate::options::set(call),
-        libc::SYS_tgkill | libc::SYS_tkill => call.supervisor.clone().signalled(call),
-        libc::SYS_prlimit64 => call.supervisor.clone().limited(call),
+        libc::SYS_tgkill | libc::SYS_tkill => call.supervisor.signalled(call),
+        libc::SYS_prlimit64 => call.supervisor.limited(call),
         _ => call.finish(Err(Errno::ENOSYS)),
     }
 }

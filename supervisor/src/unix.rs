@@ -93,9 +93,9 @@ async fn connect_to(call: Call, target: Target, name: Vec<u8>) {
     let (started, mut pause) = (Instant::now(), PAUSE);
     let (target, name) = (Arc::new(target), Arc::new(name));
     let result = loop {
-        let (supervisor, thread) = (call.supervisor.clone(), call.n.thread);
+        let (supervisor, thread) = (call.supervisor, call.n.thread);
         let (own, to) = (target.clone(), name.clone());
-        let tried = tokio::task::spawn_blocking(move || connect_now(&supervisor, thread, &own, &to));
+        let tried = tokio::task::spawn_blocking(move || connect_now(supervisor, thread, &own, &to));
         let tried = tried.await.unwrap_or(Err(Errno::EIO));
         let late = limit.is_some_and(|limit| started.elapsed() >= limit);
         if tried != Err(Errno::EAGAIN) || late || sock::is_nonblocking(target.as_fd()).unwrap_or(true) {

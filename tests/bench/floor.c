@@ -2,7 +2,9 @@
  * its own in NOTIF_RECV, an answer that is a value, synchronous wake-up, WAIT_KILLABLE_RECV.
  * bench-floor COUNT CALL [SOCKETS]: what `bench-micro CALL COUNT [SOCKETS]` measures under a supervisor in C that decides nothing, and does for the call only what
  * no right answer can do without: it reads the program's memory, finds the socket (an fd number means nothing: the cookie does), makes the
- * kernel's call with it, and writes the program's memory. No name is another than the kernel's, and nothing is looked up. Program and
+ * kernel's call with it, and writes the program's memory. No name is another than the kernel's, and nothing is looked up. It has a second
+ * thread, which waits: NOTIF_RECV blocks the first one, and somebody must look after calls that wait; every system call on a descriptor then
+ * counts who uses it (fdget of the kernel), as it need not for a process with one thread. Program and
  * supervisor are kept on one processor: where a descriptor is installed (ADDFD) the kernel wakes each on an idle other one, which costs
  * more than all the rest, and no supervisor can choose that for its program. With FREE in the environment they are where the kernel
  * puts them. */
@@ -10,6 +12,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
@@ -297,6 +300,11 @@ static void stay_here(void) {
     MUST(sched_setaffinity(0, sizeof here, &here));
 }
 
+static void *stand_by(void *nothing) {
+    for (;;) pause();
+    return nothing;
+}
+
 int main(int argc, char **argv) {
     size_t which = 0, known = sizeof calls / sizeof *calls;
     while (argc >= 3 && which < known && strcmp(argv[2], calls[which].name)) which++;
@@ -320,6 +328,8 @@ int main(int argc, char **argv) {
     /* Linux before 6.6 lacks it; then the floor is that of such a kernel. */
     ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
     pidfd = (int)MUST(syscall(SYS_pidfd_open, child, 0));
+    pthread_t second;
+    if (!bare) CHECK(pthread_create(&second, NULL, stand_by, NULL) == 0);
     for (;;) {
         memset(&request, 0, sizeof request);
         if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request) < 0) {
