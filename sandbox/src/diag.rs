@@ -38,6 +38,10 @@ const TIMER_TIMEWAIT: u8 = 3;
 /// Attributes after a `struct inet_diag_msg`.
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
+/// TCP_LISTEN (net/tcp_states.h).
+const LISTEN: u8 = 10;
+/// Sockets in every state.
+const EVERY: u32 = u32::MAX;
 
 const NLMSG_HDR: usize = size_of::<libc::nlmsghdr>();
 /// The kernel fills at most 32 KiB per message of a dump.
@@ -165,7 +169,7 @@ pub fn living() -> io::Result<Living> {
     for _ in 0..2 {
         for family in [libc::AF_INET, libc::AF_INET6] {
             for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
-                let request = Request { family, protocol, ends: None, info: false };
+                let request = Request { family, protocol, ends: None, states: EVERY, info: false };
                 query(&fd, &mut buffer, &request, |body| {
                     if body.get(MSG_TIMER) != Some(&TIMER_TIMEWAIT) {
                         cookies.extend(cookie(body));
@@ -196,7 +200,7 @@ fn connection(local: SocketAddr, peer: SocketAddr) -> io::Result<Request> {
         (SocketAddr::V6(_), SocketAddr::V6(_)) => libc::AF_INET6,
         _ => return Err(Errno::EINVAL.into()),
     };
-    Ok(Request { family, protocol: libc::IPPROTO_TCP, ends: Some((local, peer)), info: false })
+    Ok(Request { family, protocol: libc::IPPROTO_TCP, ends: Some((local, peer)), states: EVERY, info: false })
 }
 
 /// The cookie of a socket that is more than the shorthand of a TIME_WAIT.
@@ -258,12 +262,24 @@ impl Inspector {
     /// # Errors
     /// What netlink(7) gives.
     pub fn endpoints(&self, tcp: bool) -> io::Result<Vec<Endpoint>> {
-        let protocol = if tcp { libc::IPPROTO_TCP } else { libc::IPPROTO_UDP };
+        self.all(if tcp { libc::IPPROTO_TCP } else { libc::IPPROTO_UDP }, EVERY)
+    }
+
+    /// The TCP sockets that listen. The kernel finds them without a look at every connection that there may be on the machine, which takes it
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// What netlink(7) gives.
+    pub fn listeners(&self) -> io::Result<Vec<Endpoint>> {
+        self.all(libc::IPPROTO_TCP, 1 << LISTEN)
+    }
+
+    fn all(&self, protocol: libc::c_int, states: u32) -> io::Result<Vec<Endpoint>> {
         let mut buffer = vec![0; BUFFER];
         let mut found = Vec::new();
         let fd = self.0.lock();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            let request = Request { family, protocol, ends: None, info: false };
+            let request = Request { family, protocol, ends: None, states, info: false };
             query(&fd, &mut buffer, &request, |body| found.extend(endpoint(body)))?;
         }
         Ok(found)
@@ -305,7 +321,6 @@ impl AsFd for Inspector {
 
 /// What a `struct inet_diag_msg` says.
 fn endpoint(body: &[u8]) -> Option<Endpoint> {
-    const LISTEN: u8 = 10;
     let cookie = living_cookie(body)?;
     let short = |at: usize| Some(u16::from_be_bytes(*body.get(at..)?.first_chunk()?));
     let ip = |at: usize| match i32::from(*body.first()?) {
@@ -358,7 +373,7 @@ pub fn counted(wanted: &HashSet<u64>) -> io::Result<HashMap<u64, Counted>> {
     let fd = diag_socket(SockFlag::empty())?;
     let mut buffer = vec![0; BUFFER];
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let request = Request { family, protocol: libc::IPPROTO_TCP, ends: None, info: true };
+        let request = Request { family, protocol: libc::IPPROTO_TCP, ends: None, states: EVERY, info: true };
         query(&fd, &mut buffer, &request, |body| {
             if let Some(end) = endpoint(body).filter(|end| wanted.contains(&end.cookie)) {
                 let counted = end.peer.zip(attribute(body, INET_DIAG_INFO));
@@ -420,7 +435,7 @@ pub fn receiver(local: SocketAddrV4, from: SocketAddrV4, tcp: bool) -> io::Resul
         false => (libc::IPPROTO_UDP, (from, local_end)),
     };
     let mut found = Receiver::Nobody;
-    let request = Request { family: libc::AF_INET, protocol, ends: Some(ends), info: false };
+    let request = Request { family: libc::AF_INET, protocol, ends: Some(ends), states: EVERY, info: false };
     look_up(&request, |body| {
         let exact = body.get(MSG_SOURCE..MSG_SOURCE + 16).is_some_and(|source| match body.first() {
             Some(&family) if i32::from(family) == libc::AF_INET6 => source == local.ip().to_ipv6_mapped().octets(),
@@ -463,6 +478,8 @@ struct Request {
     family: libc::c_int,
     protocol: libc::c_int,
     ends: Option<(SocketAddr, SocketAddr)>,
+    /// Sockets in these states: a bit for each (net/tcp_states.h).
+    states: u32,
     /// With struct tcp_info (INET_DIAG_INFO).
     info: bool,
 }
@@ -477,7 +494,7 @@ impl Request {
         out.extend([0; 8]); // sequence, port
         let extensions = if self.info { 1 << (INET_DIAG_INFO - 1) } else { 0 };
         out.extend([self.family as u8, self.protocol as u8, extensions, 0]);
-        out.extend(u32::MAX.to_ne_bytes()); // every state
+        out.extend(self.states.to_ne_bytes());
         let (local, peer) = self.ends.unzip();
         out.extend(local.map_or(0, |a| a.port()).to_be_bytes());
         out.extend(peer.map_or(0, |a| a.port()).to_be_bytes());

@@ -195,8 +195,10 @@ fn nothing_else_is_reached(networks: &Arc<Networks>) {
     let low = program(networks, false, false);
     sock::bind(low.as_fd(), &"0.0.0.0:80".parse().unwrap()).unwrap();
     socket::listen(&low, Backlog::new(1).unwrap()).unwrap();
-    let listeners = networks.inspector().endpoints(true).unwrap();
-    let listener = listeners.iter().find(|e| e.listens).unwrap();
+    let listeners = networks.inspector().listeners().unwrap();
+    let endpoints = networks.inspector().endpoints(true).unwrap();
+    assert_eq!(listeners, endpoints.iter().filter(|e| e.listens).copied().collect::<Vec<_>>());
+    let listener = listeners.first().unwrap();
     assert_eq!((listener.local, listener.peer), ("0.0.0.0:80".parse().unwrap(), None));
     assert!(!listeners.iter().any(|e| e.local.port() == port), "{listeners:?}");
 }

@@ -203,8 +203,8 @@ impl Network {
         })?;
         if net == Net::Program {
             // It listens among the program's own.
-            for end in self.inspector().endpoints(true).unwrap_or_default() {
-                if end.listens && end.local == address {
+            for end in self.inspector().listeners().unwrap_or_default() {
+                if end.local == address {
                     self.kept.lock().mine.insert(end.cookie);
                 }
             }
@@ -214,25 +214,31 @@ impl Network {
         Ok(lot)
     }
 
+    /// The sockets that anybody may connect or send to.
+    fn open(&self, proto: Proto) -> std::io::Result<Vec<Endpoint>> {
+        match proto {
+            Proto::Tcp => self.inspector().listeners(),
+            Proto::Udp => {
+                let mut all = self.inspector().endpoints(false)?;
+                all.retain(|e| e.peer.is_none());
+                Ok(all)
+            }
+        }
+    }
+
     /// Whether a socket of the program has this address, or covers it.
     fn is_taken(&self, proto: Proto, address: SocketAddr) -> bool {
         let mine = &self.kept.lock().mine;
-        let Ok(all) = self.inspector().endpoints(proto == Proto::Tcp) else { return false };
-        all.iter().any(|e| {
-            let reaches = if proto == Proto::Tcp { e.listens } else { e.peer.is_none() };
-            reaches && !mine.contains(&e.cookie) && covers(e, address)
-        })
+        let Ok(all) = self.open(proto) else { return false };
+        all.iter().any(|e| !mine.contains(&e.cookie) && covers(e, address))
     }
 
     /// The sockets of the program that peers may reach by a session (WIRE: labels): those bound to `port`, else the only one there is.
     fn labelled(&self, supervisor: &Supervisor, proto: Proto, port: Option<u16>) -> Option<Endpoint> {
-        let mut all = self.inspector().endpoints(proto == Proto::Tcp).ok()?;
+        let mut all = self.open(proto).ok()?;
         {
             let mine = &self.kept.lock().mine;
-            all.retain(|e| {
-                let open = if proto == Proto::Tcp { e.listens } else { e.peer.is_none() };
-                open && !mine.contains(&e.cookie) && is_reachable(supervisor, proto, &e.local)
-            });
+            all.retain(|e| !mine.contains(&e.cookie) && is_reachable(supervisor, proto, &e.local));
         }
         // Peers have an address of each family for the program: where it has a socket of each, that of IPv4 hears them.
         all.sort_by_key(|e| e.local.is_ipv6());
@@ -248,11 +254,11 @@ impl Network {
     pub fn open_endpoints(&self) -> Vec<(Proto, SocketAddr)> {
         let kept = self.kept.lock();
         let open = |e: &Endpoint, proto| match proto {
-            Proto::Tcp => e.listens && !kept.mine.contains(&e.cookie),
-            Proto::Udp => e.peer.is_none() && kept.named.contains(&e.cookie),
+            Proto::Tcp => !kept.mine.contains(&e.cookie),
+            Proto::Udp => kept.named.contains(&e.cookie),
         };
         let of = |proto| {
-            let all = self.inspector().endpoints(proto == Proto::Tcp).unwrap_or_default();
+            let all = self.open(proto).unwrap_or_default();
             all.into_iter().filter(move |e| open(e, proto)).map(move |e| (proto, e.local))
         };
         of(Proto::Tcp).chain(of(Proto::Udp)).collect()
