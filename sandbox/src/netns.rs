@@ -43,6 +43,8 @@ const INSIDE: i32 = 3;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long the new link may take until it carries.
 const CARRIES_WITHIN: Duration = Duration::from_secs(5);
+/// Sockets of peers that are made at once: to ask for one takes two changes of processes.
+const AT_ONCE: i32 = 8;
 /// Addresses for documentation (RFC 5737, RFC 3849), for the first packets on the new link.
 const PROBES: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
@@ -66,6 +68,8 @@ pub struct Networks {
     /// SO_NETNS_COOKIE of the program's.
     cookie: u64,
     inspector: Inspector,
+    /// TCP sockets of peers, by IPv4, that nobody has needed yet.
+    spare: Mutex<Vec<OwnedFd>>,
 }
 
 /// What a process needs to enter the program's network; valid as long as the [`Networks`] are.
@@ -122,10 +126,10 @@ impl Networks {
         let mut fds = take(&broker)?.into_iter();
         let program = fds.next().ok_or(io::ErrorKind::UnexpectedEof)?;
         let user = fds.next();
-        let asked = |kind, protocol| ask(&broker, Net::Program, libc::AF_NETLINK, kind, protocol);
+        let asked = |kind, protocol| one(ask(&broker, Net::Program, [libc::AF_NETLINK, kind, protocol], 1)?);
         let inspector = Inspector::on(asked(libc::SOCK_RAW, libc::NETLINK_SOCK_DIAG)?)?;
         let cookie = sock::netns_cookie(inspector.as_fd())?;
-        Ok(Networks { broker: Mutex::new(broker), pid, user, program, cookie, inspector })
+        Ok(Networks { broker: Mutex::new(broker), pid, user, program, cookie, inspector, spare: Mutex::default() })
     }
 
     /// The broker: a child of this process that is none of the program's.
@@ -143,7 +147,7 @@ impl Networks {
     /// # Errors
     /// What socket(2) gives; ETIMEDOUT, EPIPE or ECONNRESET when the broker is gone.
     pub fn socket(&self, net: Net, family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
-        ask(&self.broker.lock(), net, family, kind, protocol)
+        one(ask(&self.broker.lock(), net, [family, kind, protocol], 1)?)
     }
 
     /// A new TCP socket in the form of [`sock::tcp4`].
@@ -153,6 +157,22 @@ impl Networks {
     pub fn tcp(&self, net: Net, v6: bool) -> io::Result<OwnedFd> {
         let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
         self.socket(net, family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, libc::IPPROTO_TCP)
+    }
+
+    /// As [`Networks::tcp`], for a connection of a peer's to the program: of several that are made at once.
+    ///
+    /// # Errors
+    /// As [`Networks::socket`].
+    pub fn of_peer(&self, v6: bool) -> io::Result<OwnedFd> {
+        if v6 {
+            return self.tcp(Net::Peers, true);
+        }
+        let mut spare = self.spare.lock();
+        if spare.is_empty() {
+            let kind = [libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, libc::IPPROTO_TCP];
+            *spare = ask(&self.broker.lock(), Net::Peers, kind, AT_ONCE)?;
+        }
+        spare.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     /// A new UDP socket, non-blocking.
@@ -203,18 +223,23 @@ impl Drop for Networks {
     }
 }
 
-/// Asks for a socket.
-fn ask(broker: &OwnedFd, net: Net, family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
-    let words = [i32::from(net == Net::Peers), family, kind, protocol];
+/// Asks for so many sockets, with these arguments of socket(2). Where there can be no more descriptors there are fewer.
+fn ask(broker: &OwnedFd, net: Net, [family, kind, protocol]: [i32; 3], count: i32) -> io::Result<Vec<OwnedFd>> {
+    let words = [i32::from(net == Net::Peers), family, kind, protocol, count];
     let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
     socket::send(broker.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL)?;
-    take(broker)?.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    take(broker)
+}
+
+/// One of those that the broker has given.
+fn one(mut of: Vec<OwnedFd>) -> io::Result<OwnedFd> {
+    of.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// What the broker answers: descriptors, or an errno with words.
 fn take(broker: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
     let mut bytes = [0u8; 256];
-    let mut control = cmsg_space!([RawFd; 2]);
+    let mut control = cmsg_space!([RawFd; AT_ONCE as usize]);
     let mut slices = [IoSliceMut::new(&mut bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let got = match socket::recvmsg::<()>(broker.as_raw_fd(), &mut slices, Some(&mut control), flags) {
@@ -284,7 +309,7 @@ fn broker(to: &OwnedFd, parent: Pid, v4: Ipv4Addr, v6: Ipv6Addr) {
     drop(answer);
     let Some([program, peers]) = networks else { return };
     let mut inside = None;
-    let mut words = [0u8; 16];
+    let mut words = [0u8; 20];
     while socket::recv(to.as_raw_fd(), &mut words, MsgFlags::empty()) == Ok(words.len()) {
         let word = |i: usize| i32::from_ne_bytes([words[i], words[i + 1], words[i + 2], words[i + 3]]);
         let net = if word(0) == 0 { Net::Program } else { Net::Peers };
@@ -295,15 +320,22 @@ fn broker(to: &OwnedFd, parent: Pid, v4: Ipv4Addr, v6: Ipv6Addr) {
         };
         let answer = moved.map_err(io::Error::from).and_then(|()| {
             inside = Some(net);
-            // SAFETY: three integers go in.
-            let number = unsafe { libc::socket(word(4), word(8) | libc::SOCK_CLOEXEC, word(12)) };
-            nix::errno::Errno::result(number)?;
-            // SAFETY: socket gave a new descriptor that nothing else owns.
-            let fd = unsafe { OwnedFd::from_raw_fd(number) };
-            if net == Net::Peers && word(4) == libc::AF_INET6 {
-                free(&fd)?;
+            let mut made = Vec::new();
+            for _ in 0..word(16) {
+                // SAFETY: three integers go in.
+                let number = unsafe { libc::socket(word(4), word(8) | libc::SOCK_CLOEXEC, word(12)) };
+                if number < 0 && !made.is_empty() {
+                    break;
+                }
+                nix::errno::Errno::result(number)?;
+                // SAFETY: socket gave a new descriptor that nothing else owns.
+                let fd = unsafe { OwnedFd::from_raw_fd(number) };
+                if net == Net::Peers && word(4) == libc::AF_INET6 {
+                    free(&fd)?;
+                }
+                made.push(fd);
             }
-            Ok(vec![fd])
+            Ok(made)
         });
         if give(to, &answer, false).is_err() {
             return;

@@ -55,6 +55,9 @@ pub fn readable(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// Waits until the connect() under way on `fd` has ended; its error, if it failed.
 pub async fn connected(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     when_ready(fd, Interest::WRITABLE, || {
+        if sock::peer_addr(fd).is_ok() {
+            return Ok(());
+        }
         if !sock::is_ready(fd, PollFlags::POLLOUT) {
             return Err(Errno::EAGAIN);
         }

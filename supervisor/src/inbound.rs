@@ -25,7 +25,7 @@ pub struct Endpoint {
 /// Finds the socket that `from` means, if the policy lets him. `seen_port`: the port of his own socket. The error is the SIP status
 /// that is owed, and its reason.
 pub fn find(
-    supervisor: &Supervisor,
+    supervisor: &Arc<Supervisor>,
     from: &str,
     proto: Proto,
     port: Option<u16>,

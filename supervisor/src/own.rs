@@ -57,6 +57,22 @@ struct Kept {
     mine: HashSet<Cookie>,
     /// Datagram sockets that the program bound to a port of its choice; known when something is published.
     named: HashSet<Cookie>,
+    listeners: Listeners,
+}
+
+/// Listeners of the program that peers have asked for, by port: those that are known until anything listens anew, or one of them is gone.
+#[derive(Default)]
+struct Listeners {
+    known: HashMap<u16, Endpoint>,
+    /// How often something listened anew, or was gone: who was asking meanwhile has an old answer.
+    changes: u64,
+}
+
+impl Listeners {
+    fn forget(&mut self) {
+        self.known.clear();
+        self.changes += 1;
+    }
 }
 
 /// The network of one run.
@@ -65,7 +81,8 @@ pub struct Network {
     kept: Mutex<Kept>,
     lots: Mutex<HashMap<SocketAddr, Arc<Lot>>>,
     resolvers: Mutex<HashSet<SocketAddr>>,
-    watching: OnceLock<()>,
+    /// Whether the death of sockets is followed.
+    watching: OnceLock<bool>,
 }
 
 /// Where a connect or a datagram leads.
@@ -158,15 +175,32 @@ impl Network {
         shown
     }
 
-    /// Follows the death of the program's sockets, from the first one that something is kept of.
-    fn watch(&self, supervisor: &Arc<Supervisor>) {
-        self.watching.get_or_init(|| {
+    /// Follows the death of the program's sockets, from the first one that something is kept of. Whether that can be.
+    fn watch(&self, supervisor: &Arc<Supervisor>) -> bool {
+        *self.watching.get_or_init(|| {
             let watch = self.networks.diag().and_then(DestroyWatch::on);
             match watch {
-                Ok(watch) => drop(supervisor.runtime.spawn(follow(supervisor.clone(), watch))),
-                Err(error) => tracing::error!(%error, "the death of sockets cannot be followed"),
+                Ok(watch) => {
+                    supervisor.runtime.spawn(follow(supervisor.clone(), watch));
+                    true
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the death of sockets cannot be followed");
+                    false
+                }
             }
-        });
+        })
+    }
+
+    /// Something listens, or a listener that peers have asked for is gone.
+    fn listeners_changed(&self, supervisor: &Supervisor) {
+        self.kept.lock().listeners.forget();
+        supervisor.sessions.links.listeners_changed();
+    }
+
+    /// Whether a peer that asks for this socket once more is told should it be gone by then.
+    pub fn knows(&self, proto: Proto, port: u16) -> bool {
+        proto == Proto::Tcp && self.kept.lock().listeners.known.contains_key(&port)
     }
 
     /// A socket of the program takes what comes from now on, and peers may be told of it until it is gone.
@@ -234,7 +268,16 @@ impl Network {
     }
 
     /// The sockets of the program that peers may reach by a session (WIRE: labels): those bound to `port`, else the only one there is.
-    fn labelled(&self, supervisor: &Supervisor, proto: Proto, port: Option<u16>) -> Option<Endpoint> {
+    fn labelled(&self, supervisor: &Arc<Supervisor>, proto: Proto, port: Option<u16>) -> Option<Endpoint> {
+        // To ask the kernel takes longer than anything else that a connection does.
+        let asked = port.filter(|_| proto == Proto::Tcp && self.watch(supervisor));
+        let changes = {
+            let listeners = &self.kept.lock().listeners;
+            if let Some(known) = asked.and_then(|port| listeners.known.get(&port)) {
+                return Some(*known);
+            }
+            listeners.changes
+        };
         let mut all = self.open(proto).ok()?;
         {
             let mine = &self.kept.lock().mine;
@@ -243,6 +286,10 @@ impl Network {
         // Peers have an address of each family for the program: where it has a socket of each, that of IPv4 hears them.
         all.sort_by_key(|e| e.local.is_ipv6());
         if let Some(found) = all.iter().find(|e| Some(e.local.port()) == port) {
+            let listeners = &mut self.kept.lock().listeners;
+            if let Some(port) = asked.filter(|_| listeners.changes == changes) {
+                listeners.known.insert(port, *found);
+            }
             return Some(*found);
         }
         let first = all.first()?;
@@ -334,8 +381,8 @@ impl Network {
         }
     }
 
-    /// The kernel destroyed a socket of the program.
-    fn destroyed(&self, cookie: Cookie) {
+    /// The kernel destroyed a socket of the program. Whether peers knew it as a listener.
+    fn destroyed(&self, cookie: Cookie) -> bool {
         let mut kept = self.kept.lock();
         kept.errors.remove(&cookie);
         kept.mine.remove(&cookie);
@@ -346,6 +393,8 @@ impl Network {
         for flow in kept.datagrams.remove(&cookie).into_iter().flat_map(datagram::Peers::into_flows) {
             flow.abandon();
         }
+        kept.listeners.changes += 1;
+        kept.listeners.known.values().any(|listener| listener.cookie == cookie)
     }
 
     /// Forgets what is kept of sockets that have died unreported.
@@ -361,7 +410,9 @@ impl Network {
             let kept = self.kept.lock();
             kept.attempts.keys().chain(kept.datagrams.keys()).chain(&kept.named).copied().collect()
         };
-        known.into_iter().filter(|c| !live.contains(c)).for_each(|c| self.destroyed(c));
+        for cookie in known.into_iter().filter(|c| !live.contains(c)) {
+            self.destroyed(cookie);
+        }
     }
 
     /// Whether something that the program sent is still carried.
@@ -400,9 +451,15 @@ async fn follow(supervisor: Arc<Supervisor>, mut watch: DestroyWatch) {
                 return;
             }
         };
-        cookies.into_iter().for_each(|c| network.destroyed(c));
+        let mut gone = false;
+        for cookie in cookies {
+            gone |= network.destroyed(cookie);
+        }
         if lost == Lost::Some {
             network.sweep();
+        }
+        if gone || lost == Lost::Some {
+            network.listeners_changed(&supervisor);
         }
         supervisor.published.note();
         tokio::time::sleep(BATCH).await;
@@ -504,6 +561,9 @@ fn listen(network: &Arc<Network>, mut call: Call) {
         }
         let local = (proto_of(&target) == Some(Proto::Tcp)).then(|| sock::local_addr(target.as_fd()).ok());
         network.note_open(supervisor);
+        if local.is_some() {
+            network.listeners_changed(supervisor);
+        }
         Ok(local.flatten())
     })();
     match result {

@@ -74,14 +74,27 @@ for n, line in enumerate(sys.stdin):
 /// Further connections to a listener that is known do not wait for the peer's word; when it is gone, they are refused as the first one would be.
 #[test]
 fn a_listener_that_goes_is_known_to_be_gone() {
-    let world = World::new("flow-gone");
+    let said = listens_at_times("flow-gone", &[], &[]);
+    assert_eq!(said.contains(", at once"), tests::direct_flows(), "{said}");
+}
+
+/// So are those to a program in a network of its own, which accepts and closes without asking.
+#[test]
+fn a_listener_in_a_network_of_its_own_is_known_as_well() {
+    let said = listens_at_times("flow-gone-own", &["--isolation", "netns"], &["--isolation", "seccomp"]);
+    assert!(said.contains(", at once"), "{said}");
+}
+
+/// A listener that comes and goes, and a client that connects all the time; the client's trace.
+fn listens_at_times(name: &str, server: &[&str], client: &[&str]) -> String {
+    let world = World::new(name);
     let port = free_port().to_string();
-    let server = world.run(&["--flow", "quic", "--as", "gone"], "python3").args(["-c", LISTENS_AT_TIMES, &port]);
-    let mut server = server.talk().start();
+    let flags = [&["--flow", "quic", "--as", "gone"], server].concat();
+    let mut server = world.run(&flags, "python3").args(["-c", LISTENS_AT_TIMES, &port]).talk().start();
     server.say("open\n");
     server.wait_for("listening on");
-    let client = world.run(&["--flow", "quic", "--to", "gone", "--trace"], "python3");
-    let mut client = client.args(["-c", CONNECTS_WHEN_TOLD, &port]).talk().start();
+    let flags = [&["--flow", "quic", "--to", "gone", "--trace"], client].concat();
+    let mut client = world.run(&flags, "python3").args(["-c", CONNECTS_WHEN_TOLD, &port]).talk().start();
     let mut count = 0;
     let mut connect = |client: &mut Process| {
         client.say("\n");
@@ -108,11 +121,11 @@ fn a_listener_that_goes_is_known_to_be_gone() {
         until("it listens again", || (connect(&mut client) == "heard b'x'").then_some(()));
         assert_eq!(connect(&mut client), "heard b'x'");
     }
-    assert_eq!(client.stderr().contains(", at once"), tests::direct_flows(), "{}", client.stderr());
     client.hang_up();
-    client.wait().success();
+    let said = client.wait().success().stderr;
     server.hang_up();
     server.wait().success();
+    said
 }
 
 /// What one side wants is what there is; less than that is refused, and both are told why.

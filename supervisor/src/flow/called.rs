@@ -103,9 +103,13 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
         return incoming.refuse(503).await;
     }
     let seen_port = source_port.unwrap_or_else(|| links.next_port());
-    // In a namespace of its own the program listens without asking.
-    let as_of = if supervisor.network.is_some() { 0 } else { trunk.link.last_change() };
+    let last_change = trunk.link.last_change();
     let found = inbound::find(&supervisor, &from, proto, port, seen_port);
+    let as_of = match &supervisor.network {
+        // In a network of its own the program binds, and closes, without asking.
+        Some(network) if !port.is_some_and(|port| network.knows(proto, port)) => 0,
+        _ => last_change,
+    };
     let endpoint = match found {
         Ok(endpoint) => endpoint,
         Err((status, _)) => return incoming.refuse(status).await,
@@ -191,8 +195,7 @@ pub(super) async fn to_program(
 
 async fn to_listener(supervisor: &Supervisor, endpoint: Endpoint, id: SessionId) -> std::io::Result<TcpStream> {
     if let Some(network) = supervisor.network.clone() {
-        let joined = tokio::task::spawn_blocking(move || network.to_listener(endpoint)).await?;
-        return TcpStream::from_std(joined?.into());
+        return TcpStream::from_std(network.to_listener(endpoint).await?.into());
     }
     let socket: OwnedFd = sock::tcp4()?;
     sock::bind(socket.as_fd(), &SocketAddr::from((IpAddr::V4(supervisor.physical), 0)))?;
@@ -201,7 +204,7 @@ async fn to_listener(supervisor: &Supervisor, endpoint: Endpoint, id: SessionId)
     // Before the connection: the program's accept() may be faster than what follows it.
     let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };
     supervisor.table.lock().expect(source, expected);
-    sock::connect_nowait(socket.as_fd(), &SocketAddr::V4(bound.physical))?;
+    sock::connect_known(socket.as_fd(), &SocketAddr::V4(bound.physical), true)?;
     sandbox::ready::connected(socket.as_fd()).await?;
     TcpStream::from_std(socket.into())
 }

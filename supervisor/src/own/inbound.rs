@@ -9,7 +9,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{Backlog, SockFlag, listen, setsockopt, sockopt};
 use sandbox::message::Name;
-use sandbox::netns::Net;
 use sandbox::sock;
 use sipcore::agent::{IncomingCall, Line, Proto, SessionId, Setup};
 
@@ -28,7 +27,7 @@ const PORTS: usize = 64;
 /// The socket of the program that a peer means, with the addresses of both ends; None: nothing listens there.
 pub fn find(
     network: &Network,
-    supervisor: &Supervisor,
+    supervisor: &Arc<Supervisor>,
     from: &str,
     proto: Proto,
     port: Option<u16>,
@@ -110,9 +109,8 @@ fn expect(network: &Arc<Network>, supervisor: &Arc<Supervisor>, expected: Expect
         let connected = tokio::time::timeout(CONNECT_WITHIN, connected).await.unwrap_or(Err(Errno::ETIMEDOUT));
         let joined = match connected {
             Ok(media) => {
-                let join =
-                    tokio::task::spawn_blocking(move || network.to_listener(expected.endpoint).map(|p| (p, media)));
-                join.await.unwrap_or(Err(Errno::EIO))
+                let joined = tokio::time::timeout(CONNECT_WITHIN, network.to_listener(expected.endpoint)).await;
+                joined.unwrap_or(Err(Errno::ETIMEDOUT)).map(|program| (program, media))
             }
             Err(e) => Err(e),
         };
@@ -149,16 +147,21 @@ async fn accept(listener: OwnedFd, source: SocketAddrV4) -> Result<OwnedFd, Errn
 }
 
 impl Network {
-    /// Connects to the program's listener from the peer's address, or from another port of it where that one is in use. Waits.
-    pub fn to_listener(&self, endpoint: Endpoint) -> Result<OwnedFd, Errno> {
+    /// Connects to the program's listener from the peer's address, or from another port of it where that one is in use.
+    pub async fn to_listener(&self, endpoint: Endpoint) -> Result<OwnedFd, Errno> {
         let mut from = endpoint.peer;
         for _ in 0..PORTS {
-            let fd = self.networks.tcp(Net::Peers, from.is_ipv6()).map_err(errno)?;
+            let fd = self.networks.of_peer(from.is_ipv6()).map_err(errno)?;
             setsockopt(&fd, sockopt::ReuseAddr, &true)?;
             setsockopt(&fd, sockopt::ReusePort, &true)?;
-            let connected = sock::bind(fd.as_fd(), &from)
-                .and_then(|()| sock::connect_within(fd.as_fd(), &endpoint.bound.virtual_, CONNECT_WITHIN));
-            match connected.map_err(errno) {
+            let begun = sock::bind(fd.as_fd(), &from)
+                .and_then(|()| sock::connect_known(fd.as_fd(), &endpoint.bound.virtual_, true));
+            let connected = match begun.map_err(errno) {
+                Ok(sock::Progress::Done) => Ok(()),
+                Ok(sock::Progress::InProgress) => sandbox::ready::connected(fd.as_fd()).await,
+                Err(e) => Err(e),
+            };
+            match connected {
                 Ok(()) => return Ok(fd),
                 Err(Errno::EADDRINUSE | Errno::EADDRNOTAVAIL) => {
                     from.set_port(from.port().checked_add(1).unwrap_or(1024));
