@@ -1,7 +1,12 @@
 //! Signals of the program's threads: is one about to be handled, is a process about to stop?
 
+use std::os::fd::{AsRawFd, OwnedFd};
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::child::pidfd_open;
+use crate::notify::Notification;
 
 /// What /proc/ID/status says of a thread (proc(5)); masks have bit n - 1 for signal n.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,6 +73,16 @@ impl Status {
         matches!(self.state, b'Z' | b'X')
     }
 
+    /// It runs, waits for a processor, or sleeps in what signals do not end.
+    pub fn is_awake(&self) -> bool {
+        matches!(self.state, b'R' | b'D')
+    }
+
+    /// Whether it could handle one of these signals for its process.
+    pub fn may_take(&self, signals: u64) -> bool {
+        matches!(self.state, b'R' | b'D' | b'S') && signals & !self.blocked != 0
+    }
+
     /// Signals for this thread alone that it will handle.
     pub fn own_to_handle(&self) -> u64 {
         self.own & !self.blocked
@@ -84,22 +99,69 @@ impl Status {
 ///
 /// A SIGSTOP for the thread, which sleeps in its trapped call and cannot take it, and the SIGCONT that takes it back from
 /// there: what stays is that the thread was told (complete_signal, prepare_signal in the kernel). False, and nothing is done,
-/// where the program would hear of it: it handles SIGCONT, or is being stopped.
-pub(crate) fn prod(thread: u32, status: &Status) -> bool {
+/// where the program would hear of it: it handles SIGCONT, or is being stopped; or the thread waits no more.
+pub(crate) fn prod(thread: u32, status: &Status, is_waiting: impl FnOnce() -> bool) -> bool {
     const CONT: u64 = bit(Signal::SIGCONT);
     if status.is_stopped() || status.caught & CONT != 0 || (status.own | status.shared) & (CONT | STOPS) != 0 {
         return false;
     }
-    // SAFETY: three integers; the thread waits in a trapped call, so its id is still its own.
-    let told = unsafe { libc::syscall(libc::SYS_tgkill, status.process, thread, libc::SIGSTOP) } == 0;
-    told && kill(Pid::from_raw(status.process as i32), Signal::SIGCONT).is_ok()
+    let Some(whom) = Whom::of(thread, status.process, is_waiting) else { return false };
+    whom.tell(Signal::SIGSTOP) && whom.tell_process(Signal::SIGCONT)
 }
 
 /// Sends SIGPIPE to a thread of the program: what a native send on a broken connection does.
-pub fn broken_pipe(thread: u32) {
-    let Some(process) = crate::notify::process_of(thread) else { return };
-    // SAFETY: three integers; the thread waits in a trapped call, so its id is still its own.
-    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGPIPE) };
+pub fn broken_pipe(caller: &Notification) {
+    let Some(process) = crate::notify::process_of(caller.thread) else { return };
+    if let Some(whom) = Whom::of(caller.thread, process.cast_unsigned(), || caller.reply.is_waiting()) {
+        whom.tell(Signal::SIGPIPE);
+    }
+}
+
+/// A thread of the program that is sent signals.
+enum Whom {
+    /// This one for good.
+    Thread(OwnedFd),
+    /// Before Linux 6.9 by its number: nobody else's if both it and that of its process would have to change hands between the question
+    /// whether it waits and the call after that.
+    Number { process: u32, thread: u32 },
+}
+
+impl Whom {
+    /// The thread with this id, of which `is_waiting` says that it is the caller, still.
+    fn of(thread: u32, process: u32, is_waiting: impl FnOnce() -> bool) -> Option<Whom> {
+        let whom = match pidfd_open(thread.cast_signed(), true) {
+            Ok(descriptor) => Whom::Thread(descriptor),
+            Err(_) => Whom::Number { process, thread },
+        };
+        // Afterwards: it was the caller's number then.
+        is_waiting().then_some(whom)
+    }
+
+    fn tell(&self, signal: Signal) -> bool {
+        const NONE: *const libc::siginfo_t = std::ptr::null();
+        // SAFETY: integers, and no siginfo_t.
+        let told = unsafe {
+            match self {
+                Whom::Thread(one) => {
+                    libc::syscall(libc::SYS_pidfd_send_signal, one.as_raw_fd(), signal as i32, NONE, 0)
+                }
+                Whom::Number { process, thread } => libc::syscall(libc::SYS_tgkill, *process, *thread, signal as i32),
+            }
+        };
+        told == 0
+    }
+
+    fn tell_process(&self, signal: Signal) -> bool {
+        /// PIDFD_SIGNAL_THREAD_GROUP of include/uapi/linux/pidfd.h (Linux 6.9).
+        const THREAD_GROUP: libc::c_uint = 1 << 1;
+        const NONE: *const libc::siginfo_t = std::ptr::null();
+        let (one, signal) = match self {
+            Whom::Thread(one) => (one.as_raw_fd(), signal as i32),
+            Whom::Number { process, .. } => return kill(Pid::from_raw(process.cast_signed()), signal).is_ok(),
+        };
+        // SAFETY: integers, and no siginfo_t.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, one, signal, NONE, THREAD_GROUP) == 0 }
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +184,26 @@ mod tests {
         let all = status(0, 0);
         assert_eq!((all.state, all.process, all.threads, all.caught), (b'D', 7, 3, 0x20));
         assert_eq!(Status::parse(""), Status::default());
+    }
+
+    /// A stranger that has the number of who waited is told nothing.
+    #[test]
+    fn only_who_waits_is_told() {
+        use std::os::unix::process::ExitStatusExt;
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (id, status) = (child.id(), Status::of(child.id()).unwrap());
+        assert!(Whom::of(id, status.process, || false).is_none() && !prod(id, &status, || false));
+        for whom in [Whom::of(id, id, || true).unwrap(), Whom::Number { process: id, thread: id }] {
+            assert!(whom.tell(Signal::SIGSTOP));
+            while !Status::of(id).unwrap().is_stopped() {
+                std::thread::yield_now();
+            }
+            assert!(whom.tell_process(Signal::SIGCONT) && !Status::of(id).unwrap().is_stopped());
+        }
+        let whom = Whom::of(id, id, || true).unwrap();
+        assert!(whom.tell(Signal::SIGPIPE));
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGPIPE));
+        assert!(!whom.tell(Signal::SIGPIPE) && !whom.tell_process(Signal::SIGCONT));
     }
 
     #[test]

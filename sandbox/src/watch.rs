@@ -27,10 +27,13 @@ const FIRST_ROUND: Duration = Duration::from_millis(5);
 const LAST_ROUND: Duration = Duration::from_millis(40);
 /// Each look costs 10 to 20 us: this many a second are less than 1 % of a core.
 const LOOKS_PER_SECOND: u32 = 250;
-/// A signal for a process is seen this often by a thread before it is taken to be this one's: the thread that the kernel chose
-/// may be on its way to it. The initial thread is the kernel's first choice.
+/// A signal for a process is seen this often by a thread before it is taken to be this one's: the thread that the kernel chose may be
+/// on its way to it. It is awake then: who sleeps while a signal waits was not chosen.
 const DOUBTS: u32 = 2;
+/// Where the initial thread, the kernel's first choice, sleeps.
 const DOUBTS_OF_OTHERS: u32 = 4;
+/// Where another thread runs or waits for a processor. One that was chosen takes the signal as soon as it has one.
+const DOUBTS_OF_THE_BUSY: u32 = 20;
 const AGAIN: Duration = Duration::from_millis(1);
 /// After a hint: the signal is sent only after the hint was taken.
 const HINTED: [Duration; 4] =
@@ -87,6 +90,19 @@ struct Process {
     shared: u64,
     /// Its initial thread has ended, and maybe all others.
     headless: bool,
+    /// The thread that was told last to take one.
+    told: Option<u32>,
+}
+
+/// Other threads of a process that may take a signal for it.
+#[derive(Default)]
+struct Others {
+    /// The kernel's first choice.
+    initial: Option<Status>,
+    /// Who was told last.
+    told: Option<Status>,
+    /// Some of those that are not held run, or wait for a processor.
+    are_busy: bool,
 }
 
 /// A held thread, until this is dropped.
@@ -304,16 +320,39 @@ impl Shared {
         let Some(status) = status else { return };
         // Whether the process stops is seen by the looks at the process.
         let alone = status.process == thread || status.shared_to_handle() == 0;
-        let leader = if alone { None } else { Status::of(status.process) };
-        self.judge(id, &status, leader);
+        let others = if alone { Others::default() } else { self.others(id, thread, &status) };
+        self.judge(id, &status, &others);
     }
 
-    /// Decides about one held thread by what was read of it and, where that matters and is another one, of the initial thread of
-    /// its process.
-    fn judge(&self, id: u64, status: &Status, leader: Option<Status>) {
+    /// What is to be known of the others of its process where a signal for that is not for a thread alone.
+    fn others(&self, id: u64, thread: u32, status: &Status) -> Others {
+        let (told, is_sure) = {
+            let state = self.state.lock();
+            let told = state.processes.get(&status.process).and_then(|p| p.told).filter(|told| *told != thread);
+            (told, state.held.get(&id).is_some_and(|e| e.doubts + 1 >= DOUBTS))
+        };
+        Others {
+            initial: Status::of(status.process),
+            told: told.and_then(Status::of).filter(|told| told.process == status.process),
+            are_busy: is_sure && self.are_busy(status),
+        }
+    }
+
+    /// Whether threads of a process that are not held, and could take its signals, are awake.
+    fn are_busy(&self, status: &Status) -> bool {
+        let threads = threads_of(status.process);
+        let free: Vec<u32> = {
+            let state = self.state.lock();
+            threads.into_iter().filter(|thread| !state.by_thread.contains_key(thread)).collect()
+        };
+        free.into_iter().filter_map(Status::of).any(|other| other.is_awake() && status.shared & !other.blocked != 0)
+    }
+
+    /// Decides about one held thread by what was read of it and of the others of its process.
+    fn judge(&self, id: u64, status: &Status, others: &Others) {
         let mut state = self.state.lock();
         let Some(entry) = state.held.get_mut(&id) else { return };
-        let thread = entry.thread;
+        let (thread, waiting) = (entry.thread, entry.waiting.clone());
         if entry.process.is_none() {
             entry.process = Some(status.process);
             state.processes.entry(status.process).or_default().members += 1;
@@ -322,23 +361,24 @@ impl Shared {
         if status.own_to_handle() != 0 {
             return state.end(id, Ended::Interrupted);
         }
-        let shared = status.shared_to_handle();
-        if shared == 0 {
+        let Some(doubts) = doubts(status, others) else {
             entry.doubts = 0;
             return;
-        }
+        };
         if status.threads > 1 {
             entry.doubts += 1;
-            let second_choice = leader.is_some_and(|l| !l.has_ended() && shared & !l.blocked != 0);
-            let wanted = if second_choice { DOUBTS_OF_OTHERS } else { DOUBTS };
-            if entry.doubts < wanted {
+            if entry.doubts < doubts {
                 return state.soon.push((Instant::now() + AGAIN, id));
             }
             // Where it cannot be made sure, the kernel's first choice is believed to have been told.
-            if !prod(thread, status) && second_choice {
+            let second_choice = others.initial.is_some_and(|initial| initial.may_take(status.shared_to_handle()));
+            if !prod(thread, status, || waiting.is_waiting()) && second_choice {
                 return;
             }
             // One thread is enough: the others are not told as long as this one may be on its way.
+            if let Some(process) = state.processes.get_mut(&status.process) {
+                process.told = Some(thread);
+            }
             for other in state.held.values_mut().filter(|e| e.process == Some(status.process)) {
                 other.doubts = 0;
             }
@@ -354,8 +394,8 @@ impl Shared {
         let before = {
             let mut state = self.state.lock();
             let Some(known) = state.processes.get_mut(&process) else { return };
-            let members = known.members;
-            std::mem::replace(known, Process { members, shared, headless })
+            let (members, told) = (known.members, known.told);
+            std::mem::replace(known, Process { members, shared, headless, told })
         };
         if status.is_some_and(|s| s.is_stopped()) || (headless && has_stopped_thread(process)) {
             // The first thread that stops tells all others of its process to.
@@ -369,7 +409,7 @@ impl Shared {
         };
         match (status, &leader) {
             // The kernel's first choice.
-            (Some(status), Some((id, waiting))) if waiting.is_waiting() => self.judge(*id, &status, None),
+            (Some(status), Some((id, waiting))) if waiting.is_waiting() => self.judge(*id, &status, &Others::default()),
             (_, Some((id, _))) => self.state.lock().end(*id, Ended::Gone),
             _ => {}
         }
@@ -378,11 +418,60 @@ impl Shared {
     }
 }
 
+/// How often a held thread is to see the signals for its process before they are taken to be its own; None: they are not, as far as is known.
+fn doubts(status: &Status, others: &Others) -> Option<u32> {
+    // Whoever the kernel chose takes its signals when it has a processor, however late, and till then is awake, or in a call that no
+    // signal ends.
+    let takes = |other: &&Status| other.is_awake() && other.may_take(status.shared);
+    let taken = [&others.initial, &others.told].into_iter().flatten().filter(takes);
+    let left = taken.fold(status.shared_to_handle(), |left, other| left & other.blocked);
+    if left == 0 {
+        return None;
+    }
+    let asleep = others.initial.is_some_and(|initial| initial.may_take(left));
+    Some(match others.are_busy {
+        true => DOUBTS_OF_THE_BUSY,
+        false if asleep => DOUBTS_OF_OTHERS,
+        false => DOUBTS,
+    })
+}
+
+/// Some threads of a process: what is asked of them a few tell.
+fn threads_of(process: u32) -> Vec<u32> {
+    const FEW: usize = 64;
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
+    threads.flatten().filter_map(|t| t.file_name().to_str().and_then(|n| n.parse().ok())).take(FEW).collect()
+}
+
 /// For a process whose initial thread has ended: has another one stopped?
 fn has_stopped_thread(process: u32) -> bool {
-    /// Stopping is a matter of all threads, so a few tell.
-    const FEW: usize = 64;
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return false };
-    let ids = threads.flatten().filter_map(|t| t.file_name().to_str().and_then(|n| n.parse().ok()));
-    ids.take(FEW).any(|id| Status::of(id).is_some_and(|s| s.is_stopped()))
+    threads_of(process).into_iter().any(|id| Status::of(id).is_some_and(|s| s.is_stopped()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_a_signal_for_the_process_is() {
+        let one =
+            |state: u8, blocked: u64| Status { state, shared: 6, blocked, process: 7, threads: 3, own: 0, caught: 6 };
+        let held = one(b'D', 0);
+        let doubts = |initial, told, are_busy| doubts(&held, &Others { initial, told, are_busy });
+        assert_eq!(doubts(None, None, false), Some(DOUBTS));
+        assert_eq!(doubts(None, None, true), Some(DOUBTS_OF_THE_BUSY));
+        // The initial thread has it, and waits for a processor for as long as it has to.
+        assert_eq!(doubts(Some(one(b'R', 0)), None, false), None);
+        assert_eq!(doubts(Some(one(b'D', 0)), None, true), None);
+        // It sleeps: it was not chosen.
+        assert_eq!(doubts(Some(one(b'S', 0)), None, false), Some(DOUBTS_OF_OTHERS));
+        // It ends, or blocks all or one of them.
+        assert_eq!(doubts(Some(one(b'Z', 0)), None, false), Some(DOUBTS));
+        assert_eq!(doubts(Some(one(b'R', 6)), None, false), Some(DOUBTS));
+        assert_eq!(doubts(Some(one(b'R', 2)), None, false), Some(DOUBTS));
+        // So does who was told.
+        assert_eq!(doubts(Some(one(b'S', 6)), Some(one(b'R', 0)), false), None);
+        assert_eq!(doubts(Some(one(b'R', 2)), Some(one(b'R', 4)), false), None);
+        assert_eq!(doubts(None, Some(one(b'S', 0)), false), Some(DOUBTS));
+    }
 }

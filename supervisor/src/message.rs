@@ -49,7 +49,7 @@ pub fn prepare(call: &mut Call, name: &str) -> Result<(Target, Kind), Errno> {
 /// Answers a call that sends: a broken connection is also a SIGPIPE.
 pub fn finish_send(call: Call, result: Result<i64, Errno>, flags: i32) {
     if result == Err(Errno::EPIPE) && flags & libc::MSG_NOSIGNAL == 0 {
-        sandbox::signals::broken_pipe(call.n.thread);
+        sandbox::signals::broken_pipe(&call.n);
     }
     call.finish(result);
 }
