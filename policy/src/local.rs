@@ -172,14 +172,21 @@ impl Local {
     }
 }
 
-/// The pattern that fits this name: where it has bytes that no text has, `*`.
+/// The pattern that fits this name: where it has bytes that no text has, one or more, `*`.
 fn written(name: UnixName<'_>) -> String {
     let (sigil, bytes) = match name {
         UnixName::Path(path) => ("", path),
         UnixName::Abstract(name) => ("@", name),
     };
-    let text = String::from_utf8_lossy(bytes).replace([char::REPLACEMENT_CHARACTER, '\0'], "*");
-    format!("{sigil}{text}")
+    let mut text = String::from(sigil);
+    for c in String::from_utf8_lossy(bytes).chars() {
+        match c {
+            char::REPLACEMENT_CHARACTER | '\0' if text.ends_with('*') => {}
+            char::REPLACEMENT_CHARACTER | '\0' => text.push('*'),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 /// As TOML writes a text.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::unistd::{ForkResult, Pid};
 
+use crate::capabilities::{Capabilities, KEPT};
 use crate::filter::Filter;
 use crate::netns::Entrance;
 use crate::notify::Listener;
@@ -309,69 +310,28 @@ fn child(filter: &Filter, exec: &Exec<'_>, entrance: Option<Entrance>, status: R
     }
 }
 
-/// Capabilities that a program of root keeps (capabilities(7)): those about files, identities and scheduling. Without the
-/// others it cannot make network interfaces (/dev/net/tun, ioctl()), mount, trace, make devices or touch the kernel.
-const KEPT: [u32; 17] = [
-    0,  // CAP_CHOWN
-    1,  // CAP_DAC_OVERRIDE
-    2,  // CAP_DAC_READ_SEARCH
-    3,  // CAP_FOWNER
-    4,  // CAP_FSETID
-    5,  // CAP_KILL
-    6,  // CAP_SETGID
-    7,  // CAP_SETUID
-    8,  // CAP_SETPCAP
-    10, // CAP_NET_BIND_SERVICE
-    14, // CAP_IPC_LOCK
-    15, // CAP_IPC_OWNER
-    18, // CAP_SYS_CHROOT
-    23, // CAP_SYS_NICE
-    24, // CAP_SYS_RESOURCE
-    28, // CAP_LEASE
-    31, // CAP_SETFCAP
-];
-
 /// Gives up all capabilities but [`KEPT`], for good: they leave the bounding set as well, so that no exec brings one back.
 ///
 /// # Safety
 /// Async-signal-safe; changes the calling thread for good.
 unsafe fn give_up_capabilities() -> bool {
-    /// struct __user_cap_header_struct and the two words of struct __user_cap_data_struct (capget(2)).
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: libc::c_int,
-    }
-    #[repr(C)]
-    #[derive(Clone, Copy)]
-    struct Word {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    /// _LINUX_CAPABILITY_VERSION_3.
-    const VERSION_3: u32 = 0x2008_0522;
     const MOST: u32 = 64;
-    let kept = KEPT.iter().fold(0u64, |mask, bit| mask | 1 << bit);
-    // SAFETY: prctl with integers; capget and capset read and write these structures, which have the size that the version says.
+    // SAFETY: prctl with integers.
     unsafe {
-        for bit in (0..MOST).filter(|bit| kept >> bit & 1 == 0) {
+        for bit in (0..MOST).filter(|bit| KEPT >> bit & 1 == 0) {
             // EPERM without CAP_SETPCAP: then there is nothing that an exec could bring back, for no_new_privs is set.
             libc::prctl(libc::PR_CAPBSET_DROP, bit as libc::c_ulong, 0, 0, 0);
         }
         libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-        let header = Header { version: VERSION_3, pid: 0 };
-        let mut words = [Word { effective: 0, permitted: 0, inheritable: 0 }; 2];
-        if libc::syscall(libc::SYS_capget, &raw const header, words.as_mut_ptr()) != 0 {
-            return false;
-        }
-        for (word, kept) in words.iter_mut().zip([kept as u32, (kept >> 32) as u32]) {
-            word.effective &= kept;
-            word.permitted &= kept;
-            word.inheritable &= kept;
-        }
-        libc::syscall(libc::SYS_capset, &raw const header, words.as_ptr()) == 0
     }
+    Capabilities::own().is_ok_and(|own| {
+        let kept = Capabilities {
+            effective: own.effective & KEPT,
+            permitted: own.permitted & KEPT,
+            inheritable: own.inheritable & KEPT,
+        };
+        kept.set().is_ok()
+    })
 }
 
 /// struct landlock_ruleset_attr of include/uapi/linux/landlock.h, as of its sixth version.

@@ -2,6 +2,8 @@
 //! requests, answers, sockets.
 
 pub mod bell;
+pub mod caller;
+mod capabilities;
 pub mod child;
 pub mod diag;
 pub mod direct;

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use rustc_hash::FxHashMap;
 
+use crate::caller::Caller;
 use crate::child::{pidfd_getfd, pidfd_open};
 
 /// The receiving end of the notify filter. Cheap to clone; several threads may receive at once.
@@ -122,6 +123,15 @@ impl Notification {
             AT_HAND.set((self.reply.id, true));
         }
         Ok(fd)
+    }
+
+    /// Who makes the call.
+    ///
+    /// # Errors
+    /// As [`Caller::of`].
+    pub fn caller(&self) -> Result<Caller, Errno> {
+        let waiting = self.reply.watch();
+        Caller::of(self.thread, move || waiting.is_waiting())
     }
 }
 

@@ -1,156 +1,42 @@
 //! AF_UNIX calls made for the program: paths are what the caller sees (its root and working directory, its rights), files are made with
-//! its umask, and who is connected to hears of its user and groups. A thread of its own takes these on where they are not ours.
+//! its umask, and who is connected to hears of its user and groups.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 
+use crate::caller::Caller;
 use crate::message::{Destination, send};
 use crate::sock;
 
 /// sun_family comes before the name.
 const FAMILY: usize = 2;
 
-/// A thread of the program, as the files that it names and the sockets that it speaks to see it (proc(5): status).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    thread: u32,
-    /// Its process.
-    pub process: i32,
-    /// Effective user and group.
-    pub uid: u32,
-    /// Effective group.
-    pub gid: u32,
-    /// Real, effective and saved ones.
-    pub uids: Vec<u32>,
-    /// Real, effective and saved ones.
-    pub gids: Vec<u32>,
-    groups: Vec<u32>,
-    umask: Mode,
-}
-
 impl Caller {
-    /// The thread with this id. ESRCH when it is gone.
-    pub fn of(thread: u32) -> Result<Caller, Errno> {
-        let status = std::fs::read_to_string(format!("/proc/{thread}/status")).map_err(|_| Errno::ESRCH)?;
-        Caller::read(thread, &status).ok_or(Errno::ESRCH)
-    }
-
-    fn read(thread: u32, status: &str) -> Option<Caller> {
-        let line = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::split_ascii_whitespace);
-        // Real, effective, saved and file system ids.
-        let all = |name: &str| Some(line(name)?.take(3).filter_map(|id| id.parse().ok()).collect::<Vec<u32>>());
-        let (uids, gids) = (all("Uid:")?, all("Gid:")?);
-        let umask = libc::mode_t::from_str_radix(line("Umask:")?.next()?, 8).ok()?;
-        let mut groups: Vec<u32> = line("Groups:")?.filter_map(|g| g.parse().ok()).collect();
-        groups.sort_unstable();
-        Some(Caller {
-            thread,
-            process: line("Tgid:")?.next()?.parse().ok()?,
-            uid: *uids.get(1)?,
-            gid: *gids.get(1)?,
-            uids,
-            gids,
-            groups,
-            umask: Mode::from_bits_truncate(umask),
-        })
-    }
-
-    /// Whether user and groups are those of this process. One that is not root cannot take on others, and has a program of its own user.
-    fn is_us(&self) -> bool {
-        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-        if !uid.is_root() {
-            return true;
-        }
-        let mut groups: Vec<u32> =
-            nix::unistd::getgroups().unwrap_or_default().into_iter().map(nix::unistd::Gid::as_raw).collect();
-        groups.sort_unstable();
-        (uid.as_raw(), gid.as_raw()) == (self.uid, self.gid) && groups == self.groups
-    }
-
-    /// Whether its root directory is that of this process.
-    fn shares_root(&self) -> bool {
-        let root = |of: &str| std::fs::metadata(format!("/proc/{of}/root/")).map(|m| (m.dev(), m.ino()));
-        matches!((root("self"), root(&self.thread.to_string())), (Ok(ours), Ok(theirs)) if ours == theirs)
-    }
-
-    /// Whether it may see less than this process. A thread of this process may go by /proc/PID to the directories of this process, whatever
-    /// its own root and rights are (proc_fd_permission, ptrace_may_access), and so is not to be led there.
-    fn is_confined(&self) -> bool {
-        !self.is_us() || !self.shares_root()
-    }
-
-    /// Runs `work` with its user and groups.
-    fn with_rights<T: Send>(&self, work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
-        if self.is_us() {
-            return work();
-        }
-        elsewhere(|| {
-            self.take_on_rights()?;
-            work()
-        })
-    }
-
-    /// Runs `work` also with its root and working directory and its umask. EACCES when it has another root directory and this process may
-    /// not go there.
-    fn with_view<T: Send>(&self, work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
-        elsewhere(|| {
-            let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let cwd = open(format!("/proc/{}/cwd", self.thread).as_str(), directory, Mode::empty())?;
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
-            if !self.shares_root() {
-                let entered = nix::unistd::chroot(format!("/proc/{}/root", self.thread).as_str());
-                entered.map_err(|_| Errno::EACCES)?;
-            }
-            nix::unistd::fchdir(&cwd)?;
-            nix::sys::stat::umask(self.umask);
-            if !self.is_us() {
-                self.take_on_rights()?;
-            }
-            work()
-        })
-    }
-
-    /// Of the calling thread alone, for good.
-    fn take_on_rights(&self) -> Result<(), Errno> {
-        let (uid, gid) = (self.uid as libc::c_ulong, self.gid as libc::c_ulong);
-        // SAFETY: setgroups reads as many ids as the length says; the others take integers. The system calls, unlike the functions of
-        // the C library, change one thread: this one, which ends with its work.
-        unsafe {
-            Errno::result(libc::syscall(libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr()))?;
-            Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
-            Errno::result(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
-        }
-        // A change of user may make the process open to others of that user again (fs.suid_dumpable).
-        nix::sys::prctl::set_dumpable(false)
-    }
-
-    /// `/proc/self` and `/proc/thread-self` of its own, where a path begins with them: looked up here they would be ours.
-    fn own_proc(&self, path: &[u8]) -> Vec<u8> {
-        let process = format!("/proc/{}/", self.process);
-        let thread = format!("/proc/{}/task/{}/", self.process, self.thread);
-        let descriptors = format!("/proc/{}/fd/", self.process);
-        for (before, own) in [("/proc/self/", process), ("/proc/thread-self/", thread), ("/dev/fd/", descriptors)] {
-            if let Some(rest) = path.strip_prefix(before.as_bytes()) {
-                return [own.as_bytes(), rest].concat();
-            }
-        }
-        path.to_vec()
-    }
-
     /// The file that `path` means to it, symbolic links followed, as a descriptor that only names the file (O_PATH).
     ///
     /// # Errors
     /// As connect(2) of that path: ENOENT, EACCES, ENOTDIR, ELOOP and the like.
     pub fn open_path(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        self.open_at(None, path, true)
+    }
+
+    /// As [`Caller::open_path`], from a directory of its own, and without following a symbolic link at the end.
+    ///
+    /// # Errors
+    /// As openat(2).
+    pub fn open_at(&self, directory: Option<&OwnedFd>, path: &[u8], follow: bool) -> Result<OwnedFd, Errno> {
+        let flags = if follow { OFlag::O_PATH } else { OFlag::O_PATH | OFlag::O_NOFOLLOW };
         let confined = self.is_confined();
-        let path = if confined { path.to_vec() } else { self.own_proc(path) };
-        let work = || look_up(&path, OFlag::O_PATH, confined);
-        if path.first() == Some(&b'/') && self.shares_root() { self.with_rights(work) } else { self.with_view(work) }
+        if !confined && let Some((directory, behind)) = self.own_proc(path)? {
+            return look_up(Some(&directory), behind, flags, false);
+        }
+        let work = || look_up(directory, path, flags, confined);
+        let is_anywhere = directory.is_some() || path.first() == Some(&b'/');
+        if is_anywhere && self.shares_root() { self.with_rights(work) } else { self.with_view(work) }
     }
 
     /// bind(2): `name` is the raw struct sockaddr_un. Gives what is at a path afterwards: the socket's file, unless somebody was
@@ -168,7 +54,7 @@ impl Caller {
         let directory = directory.filter(|of| self.is_confined() || is_of_a_process(of));
         self.with_view(move || {
             if let Some(directory) = directory {
-                look_up(&directory, OFlag::O_PATH | OFlag::O_DIRECTORY, true)?;
+                look_up(None, &directory, OFlag::O_PATH | OFlag::O_DIRECTORY, true)?;
             }
             raw(socket, name, libc::bind)?;
             Ok(open(&path[..], OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()).ok())
@@ -218,9 +104,13 @@ impl Caller {
 }
 
 /// What is at `path`. With `plainly` ELOOP where it leads through a link that is no path (proc_pid_root(5), proc_pid_fd(5)).
-fn look_up(path: &[u8], flags: OFlag, plainly: bool) -> Result<OwnedFd, Errno> {
+fn look_up(from: Option<&OwnedFd>, path: &[u8], flags: OFlag, plainly: bool) -> Result<OwnedFd, Errno> {
     let resolve = if plainly { ResolveFlag::RESOLVE_NO_MAGICLINKS } else { ResolveFlag::empty() };
-    openat2(AT_FDCWD, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+    match from {
+        Some(directory) => openat2(directory, path, how),
+        None => openat2(AT_FDCWD, path, how),
+    }
 }
 
 /// Whether a directory is one that each process has its own of.
@@ -230,22 +120,18 @@ fn is_of_a_process(directory: &[u8]) -> bool {
         && matches!(words[..], [b"proc", b"self" | b"thread-self", ..] | [b"dev", b"fd", ..])
 }
 
-/// On a thread that ends with the work.
-fn elsewhere<T: Send>(work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
-    let watched = || {
-        crate::watchdog::enlist();
-        crate::watchdog::within_step(true);
-        work()
-    };
-    std::thread::scope(|scope| {
-        // EAGAIN: the user may have no more threads.
-        let thread = std::thread::Builder::new().spawn_scoped(scope, watched).map_err(errno)?;
-        thread.join().unwrap_or(Err(Errno::EIO))
-    })
-}
-
 fn errno(e: std::io::Error) -> Errno {
     Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// SO_PEERPIDFD (unix(7), Linux 6.5): a descriptor of the process at the other end, as the kernel knows it.
+///
+/// # Errors
+/// What getsockopt(2) gives: ENODATA where there is none, ESRCH when it is gone.
+pub fn peer_process(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let number = sock::option(socket, libc::SOL_SOCKET, libc::SO_PEERPIDFD).map_err(errno)?;
+    // SAFETY: the kernel made a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// The path in a struct sockaddr_un: up to a NUL, or to its end (unix(7)).
@@ -279,6 +165,7 @@ fn raw(socket: &OwnedFd, name: &[u8], call: AddressCall) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::tests::me;
     use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, getsockname, listen, socket};
 
     fn stream() -> OwnedFd {
@@ -287,10 +174,6 @@ mod tests {
 
     fn name(path: &str) -> Vec<u8> {
         [&(libc::AF_UNIX as u16).to_ne_bytes(), path.as_bytes()].concat()
-    }
-
-    fn me() -> Caller {
-        Caller::of(nix::unistd::gettid().as_raw() as u32).unwrap()
     }
 
     #[test]
@@ -324,39 +207,15 @@ mod tests {
     }
 
     #[test]
-    fn who_a_thread_is() {
-        let status = "Name:\tx\nUmask:\t0027\nTgid:\t7\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t30 10 \n";
-        let caller = Caller::read(9, status).unwrap();
-        assert_eq!((caller.process, caller.uid, caller.gid), (7, 2, 6));
-        assert_eq!((&caller.groups[..], caller.umask.bits()), (&[10, 30][..], 0o027));
-        assert_eq!(Caller::read(9, "Name:\tx\n"), None);
-        assert_eq!(caller.own_proc(b"/proc/self/fd/3/x"), b"/proc/7/fd/3/x");
-        assert_eq!(caller.own_proc(b"/proc/thread-self/cwd/x"), b"/proc/7/task/9/cwd/x");
-        assert_eq!(caller.own_proc(b"/dev/fd/3"), b"/proc/7/fd/3");
-        assert_eq!(caller.own_proc(b"/proc/selfish"), b"/proc/selfish");
-    }
-
-    #[test]
-    fn rights_are_taken_on() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return;
-        }
-        let nobody = Caller { uid: 65534, gid: 65534, groups: vec![65534], ..me() };
-        let ids = nobody.with_rights(|| {
-            // SAFETY: they cannot fail.
-            Ok(unsafe { (libc::syscall(libc::SYS_geteuid), libc::syscall(libc::SYS_getegid)) })
-        });
-        assert_eq!(ids, Ok((65534, 65534)));
-        assert!(nix::unistd::geteuid().is_root());
-        let secret = std::env::temp_dir().join(format!("sandbox-unix-rights-{}", std::process::id()));
-        std::fs::create_dir(&secret).unwrap();
-        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        let path = secret.join("x");
-        std::fs::write(&path, "").unwrap();
-        let path = path.to_str().unwrap().as_bytes();
-        assert_eq!(nobody.open_path(path).unwrap_err(), Errno::EACCES);
-        assert!(me().open_path(path).is_ok());
-        std::fs::remove_dir_all(&secret).unwrap();
+    fn files_are_reached_by_the_rights_of_the_caller() {
+        let place = std::env::temp_dir().join(format!("sandbox-unix-rights-{}", std::process::id()));
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(place.join("x"), "").unwrap();
+        std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let path = place.join("x");
+        assert!(me().open_path(path.to_str().unwrap().as_bytes()).is_ok());
+        // A file that is there, by the directory of its own process.
+        assert!(me().open_path(format!("/proc/self//root{}", path.display()).as_bytes()).is_ok());
+        std::fs::remove_dir_all(&place).unwrap();
     }
 }

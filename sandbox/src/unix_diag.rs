@@ -60,12 +60,12 @@ pub fn name_of_file(device: u64, inode: u64) -> Result<Option<Vec<u8>>, Errno> {
     Ok(found)
 }
 
-/// Whether a socket of this network namespace has an abstract name, which begins with its NUL.
+/// The inode of the socket of this network namespace that has an abstract name, which begins with its NUL.
 ///
 /// # Errors
 /// ENOENT where the kernel does not tell (CONFIG_UNIX_DIAG); what netlink(7) gives.
-pub fn is_taken(name: &[u8]) -> Result<bool, Errno> {
-    with_name(&question()?, name).map(|found| found.is_some())
+pub fn socket_named(name: &[u8]) -> Result<Option<u64>, Errno> {
+    with_name(&question()?, name)
 }
 
 /// A socket that asks in this network namespace.

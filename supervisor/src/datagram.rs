@@ -49,6 +49,10 @@ impl Holder {
         self.cookie
     }
 
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
     /// The descriptor of a socket whose call ended long ago: where it was, or wherever the program's processes have it.
     pub fn find(&self) -> Option<OwnedFd> {
         let is_it = |fd: &OwnedFd| sock::socket_cookie(fd.as_fd()).is_ok_and(|c| c == self.cookie);

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::Backlog;
+use sandbox::caller::Caller;
 use sandbox::sock;
-use sandbox::unix::Caller;
 
 pub use names::Names;
 pub use peers::{Credentials, Peers, get_credentials};
@@ -49,7 +49,7 @@ fn family(name: &[u8]) -> i32 {
 /// bind(2) of an AF_UNIX socket.
 pub fn bind(call: Call, target: Target) {
     let result = raw_address(&call).and_then(|name| {
-        let file = Caller::of(call.n.thread)?.bind(&target.fd, &name)?;
+        let file = call.n.caller()?.bind(&target.fd, &name)?;
         // Without a name the kernel chose an abstract one.
         let bound = if name.len() <= FAMILY { sandbox::message::raw_name(target.as_fd(), false)? } else { name };
         call.supervisor.unix.names.lock().remember(bound, file, &target, Holder::of(&call, &target));
@@ -64,7 +64,7 @@ pub fn bind(call: Call, target: Target) {
 /// # Errors
 /// What listen(2) gives; ESRCH when the caller is gone.
 pub fn listen(call: &Call, target: &Target, backlog: Backlog) -> Result<(), Errno> {
-    let caller = Caller::of(call.n.thread)?;
+    let caller = call.n.caller()?;
     caller.listen(&target.fd, backlog)?;
     call.supervisor.unix.peers.listens(target, &caller);
     call.supervisor.unix.senders.heard();
@@ -93,9 +93,12 @@ async fn connect_to(call: Call, target: Target, name: Vec<u8>) {
     let (started, mut pause) = (Instant::now(), PAUSE);
     let (target, name) = (Arc::new(target), Arc::new(name));
     let result = loop {
-        let (supervisor, thread) = (call.supervisor, call.n.thread);
+        let (supervisor, thread, waiting) = (call.supervisor, call.n.thread, call.n.reply.watch());
         let (own, to) = (target.clone(), name.clone());
-        let tried = tokio::task::spawn_blocking(move || connect_now(supervisor, thread, &own, &to));
+        let tried = tokio::task::spawn_blocking(move || {
+            let caller = Caller::of(thread, move || waiting.is_waiting())?;
+            connect_now(supervisor, &caller, &own, &to)
+        });
         let tried = tried.await.unwrap_or(Err(Errno::EIO));
         let late = limit.is_some_and(|limit| started.elapsed() >= limit);
         if tried != Err(Errno::EAGAIN) || late || sock::is_nonblocking(target.as_fd()).unwrap_or(true) {
@@ -116,17 +119,16 @@ async fn connect_to(call: Call, target: Target, name: Vec<u8>) {
 }
 
 /// EAGAIN when the listener has no room.
-fn connect_now(supervisor: &Supervisor, thread: u32, target: &Target, name: &[u8]) -> Result<(), Errno> {
-    let caller = Caller::of(thread)?;
-    let to = reach(supervisor, &caller, target, name)?;
-    caller.connect(&target.fd, &to.name).inspect_err(|e| to.explain(supervisor, *e))?;
+fn connect_now(supervisor: &Supervisor, caller: &Caller, target: &Target, name: &[u8]) -> Result<(), Errno> {
+    let to = reach(supervisor, caller, target, name)?;
+    caller.connect(&target.fd, &to.name).inspect_err(|e| to.explain(supervisor, caller, *e))?;
     if to.is_own && !is_datagram(target) {
         // Between bind() and the look at its file another's may have come there, if the kernel did not say whose it is.
         if !to.is_certain && !is_own_listener(target, &to) {
             let _ = nix::sys::socket::shutdown(target.fd.as_raw_fd(), nix::sys::socket::Shutdown::Both);
             return Err(Errno::EACCES);
         }
-        supervisor.unix.peers.connected(target, to.socket, &caller);
+        supervisor.unix.peers.connected(target, to.socket, caller);
     }
     Ok(())
 }
@@ -153,7 +155,7 @@ pub fn send(
     control: &[u8],
     flags: i32,
 ) -> Result<usize, Errno> {
-    let caller = Caller::of(call.n.thread)?;
+    let caller = call.n.caller()?;
     let to = reach(call.supervisor, &caller, target, name)?;
     let at = (to.socket != 0).then_some(to.socket);
     let by = by.filter(|_| to.is_own && at.is_some());
@@ -161,7 +163,7 @@ pub fn send(
         call.supervisor.unix.senders.send(call.supervisor, target, at, by, data.len(), || {
             caller.send(&target.fd, &to.name, data, control, flags)
         });
-    sent.inspect_err(|e| to.explain(call.supervisor, *e))
+    sent.inspect_err(|e| to.explain(call.supervisor, &caller, *e))
 }
 
 /// What is known of the AF_UNIX sockets of this run.

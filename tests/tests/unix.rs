@@ -298,6 +298,205 @@ print(got[0], "right" if pid == child else pid, uid, gid)
     assert_eq!(said, Some((65534, 65534)));
 }
 
+/// What root may is a matter of its capabilities, and files are of whom setfsuid(2) says: each line as natively.
+#[test]
+fn rights_are_capabilities_not_a_number() {
+    const TRIES: &str = r#"
+import ctypes, errno, os, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+place = sys.argv[1]
+
+def tried(what, call):
+    try:
+        print(what, call(), flush=True)
+    except OSError as e:
+        print(what, errno.errorcode[e.errno], flush=True)
+
+def bind(name):
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(f"{place}/{name}")
+    s.listen()
+    kept.append(s)
+    at = os.stat(f"{place}/{name}")
+    return at.st_uid, at.st_gid
+
+def connect(name):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(f"{place}/{name}")
+        peer = s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return struct.unpack("iII", peer)[1:]
+
+def is_of(pid, uid, gid):
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    b.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    given = struct.pack("III", pid, uid, gid)
+    a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, given)])
+    return struct.unpack("iII", b.recvmsg(9, 256)[1][0][2])[1:]
+
+def has_only(capabilities):
+    header = struct.pack("Ii", 0x20080522, 0)
+    assert libc.capset(header, struct.pack("IIIIII", capabilities, capabilities, 0, 0, 0, 0)) == 0
+
+def all(who):
+    for name in ("open", "others", "own"):
+        tried(f"{who}: bind {name}", lambda: bind(f"{name}/{who}"))
+        tried(f"{who}: connect {name}", lambda: connect(f"{name}/s"))
+    for user, group in ((0, 0), (1234, 0), (0, 1234), (1234, 1234), (0xffffffff, 0)):
+        tried(f"{who}: of {user} {group}", lambda: is_of(os.getpid(), user, group))
+
+kept = []
+for name in ("open", "others", "own"):
+    bind(f"{name}/s")
+    os.chmod(f"{place}/{name}/s", 0o600)
+all("root")
+libc.setfsgid(65534)
+libc.setfsuid(65534)
+all("another for files")
+libc.setfsuid(0)
+libc.setfsgid(0)
+SETGID, SETUID = 1 << 6, 1 << 7
+has_only(SETUID | SETGID)
+# CAP_SYS_ADMIN, with which it could, no program of a run has.
+tried("of its parent", lambda: is_of(os.getppid(), 0, 0))
+all("no files")
+has_only(SETUID)
+all("no groups")
+has_only(0)
+all("nothing")
+"#;
+    let Some(world) = World::as_root("unix-capabilities") else {
+        eprintln!("skipped: needs root");
+        return;
+    };
+    let [native, under] = ["native", "under"].map(|place| {
+        let place = world.make_dir(place, 0o755);
+        for (name, mode, owner) in [("open", 0o1777, 0), ("others", 0o700, 65534), ("own", 0o700, 0)] {
+            let place = place.join(name);
+            std::fs::create_dir(&place).unwrap();
+            std::fs::set_permissions(&place, PermissionsExt::from_mode(mode)).unwrap();
+            std::os::unix::fs::chown(&place, Some(owner), Some(owner)).unwrap();
+        }
+        let launch = if place.ends_with("native") { world.native("python3") } else { world.run(&[], "python3") };
+        launch.args(["-c", TRIES]).arg(&place).finish().success().stdout
+    });
+    assert_eq!(under, native);
+    for line in [
+        "another for files: bind open (65534, 65534)",
+        "another for files: connect own EACCES",
+        "of its parent EPERM",
+        "no files: bind others EACCES",
+        "no files: of 1234 1234 (1234, 1234)",
+        "no groups: of 1234 0 (1234, 0)",
+        "no groups: of 0 1234 EPERM",
+        "nothing: of 1234 0 EPERM",
+        "nothing: of 0 0 (0, 0)",
+    ] {
+        assert!(native.contains(line), "no {line:?} in\n{native}");
+    }
+}
+
+/// The directories that the kernel has for each process are not the supervisor's to lead by: neither its own nor those that only it
+/// may go to.
+#[test]
+fn links_of_proc_lead_nowhere() {
+    const BINDS: &str = r#"
+import errno, os, socket, sys
+place, user = sys.argv[1], int(sys.argv[2])
+os.chdir(place)
+if user:
+    os.setgroups([]); os.setresgid(user, user, user); os.setresuid(user, user, user)
+
+def tried(what, at):
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_UNIX, kind) as s:
+            try:
+                if what == "bind":
+                    s.bind(at)
+                elif what == "connect":
+                    s.connect(at)
+                else:
+                    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"x", at)
+                print(what, at, "done", flush=True)
+            except OSError as e:
+                print(what, at, errno.errorcode[e.errno], flush=True)
+
+for at in ("/proc//self/cwd/x", "/proc/./self/cwd/x", "/proc/thread-self//../../cwd/x", *sys.argv[3:]):
+    at = at.replace("PARENT", str(os.getppid()))
+    for what in ("bind", "connect", "send"):
+        tried(what, at)
+"#;
+    let Some(root) = World::as_root("unix-proc") else {
+        eprintln!("skipped: needs root");
+        return;
+    };
+    let user = World::new("unix-proc-user");
+    for (world, becomes) in [(&root, "0"), (&root, "65534"), (&user, "0")] {
+        let place = world.make_dir("place", 0o777);
+        // Where the supervisor is: anybody's to write to, and nobody's to come to.
+        let inside = world.make_dir("closed", 0o700).join("inside");
+        let _ = std::fs::create_dir(&inside);
+        std::fs::set_permissions(&inside, PermissionsExt::from_mode(0o777)).unwrap();
+        if !world.is_root() {
+            std::os::unix::fs::chown(&inside, Some(uid(world)), None).unwrap();
+        }
+        let run = world.run(&[], "python3").cwd(&inside).args(["-c", BINDS]).arg(&place).arg(becomes);
+        let by_supervisor = ["/proc/PARENT/cwd/x", "/proc//PARENT/root/tmp/../proc/PARENT/cwd/x"];
+        let done = run.args(if becomes == "0" { &[][..] } else { &by_supervisor[..] }).finish().success();
+        let found: Vec<_> = std::fs::read_dir(&inside).unwrap().flatten().map(|file| file.file_name()).collect();
+        assert!(found.is_empty(), "{found:?} in the supervisor's directory\n{}", done.stdout);
+        if becomes != "0" {
+            assert!(!done.stdout.contains("done"), "{}", done.stdout);
+        }
+        if direct_flows() {
+            assert!(done.stdout.contains("bind /proc//self/cwd/x ELOOP"), "{}", done.stdout);
+        }
+    }
+}
+
+/// As programs give them that do not count: all of the struct sockaddr_un.
+#[test]
+fn names_are_shown_as_one_writes_them() {
+    const PADDED: &str = r#"
+import errno, os, socket, sys, threading, time
+def padded(name):
+    return b"\0" + name.encode().ljust(107, b"\0")
+try:
+    socket.socket(socket.AF_UNIX).connect(padded(sys.argv[1]))
+except OSError as e:
+    print("others", errno.errorcode[e.errno], flush=True)
+full = padded(sys.argv[2])
+l = socket.socket(socket.AF_UNIX)
+l.bind(full)
+l.listen(0)
+kept = [socket.socket(socket.AF_UNIX) for _ in range(30)]
+kept[0].connect(full)
+for s in kept[1:]:
+    threading.Thread(target=lambda s=s: s.connect(full), daemon=True).start()
+def waiting():
+    calls = [open(f"/proc/self/task/{t}/syscall").read() for t in os.listdir("/proc/self/task")]
+    return sum(c.startswith("42 ") for c in calls)
+while waiting() < 29:
+    time.sleep(0.001)
+os._exit(0)
+"#;
+    let world = World::new("unix-padded");
+    let (others, own) = (format!("sipbox-others-{}", std::process::id()), format!("sipbox-own-{}", std::process::id()));
+    let padded = [others.as_bytes(), &vec![0; 107 - others.len()]].concat();
+    let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&padded).unwrap()).unwrap();
+    // The run ends while they wait, at another moment each time.
+    for _ in 0..10 {
+        let done = world.run(&[], "python3").args(["-c", PADDED, &others, &own]).finish().success();
+        assert!(!done.stderr.contains(&own) && !done.stderr.contains("\\u{0}"), "{}", done.stderr);
+        match direct_flows() {
+            true => done
+                .says("others EACCES")
+                .complains(&format!("socket @{others},"))
+                .complains(&format!("\"@{others}*\"")),
+            false => done.says("others ECONNREFUSED").complains(&format!("name @{others},")),
+        };
+    }
+}
+
 #[test]
 fn a_full_listener_is_waited_for() {
     let world = World::new("unix-full");

@@ -65,12 +65,18 @@ fn the_lines_that_would_allow_it() {
     let (rule, said) = advice(parse(text).unix(UnixName::Abstract(b"c\0\xff")));
     assert_eq!(rule, "policy.toml:2 [local] unix");
     assert!(
-        said.ends_with("in the place of policy.toml:2 [local] unix:\nunix = [\"/run/a\", \"@b\", \"@c**\"]"),
+        said.ends_with("in the place of policy.toml:2 [local] unix:\nunix = [\"/run/a\", \"@b\", \"@c*\"]"),
         "{said}"
     );
     // What is said is a policy that allows it.
     let line = said.lines().last().unwrap();
     assert!(allows(&parse(&format!("[local]\n{line}\n")), UnixName::Abstract(b"c\0\xff")));
+    // All of a struct sockaddr_un, as programs give it that do not count.
+    let padded = [&b"c"[..], &[0; 106]].concat();
+    let (_, said) = advice(parse("").unix(UnixName::Abstract(&padded)));
+    let line = said.lines().last().unwrap();
+    assert_eq!(line, "unix = [\"@c*\"]");
+    assert!(allows(&parse(&format!("[local]\n{line}\n")), UnixName::Abstract(&padded)));
     let (_, said) = advice(Policy::from_flags(&Flags::default()).unwrap().unix(socket));
     assert!(said.contains("--policy FILE:\n[local]\nunix = "), "{said}");
 }

@@ -3,12 +3,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
 use parking_lot::Mutex;
-use sandbox::unix::Caller;
+use sandbox::caller::Caller;
 
 use crate::call::{Call, Target};
 use crate::supervisor::Supervisor;
@@ -151,7 +151,8 @@ pub fn get_credentials(call: &Call, target: &Target, name: i32) -> Result<i64, E
     let given = usize::try_from(call.n.read_u32(call.argument(4))? as i32).map_err(|_| Errno::EINVAL)?;
     let native = nix::sys::socket::getsockopt(target, nix::sys::socket::sockopt::PeerCredentials)?;
     let native = Credentials { process: native.pid(), uid: native.uid(), gid: native.gid() };
-    let meant = if native.process == std::process::id() as i32 {
+    let is_ours = native.process == std::process::id() as i32;
+    let meant = if is_ours {
         // Of one that is gone and was never asked for the user is left, and no process: as of one in another process namespace.
         call.supervisor.unix.peers.peer(call, target).unwrap_or(Credentials { process: 0, ..native })
     } else {
@@ -163,16 +164,27 @@ pub fn get_credentials(call: &Call, target: &Target, name: i32) -> Result<i64, E
         if given < size_of::<i32>() {
             return Err(Errno::EINVAL);
         }
-        if meant.process <= 0 {
+        let process = if !is_ours {
+            sandbox::unix::peer_process(target.as_fd())?
+        } else if meant.process > 0 {
+            process_of_this_run(meant.process)?
+        } else {
             return Err(Errno::ENODATA);
-        }
-        let process = sandbox::processes::descriptor_of(meant.process)?;
+        };
         call.n.reply.add_descriptor(process.as_fd(), true)?.to_ne_bytes().to_vec()
     };
     let length = value.len().min(given);
     call.n.write(call.argument(3), &value[..length])?;
     call.n.write(call.argument(4), &(length as u32).to_ne_bytes())?;
     Ok(0)
+}
+
+/// A descriptor of a process of the program. ESRCH when it is gone, also when a process of others has its number by now.
+fn process_of_this_run(process: i32) -> Result<OwnedFd, Errno> {
+    let found = sandbox::processes::descriptor_of(process)?;
+    // After it was opened: it is of whoever had the number.
+    let is_one = sandbox::processes::descendants().contains(&process.cast_unsigned());
+    if is_one { Ok(found) } else { Err(Errno::ESRCH) }
 }
 
 #[cfg(test)]

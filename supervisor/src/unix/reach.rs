@@ -8,7 +8,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
 use policy::{LocalDecision, UnixName};
-use sandbox::unix::{Caller, name_of_file, path_in};
+use sandbox::caller::Caller;
+use sandbox::unix::{name_of_file, path_in};
 
 use super::FAMILY;
 use super::names::is_socket;
@@ -41,9 +42,9 @@ impl Reach {
     }
 
     /// Says once why nobody is there.
-    pub fn explain(&self, supervisor: &Supervisor, e: Errno) {
+    pub fn explain(&self, supervisor: &Supervisor, caller: &Caller, e: Errno) {
         if let Some(name) = self.apart.as_ref().filter(|_| e == Errno::ECONNREFUSED) {
-            supervisor.sessions.say_once(&format!("apart:{name}"), || {
+            say_once(supervisor, caller, &format!("apart:{name}"), || {
                 format!(
                     "no program of this run has the AF_UNIX name {name}, and abstract names of others are out of reach of --isolation \
                      netns; with --isolation seccomp and [local] unix in the policy they are not"
@@ -53,21 +54,30 @@ impl Reach {
     }
 }
 
+/// Says something once about what the caller tried. One that was killed meanwhile, maybe with the program that listened, has no question.
+fn say_once(supervisor: &Supervisor, caller: &Caller, key: &str, words: impl FnOnce() -> String) {
+    if caller.is_waiting() {
+        supervisor.sessions.say_once(key, words);
+    }
+}
+
 /// The socket that `name` means to the caller, or the refusal.
 pub fn reach(supervisor: &Supervisor, caller: &Caller, target: &Target, name: &[u8]) -> Result<Reach, Errno> {
     match name.get(FAMILY) {
         None => Err(Errno::EINVAL),
-        Some(0) => abstract_name(supervisor, target, name),
+        Some(0) => abstract_name(supervisor, caller, target, name),
         Some(_) => path(supervisor, caller, name),
     }
 }
 
-/// For messages and patterns: what is between sun_family and the end.
+/// An abstract name for messages: without what a struct sockaddr_un is filled up with.
 fn shown(name: &[u8]) -> String {
-    format!("@{}", String::from_utf8_lossy(&name[FAMILY + 1..]).escape_default())
+    let name = name.get(FAMILY + 1..).unwrap_or_default();
+    let end = name.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    format!("@{}", String::from_utf8_lossy(&name[..end]).escape_default())
 }
 
-fn abstract_name(supervisor: &Supervisor, target: &Target, name: &[u8]) -> Result<Reach, Errno> {
+fn abstract_name(supervisor: &Supervisor, caller: &Caller, target: &Target, name: &[u8]) -> Result<Reach, Errno> {
     if let Some(network) = supervisor.network.as_ref().filter(|network| network.owns(target.as_fd())) {
         // The names of this network are the program's own.
         let socket = network.inspector().socket_named(&name[FAMILY..])?.unwrap_or(0);
@@ -79,12 +89,15 @@ fn abstract_name(supervisor: &Supervisor, target: &Target, name: &[u8]) -> Resul
         let socket = sandbox::processes::inode(held.as_fd()).unwrap_or(0);
         return Ok(Reach { socket, _held: Some(held), ..Reach::own(name.to_vec()) });
     }
-    // Where nobody is there is nothing to refuse.
-    if sandbox::unix_diag::is_taken(&name[FAMILY..]) == Ok(false) {
-        return Err(Errno::ECONNREFUSED);
+    match sandbox::unix_diag::socket_named(&name[FAMILY..]) {
+        // Where nobody is there is nothing to refuse.
+        Ok(None) => return Err(Errno::ECONNREFUSED),
+        // The program's own, of a process that ends: it listens no more.
+        Ok(Some(socket)) if holder.is_some_and(|holder| holder.inode() == socket) => return Err(Errno::ECONNREFUSED),
+        _ => {}
     }
     let decision = supervisor.policy.unix(UnixName::Abstract(&name[FAMILY + 1..]));
-    allowed(supervisor, decision, || format!("{}, which no program of this run has", shown(name)))?;
+    allowed(supervisor, caller, decision, || format!("{}, which no program of this run has", shown(name)))?;
     Ok(Reach::of_others(name.to_vec(), None))
 }
 
@@ -106,21 +119,21 @@ fn path(supervisor: &Supervisor, caller: &Caller, name: &[u8]) -> Result<Reach, 
     if let Some((bound, socket, is_certain)) = known {
         return Ok(Reach { bound, socket, is_certain, _held: Some(file), ..Reach::own(to) });
     }
-    of_others(supervisor, &file, &stat)?;
+    of_others(supervisor, caller, &file, &stat)?;
     Ok(Reach::of_others(to, Some(file)))
 }
 
 /// Whether the policy lets the program reach this socket file of somebody else. A file that the program may move or link to another place is
 /// still the one that its socket was bound to: both names must be allowed.
-fn of_others(supervisor: &Supervisor, file: &OwnedFd, stat: &FileStat) -> Result<(), Errno> {
+fn of_others(supervisor: &Supervisor, caller: &Caller, file: &OwnedFd, stat: &FileStat) -> Result<(), Errno> {
     let where_it_is = |file: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let path = where_it_is(file).map_err(crate::call::errno)?;
-    not_of_sipbox(supervisor, &path)?;
+    not_of_sipbox(supervisor, caller, &path)?;
     let decision = supervisor.policy.unix(UnixName::Path(path.as_os_str().as_bytes()));
     let bound = sandbox::unix_diag::name_of_file(stat.st_dev, stat.st_ino);
     if let (LocalDecision::Refuse { advice, .. }, Ok(None)) = (&decision, &bound) {
         // A file that a daemon left behind, which programs take for the sign that they are to start one.
-        supervisor.sessions.say_once(&format!("unix:{}", path.display()), || {
+        say_once(supervisor, caller, &format!("unix:{}", path.display()), || {
             format!(
                 "the program tried the AF_UNIX socket {}, and nobody listens there (ECONNREFUSED), unless it is somebody in another network \
                  namespace; {advice}",
@@ -129,7 +142,7 @@ fn of_others(supervisor: &Supervisor, file: &OwnedFd, stat: &FileStat) -> Result
         });
         return Err(Errno::ECONNREFUSED);
     }
-    allowed(supervisor, decision, || format!("{}, which no program of this run made", path.display()))?;
+    allowed(supervisor, caller, decision, || format!("{}, which no program of this run made", path.display()))?;
     let Ok(Some(bound)) = bound else { return Ok(()) };
     let bound = &bound[..bound.iter().position(|b| *b == 0).unwrap_or(bound.len())];
     if bound.first() != Some(&b'/') || bound == path.as_os_str().as_bytes() {
@@ -138,30 +151,35 @@ fn of_others(supervisor: &Supervisor, file: &OwnedFd, stat: &FileStat) -> Result
     // The daemon may have bound it by symbolic links.
     let there = std::fs::canonicalize(OsStr::from_bytes(bound));
     let bound = there.map_or_else(|_| bound.to_vec(), |there| there.as_os_str().as_bytes().to_vec());
-    not_of_sipbox(supervisor, Path::new(OsStr::from_bytes(&bound)))?;
+    not_of_sipbox(supervisor, caller, Path::new(OsStr::from_bytes(&bound)))?;
     let decision = supervisor.policy.unix(UnixName::Path(&bound));
     let shown = String::from_utf8_lossy(&bound).escape_default().to_string();
-    allowed(supervisor, decision, || format!("{}, which was bound as {shown}", path.display()))
+    allowed(supervisor, caller, decision, || format!("{}, which was bound as {shown}", path.display()))
 }
 
 /// EACCES for sockets in sipbox's own directory, whatever the policy says: what listens there tells of all runs of the user, or acts for them.
-fn not_of_sipbox(supervisor: &Supervisor, path: &Path) -> Result<(), Errno> {
+fn not_of_sipbox(supervisor: &Supervisor, caller: &Caller, path: &Path) -> Result<(), Errno> {
     let own = crate::hub::directory().ok().and_then(|directory| std::fs::canonicalize(directory).ok());
     if !own.is_some_and(|own| path.starts_with(own)) {
         return Ok(());
     }
-    supervisor.sessions.say_once(&format!("unix:{}", path.display()), || {
+    say_once(supervisor, caller, &format!("unix:{}", path.display()), || {
         format!("the program tried {}, a socket of sipbox itself, which no policy lets it reach", path.display())
     });
     Err(Errno::EACCES)
 }
 
 /// EACCES for what the policy refuses, and the words once.
-fn allowed(supervisor: &Supervisor, decision: LocalDecision, what: impl Fn() -> String) -> Result<(), Errno> {
+fn allowed(
+    supervisor: &Supervisor,
+    caller: &Caller,
+    decision: LocalDecision,
+    what: impl Fn() -> String,
+) -> Result<(), Errno> {
     match decision {
         LocalDecision::Allow { .. } => Ok(()),
         LocalDecision::Refuse { rule, advice } => {
-            supervisor.sessions.say_once(&format!("unix:{}", what()), || {
+            say_once(supervisor, caller, &format!("unix:{}", what()), || {
                 format!(
                     "the program tried the AF_UNIX socket {}, and {rule} refuses it, since what listens there could reach the network \
                      for it; {advice}",
@@ -170,5 +188,20 @@ fn allowed(supervisor: &Supervisor, decision: LocalDecision, what: impl Fn() -> 
             });
             Err(Errno::EACCES)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_as_one_writes_them() {
+        let name = |bytes: &[u8]| [&(nix::libc::AF_UNIX as u16).to_ne_bytes(), bytes].concat();
+        assert_eq!(shown(&name(b"\0bus-1")), "@bus-1");
+        assert_eq!(shown(&name(&[&b"\0bus-1"[..], &[0; 101]].concat())), "@bus-1");
+        assert_eq!(shown(&name(b"\0a\0b\n\0")), "@a\\u{0}b\\n");
+        assert_eq!(shown(&name(b"\0")), "@");
+        assert_eq!(shown(&name(b"")), "@");
     }
 }

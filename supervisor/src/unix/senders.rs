@@ -17,7 +17,6 @@ use nix::poll::PollFlags;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use sandbox::message::{Control, Received};
 use sandbox::sock;
-use sandbox::unix::Caller;
 
 use super::peers::{Credentials, peer_inode};
 use crate::call::{Call, Target, errno};
@@ -176,9 +175,9 @@ impl Senders {
         if !noted && !nix::unistd::geteuid().is_root() {
             return Ok((None, None));
         }
-        let caller = Caller::of(call.n.thread)?;
+        let caller = call.n.caller()?;
         let is_other = (caller.uid, caller.gid) != (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        Ok((noted.then(|| Credentials::of(&caller)), is_other.then(|| told(&caller))))
+        Ok((noted.then(|| Credentials::of(&caller)), is_other.then(|| told(Credentials::of(&caller)))))
     }
 
     /// Sends what is `length` bytes long, by `send`. `to`: the inode of the socket whose name was given.
@@ -261,25 +260,22 @@ impl Senders {
 }
 
 /// What the kernel is told of a sender: the supervisor has no right to speak for other processes.
-fn told(caller: &Caller) -> Control {
-    let told = Credentials { process: std::process::id() as i32, ..Credentials::of(caller) };
+fn told(sender: Credentials) -> Control {
+    let told = Credentials { process: std::process::id() as i32, ..sender };
     Control { level: libc::SOL_SOCKET, kind: libc::SCM_CREDENTIALS, data: told.bytes() }
 }
 
 /// Credentials that the program gives for its own (SCM_CREDENTIALS), and what the kernel is to be told instead.
 ///
 /// # Errors
-/// EINVAL: no struct ucred. EPERM: they are not its own.
+/// EINVAL: no struct ucred, or -1 for an id. EPERM: it may not speak for them.
 pub fn given(call: &Call, data: &[u8]) -> Result<(Credentials, Control), Errno> {
-    let given = Credentials::read(data).ok_or(Errno::EINVAL)?;
-    let caller = Caller::of(call.n.thread)?;
-    // scm_check_creds: who may speak for another process has CAP_SYS_ADMIN, which no program of a run has; other users are root's to name.
-    let is_root = caller.uid == 0;
-    let own_user = is_root || caller.uids.contains(&given.uid) && caller.gids.contains(&given.gid);
-    if given.process != caller.process || !own_user {
+    let given = Credentials::read(data).filter(|given| ![given.uid, given.gid].contains(&u32::MAX));
+    let given = given.ok_or(Errno::EINVAL)?;
+    if !call.n.caller()?.may_speak_for(given.process, given.uid, given.gid) {
         return Err(Errno::EPERM);
     }
-    Ok((given, told(&caller)))
+    Ok((given, told(given)))
 }
 
 /// SO_PASSPIDFD of include/uapi/asm-generic/socket.h (Linux 6.5).
