@@ -87,6 +87,8 @@ fn keep(supervisor: &OwnedFd, kept: Kept) {
     // What a terminal or a shell sends to its jobs is not for the keeper.
     let _ = SigSet::all().thread_block();
     let _ = nix::unistd::setsid();
+    // One that somebody stopped goes on when it is needed.
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGCONT);
     let _ = nix::sys::prctl::set_name(NAME);
     loop {
         let mut fds = [PollFd::new(supervisor.as_fd(), PollFlags::POLLIN)];

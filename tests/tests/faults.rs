@@ -167,7 +167,28 @@ fn program_not_found_and_not_executable() {
 
 #[test]
 fn supervisor_killed_nothing_gets_out() {
-    let world = World::new("orphan");
+    nothing_gets_out(&World::new("orphan"), |_| {});
+}
+
+/// What is to end the calls of the program then was stopped before, with all processes of the user, say.
+#[test]
+fn supervisor_killed_its_keeper_stopped_nothing_gets_out() {
+    if !tests::direct_flows() {
+        return eprintln!("a network of the program's own needs no keeper");
+    }
+    nothing_gets_out(&World::new("orphan-stopped"), |run| {
+        let name = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let keeper =
+            until("the keeper", || descendants(run.pid()).into_iter().find(|pid| name(pid) == "sipbox-keeper\n"));
+        kill(Pid::from_raw(keeper.cast_signed()), Signal::SIGSTOP).unwrap();
+        until("the keeper's stop", || {
+            let status = std::fs::read_to_string(format!("/proc/{keeper}/status")).unwrap();
+            status.contains("State:\tT").then_some(())
+        });
+    });
+}
+
+fn nothing_gets_out(world: &World, before: impl FnOnce(&Process)) {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     tcp.set_nonblocking(true).unwrap();
@@ -176,6 +197,7 @@ fn supervisor_killed_nothing_gets_out() {
     let mut run = world.run(&["--as", "x", "--to", "y"], "orphan").args(&ports).talk().start();
     let ready = run.wait_for("ready in process");
     let program: u32 = ready.rsplit(' ').next().unwrap().parse().unwrap();
+    before(&run);
     run.signal(Signal::SIGKILL);
     until("the end of the supervisor", || run.ended().then_some(()));
     assert!(alive(program), "the program is not to be killed with its supervisor");
