@@ -149,6 +149,12 @@ fn int_is(index: u32, value: libc::c_int) -> ScmpArgCompare {
     ScmpArgCompare::new(index, ScmpCompareOp::MaskedEqual(0xffff_ffff), u64::from(value as u32))
 }
 
+/// Calls by which a file gets another owner.
+#[cfg(target_arch = "x86_64")]
+const OWNERSHIP: [&str; 4] = ["chown", "lchown", "fchown", "fchownat"];
+#[cfg(not(target_arch = "x86_64"))]
+const OWNERSHIP: [&str; 2] = ["fchown", "fchownat"];
+
 fn notify(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
     let mut filter = ScmpFilterContext::new(ScmpAction::Allow)?;
     filter.set_act_badarch(ScmpAction::KillProcess)?;
@@ -187,6 +193,12 @@ fn notify(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
             if netlink {
                 let family = [int_is(0, libc::AF_NETLINK)];
                 filter.add_rule_conditional_exact(ScmpAction::Notify, call("socket")?, &family)?;
+            }
+            if !crate::netns::is_privileged() {
+                // Whom a file may be given to is not known in its user namespace.
+                for name in OWNERSHIP {
+                    filter.add_rule_exact(ScmpAction::Notify, call(name)?)?;
+                }
             }
         }
     }
@@ -375,7 +387,7 @@ fn hardening(scope: Scope) -> Result<Refusal, FilterError> {
 
     if scope != Scope::Here && !crate::netns::is_privileged() {
         // In a user namespace with one user and one group the kernel knows no other (EINVAL). Outside they are only not the program's
-        // to take or to give files to, and daemons that would give up rights go on after that.
+        // to take, and daemons that would give up rights go on after that.
         let (user, group) = (nix::unistd::getuid().as_raw() as i32, nix::unistd::getgid().as_raw() as i32);
         for (call, ids) in [
             (libc::SYS_setuid, &[(0, user)][..]),
@@ -384,12 +396,6 @@ fn hardening(scope: Scope) -> Result<Refusal, FilterError> {
             (libc::SYS_setgid, &[(0, group)]),
             (libc::SYS_setregid, &[(0, group), (1, group)]),
             (libc::SYS_setresgid, &[(0, group), (1, group), (2, group)]),
-            #[cfg(target_arch = "x86_64")]
-            (libc::SYS_chown, &[(1, user), (2, group)]),
-            #[cfg(target_arch = "x86_64")]
-            (libc::SYS_lchown, &[(1, user), (2, group)]),
-            (libc::SYS_fchown, &[(1, user), (2, group)]),
-            (libc::SYS_fchownat, &[(2, user), (3, group)]),
         ] {
             let foreign =
                 |(i, own): &_| SeccompRule::new(vec![int(*i, SeccompCmpOp::Ne, *own)?, int(*i, SeccompCmpOp::Ne, -1)?]);

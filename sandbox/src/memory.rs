@@ -380,6 +380,26 @@ impl Notification {
         Ok(buffer)
     }
 
+    /// The bytes of a path before its NUL, read page by page.
+    ///
+    /// # Errors
+    /// EFAULT for a bad pointer; ENAMETOOLONG without a NUL in PATH_MAX bytes; ESRCH when the caller is gone.
+    pub fn text(&self, address: u64) -> Result<Vec<u8>, Errno> {
+        const PAGE: u64 = 4096;
+        let most = libc::PATH_MAX as usize;
+        let mut text = Vec::new();
+        while text.len() < most {
+            let at = address.saturating_add(text.len() as u64);
+            let piece = self.read(at, ((PAGE - at % PAGE) as usize).min(most - text.len()))?;
+            if let Some(end) = piece.iter().position(|b| *b == 0) {
+                text.extend_from_slice(&piece[..end]);
+                return Ok(text);
+            }
+            text.extend(piece);
+        }
+        Err(Errno::ENAMETOOLONG)
+    }
+
     /// Fills `buffer` from the program's memory; see [`Notification::read`].
     pub fn read_into(&self, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         self.confirmed(|memory| memory.read_into(address, buffer))

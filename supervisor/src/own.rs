@@ -4,6 +4,7 @@
 
 mod datagram;
 mod inbound;
+mod ownership;
 mod stream;
 
 use std::collections::{HashMap, HashSet};
@@ -480,6 +481,9 @@ pub fn handle(network: &Arc<Network>, call: Call) {
         libc::SYS_recvmmsg => receive::recvmmsg(call),
         libc::SYS_getsockopt => crate::options::get(call),
         libc::SYS_setsockopt => crate::options::set(call),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chown | libc::SYS_lchown => ownership::change(call),
+        libc::SYS_fchown | libc::SYS_fchownat => ownership::change(call),
         libc::SYS_tgkill | libc::SYS_tkill => call.supervisor.signalled(call),
         libc::SYS_prlimit64 => call.supervisor.limited(call),
         _ => call.finish(Err(Errno::ENOSYS)),

@@ -435,6 +435,41 @@ CASE(root_and_user, TCP4) {
     show_names(bound());
 }
 
+/* Whether there is such a file comes before whose it may be. */
+CASE(new_owners, TCP4) {
+    int file = MUST(open("file", O_RDWR | O_CREAT, 0600)), here = MUST(open(".", O_PATH | O_DIRECTORY));
+    int named = MUST(open("file", O_PATH));
+    MUST(symlink("file", "link"));
+    MUST(symlink("nowhere", "dangling"));
+    char long_[4200];
+    memset(long_, 'x', sizeof long_ - 1);
+    long_[sizeof long_ - 1] = 0;
+    uid_t mine = getuid(), others[] = {mine, -1, 0, mine + 1};
+    for (int i = 0; i < 4; i++) {
+        uid_t to = others[i];
+        const char *paths[] = {"file", "./file", "link", "dangling", "nowhere", "file/x", "", long_, "/proc/self/cwd/file", "/proc/self/fd/99", (char *)8};
+        for (int p = 0; p < 11; p++) {
+            R(chown(paths[p], to, -1));
+            R(lchown(paths[p], to, -1));
+            R(fchownat(AT_FDCWD, paths[p], to, -1, 0));
+            R(fchownat(here, paths[p], to, -1, AT_SYMLINK_NOFOLLOW));
+            R(fchownat(99, paths[p], to, -1, AT_EMPTY_PATH));
+            R(fchownat(file, paths[p], to, -1, AT_EMPTY_PATH));
+            R(fchownat(file, paths[p], -1, to == mine ? getgid() : to, 0));
+            R(fchownat(AT_FDCWD, paths[p], to, -1, AT_SYMLINK_FOLLOW));
+        }
+        R(fchown(file, to, -1));
+        R(fchown(named, to, -1));
+        R(fchown(99, to, -1));
+        R(fchown(-1, -1, to == mine ? getgid() : to));
+    }
+    struct stat s;
+    MUST(fstat(file, &s));
+    say("%s", s.st_uid == getuid() && s.st_gid == getgid() ? "its own" : "another's");
+    show_names(bound());
+    unlink("link"), unlink("dangling"), unlink("file");
+}
+
 CASE(new_user_namespace, TCP4) {
     pid_t child = fork();
     if (!child) {
