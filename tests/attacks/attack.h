@@ -22,6 +22,9 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+/* musl's own sends one by one, by sendmsg(). */
+#define sendmmsg(fd, messages, count, flags) syscall(SYS_sendmmsg, (long)(fd), messages, (long)(count), (long)(flags))
+
 struct attack {
     const char *name;
     void (*run)(void);

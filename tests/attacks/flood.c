@@ -103,6 +103,85 @@ static void descriptors(void) {
     try_all();
 }
 
+/* More of them than any process may have: in one message, and in the many of one call that waits for its first. */
+static void *crowd_of(void *room) {
+    struct mmsghdr *many = calloc(1024, sizeof *many);
+    CHECK(many);
+    static char byte;
+    static struct iovec data = {&byte, 1};
+    struct msghdr *header = room;
+    header->msg_iov = &data, header->msg_iovlen = 1;
+    for (int i = 0; i < 1024; i++) many[i].msg_hdr = *header;
+    int pair[2];
+    MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));
+    while (send(pair[0], "x", 1, MSG_DONTWAIT) == 1);
+    struct timeval soon = {.tv_sec = 2};
+    MUST(setsockopt(pair[0], SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof soon));
+    sendmmsg(pair[0], many, 1024, 0);
+    free(many);
+    close(pair[0]);
+    close(pair[1]);
+    return NULL;
+}
+
+static void *takes_one(void *listener) { return (void *)(long)accept(*(int *)listener, NULL, NULL); }
+
+static void crowd(void) {
+    enum { MOST = 253, PARTS = 100, CALLS = 4 };
+    static _Alignas(16) char room[PARTS * CMSG_SPACE(MOST * sizeof(int))];
+    struct msghdr header = {.msg_control = room, .msg_controllen = sizeof room};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&header);
+    for (int part = 0; part < PARTS; part++, c = CMSG_NXTHDR(&header, c)) {
+        *c = (struct cmsghdr){.cmsg_len = CMSG_LEN(MOST * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        for (int i = 0; i < MOST; i++) memcpy(CMSG_DATA(c) + i * sizeof(int), &(int){2}, sizeof(int));
+        if (part + 1 == PARTS) break;
+    }
+    int listener = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+    struct address at = loopback_v4(0);
+    MUST(bind(listener, &at.any, at.len));
+    MUST(listen(listener, 4));
+    at = local_of(listener);
+    pthread_t innocent, calls[CALLS];
+    CHECK(pthread_create(&innocent, NULL, takes_one, &listener) == 0);
+    static _Alignas(16) char one[CMSG_SPACE(sizeof(int))];
+    *(struct cmsghdr *)one = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    memcpy(CMSG_DATA((struct cmsghdr *)one), &(int){2}, sizeof(int));
+    /* All of the parts in each message, then the first of them alone; and what is left by single ones. */
+    for (int round = 0; round < 2; round++) {
+        struct msghdr all[CALLS];
+        for (int i = 0; i < CALLS; i++) {
+            all[i] = header;
+            if (round) all[i].msg_controllen = CMSG_SPACE(MOST * sizeof(int));
+            if (i == CALLS - 1) {
+                all[i] = (struct msghdr){.msg_control = one, .msg_controllen = sizeof one};
+                usleep(300000);
+            }
+            CHECK(pthread_create(&calls[i], NULL, crowd_of, &all[i]) == 0);
+        }
+        for (int i = 0; i < 100; i++) {
+            int fd = socket(AF_INET, SOCK_DGRAM, 0);
+            struct address own = loopback_v4(0);
+            if (fd < 0 || bind(fd, &own.any, own.len)) {
+                note("ANOTHER CALL FAILED: %s", errname(errno));
+                through();
+            }
+            if (fd >= 0) close(fd);
+            usleep(5000);
+        }
+        for (int i = 0; i < CALLS; i++) pthread_join(calls[i], NULL);
+    }
+    int caller = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(connect(caller, &at.any, at.len));
+    void *taken;
+    pthread_join(innocent, &taken);
+    if ((long)taken < 0) {
+        note("ACCEPT() FAILED");
+        through();
+    }
+    note("the calls of others are answered");
+    try_all();
+}
+
 /* Sockets until no more are given. */
 static void sockets(void) {
     struct rlimit most;
@@ -245,5 +324,5 @@ static void stall(void) {
     try_all();
 }
 
-ATTACKS({"vectors", vectors}, {"stall", stall}, {"notifications", notifications}, {"held", held}, {"descriptors", descriptors}, {"sockets", sockets},
-        {"lengths", lengths})
+ATTACKS({"vectors", vectors}, {"stall", stall}, {"notifications", notifications}, {"held", held}, {"descriptors", descriptors}, {"crowd", crowd},
+        {"sockets", sockets}, {"lengths", lengths})

@@ -77,6 +77,9 @@ static void waiting(void) {
     for (int i = 0; i < 4; i++) {
         fd[i] = (int)MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
         MUST_FAIL(connect(fd[i], &to.any, to.len), EINPROGRESS);
+        /* Once the first is in the queue that is full, and not only on its way there. */
+        struct pollfd queued = {listener, POLLIN, 0};
+        MUST(poll(&queued, 1, -1));
     }
     int port = kernel_port(listener, "/proc/self/net/tcp");
     close(listener);

@@ -354,6 +354,12 @@ const ATTACKS: &[Attack] = &[
     attack("flood", "notifications", "a flood of calls", SUPERVISOR),
     attack("flood", "held", "calls that wait, 400 at once", SUPERVISOR),
     attack("flood", "descriptors", "descriptors in messages, 253 each", SUPERVISOR),
+    attack(
+        "flood",
+        "crowd",
+        "25,300 descriptors in each of 1024 messages of one call, and calls that wait with 253 in each",
+        SUPERVISOR,
+    ),
     attack("flood", "sockets", "sockets until there are no more", SUPERVISOR),
     attack("flood", "lengths", "huge vectors and lengths", SUPERVISOR),
     attack("flood", "vectors", "vectors of a million buffers in calls that are held", SUPERVISOR),

@@ -1,0 +1,128 @@
+#![forbid(unsafe_code)]
+//! Programs at the limits of what there is: processes, descriptors, room in a listener's queue.
+
+use std::os::unix::fs::chown;
+use std::time::Duration;
+
+use tests::World;
+
+/// Starts processes until the user may have no more, and makes calls for which the supervisor takes threads of its own.
+const NO_MORE_PROCESSES: &str = r#"
+import errno, os, signal, socket, sys
+
+def tried(what, call):
+    try:
+        call()
+        print(what, "done", flush=True)
+    except OSError as e:
+        print(what, errno.errorcode[e.errno], flush=True)
+
+def by_path(at):
+    with socket.socket(socket.AF_UNIX) as l, socket.socket(socket.AF_UNIX) as c:
+        l.bind(at)
+        l.listen()
+        c.connect(at)
+
+def by_port():
+    with socket.socket() as l, socket.socket() as c:
+        l.bind(("127.0.0.1", 0))
+        l.listen()
+        c.connect(l.getsockname())
+
+def outside():
+    with socket.socket() as c:
+        c.connect(("198.18.0.9", 7000))
+
+children = []
+try:
+    while True:
+        child = os.fork()
+        if not child:
+            signal.pause()
+        children.append(child)
+except BlockingIOError:
+    print("no more", flush=True)
+for n in range(5):
+    tried("by path", lambda: by_path(f"{sys.argv[1]}/full-{n}"))
+    tried("by port", by_port)
+    tried("outside", outside)
+for child in children:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+tried("afterwards by path", lambda: by_path(f"{sys.argv[1]}/afterwards"))
+tried("afterwards by port", by_port)
+"#;
+
+#[test]
+fn no_more_processes() {
+    let Some(world) = World::as_root("limit-processes") else {
+        eprintln!("skipped: needs root, to run as a user whose processes are nobody else's");
+        return;
+    };
+    let user = 50_000 + std::process::id() % 10_000;
+    let place = world.make_dir("place", 0o700);
+    chown(&place, Some(user), Some(user)).unwrap();
+    let limited =
+        format!("#!/bin/sh\nexec setpriv --reuid={user} --regid={user} --clear-groups prlimit --nproc=64 \"$@\"\n");
+    let limited = world.write_mode("limited", limited, 0o755);
+    let sipbox = world.run(&["--as", "x"], "python3").behind(limited, "--");
+    let sipbox = sipbox.env("XDG_RUNTIME_DIR", &place).env("HOME", &place).cwd(&place);
+    let done = sipbox.args(["-c", NO_MORE_PROCESSES]).arg(&place).finish().success();
+    let done = done.says("no more").says("afterwards by path done").says("afterwards by port done");
+    for word in ["panicked", "defect"] {
+        assert!(!done.stderr.contains(word), "{}", done.stderr);
+    }
+    // Natively there is nothing to start for these calls; here what cannot be started is said as for a process.
+    for what in ["by path", "by port"] {
+        let said: Vec<&str> = done.stdout.lines().filter_map(|l| l.strip_prefix(what)).collect();
+        assert_eq!(said.len(), 5, "{}", done.stdout);
+        assert!(said.iter().all(|l| matches!(*l, " done" | " EAGAIN")), "{}", done.stdout);
+    }
+}
+
+/// Threads wait in connect() for a full listener; meanwhile others connect to one that is not full: how long that takes, in ms.
+const A_QUEUE_THAT_IS_FULL: &str = r#"
+import os, socket, sys, threading, time
+
+def listener(at, backlog):
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(at)
+    s.listen(backlog)
+    return s
+
+full, idle = f"{sys.argv[1]}/full", f"{sys.argv[1]}/idle"
+kept = [listener(full, 0), listener(idle, 100)]
+for n in range(1 + int(sys.argv[2])):
+    s = socket.socket(socket.AF_UNIX)
+    kept.append(s)
+    if n == 0:
+        s.connect(full)
+    else:
+        threading.Thread(target=lambda s=s: s.connect(full), daemon=True).start()
+# Till all of them are in their calls.
+def waiting():
+    calls = [open(f"/proc/self/task/{t}/syscall").read() for t in os.listdir("/proc/self/task")]
+    return sum(c.startswith("42 ") for c in calls)
+while waiting() < int(sys.argv[2]):
+    time.sleep(0.2)
+took = []
+for n in range(11):
+    with socket.socket(socket.AF_UNIX) as s:
+        started = time.monotonic()
+        s.connect(idle)
+        took.append((time.monotonic() - started) * 1000)
+print("took", int(sorted(took)[5]), flush=True)
+os._exit(0)
+"#;
+
+#[test]
+fn who_waits_for_a_full_listener_waits_alone() {
+    let world = World::new("limit-queue");
+    let place = world.make_dir("place", 0o755);
+    let run = world.run(&[], "python3").args(["-c", A_QUEUE_THAT_IS_FULL]).arg(&place).arg("600");
+    let done = run.finish_within(Duration::from_secs(120)).success();
+    let took = done.stdout.lines().find_map(|l| l.strip_prefix("took ")?.parse::<u32>().ok());
+    // Some timer ticks on a machine with nothing else to do; not one tick (1 to 10 ms) for each of them.
+    assert!(took.is_some_and(|took| took < 1000), "{}", done.stdout);
+    assert_eq!(done.stderr, "");
+}
