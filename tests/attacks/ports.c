@@ -3,10 +3,22 @@
 
 static int udp(void) { return (int)MUST(socket(AF_INET, SOCK_DGRAM, 0)); }
 
+/* At a port that is nobody's at any address of this machine: else no service could take it afterwards. */
 static struct address bound(int fd) {
-    struct address mine = loopback_v4(0);
-    MUST(bind(fd, &mine.any, mine.len));
-    return local_of(fd);
+    int type;
+    socklen_t size = sizeof type;
+    MUST(getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size));
+    for (;;) {
+        int everywhere = (int)MUST(socket(AF_INET, type, 0));
+        struct address any = any_v4(0), mine;
+        MUST(bind(everywhere, &any.any, any.len));
+        any = local_of(everywhere);
+        close(everywhere);
+        mine = loopback_v4(port_of(&any));
+        if (bind(fd, &mine.any, mine.len) == 0) return local_of(fd);
+        /* Somebody was quicker. */
+        CHECK(errno == EADDRINUSE);
+    }
 }
 
 /* The port that the kernel knows this socket by. */
