@@ -227,8 +227,25 @@ impl Drop for Networks {
 fn ask(broker: &OwnedFd, net: Net, [family, kind, protocol]: [i32; 3], count: i32) -> io::Result<Vec<OwnedFd>> {
     let words = [i32::from(net == Net::Peers), family, kind, protocol, count];
     let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
-    socket::send(broker.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL)?;
-    take(broker)
+    uninterrupted(|| socket::send(broker.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL))?;
+    take(broker).inspect_err(|e| {
+        // What it answers too late is not to be taken for the answer to the next question.
+        if e.raw_os_error() == Some(libc::ETIMEDOUT) {
+            let _ = socket::shutdown(broker.as_raw_fd(), socket::Shutdown::Both);
+        }
+    })
+}
+
+/// The watchdog interrupts who waits for a broker that cannot run for a while: the answer comes all the same, and belongs to this question.
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    let end = Instant::now() + ANSWER_WITHIN;
+    loop {
+        match call() {
+            Err(nix::Error::EINTR) if Instant::now() < end => {}
+            Err(nix::Error::EINTR | nix::Error::EAGAIN) => return Err(nix::Error::ETIMEDOUT),
+            other => return other,
+        }
+    }
 }
 
 /// One of those that the broker has given.
@@ -238,14 +255,13 @@ fn one(mut of: Vec<OwnedFd>) -> io::Result<OwnedFd> {
 
 /// What the broker answers: descriptors, or an errno with words.
 fn take(broker: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
+    // Waits until it is there, or the broker is gone.
+    uninterrupted(|| socket::recv(broker.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK))?;
     let mut bytes = [0u8; 256];
     let mut control = cmsg_space!([RawFd; AT_ONCE as usize]);
     let mut slices = [IoSliceMut::new(&mut bytes)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let got = match socket::recvmsg::<()>(broker.as_raw_fd(), &mut slices, Some(&mut control), flags) {
-        Err(nix::Error::EAGAIN) => return Err(nix::Error::ETIMEDOUT.into()),
-        other => other?,
-    };
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let got = socket::recvmsg::<()>(broker.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
     let mut fds = Vec::new();
     for message in got.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = message {

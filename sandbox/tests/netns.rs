@@ -9,25 +9,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{self, Backlog, sockopt};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Uid, fork, setgid, setgroups, setuid};
 use sandbox::diag::DestroyWatch;
 use sandbox::netns::{Net, Networks};
 use sandbox::park::Lot;
-use sandbox::sock;
+use sandbox::{sock, watchdog};
 
 const V4: Ipv4Addr = Ipv4Addr::new(198, 18, 7, 7);
 const V6: Ipv6Addr = Ipv6Addr::new(0xfd51, 0xb0, 0, 0, 0, 0, 0, 7);
 const NOBODY: u32 = 65534;
 
 type Test = fn(&Arc<Networks>);
-const TESTS: [(&str, Test); 5] = [
+const TESTS: [(&str, Test); 6] = [
     ("what_is_dialled_is_reached", what_is_dialled_is_reached),
     ("a_parked_connect_fails_when_told", a_parked_connect_fails_when_told),
     ("datagrams_have_their_own_addresses", datagrams_have_their_own_addresses),
     ("nothing_else_is_reached", nothing_else_is_reached),
     ("the_kernel_tells_of_the_program_s_sockets_only", the_kernel_tells_of_the_program_s_sockets_only),
+    ("a_broker_that_cannot_run_for_a_while_is_waited_for", a_broker_that_cannot_run_for_a_while_is_waited_for),
 ];
 
 fn main() {
@@ -201,6 +203,29 @@ fn nothing_else_is_reached(networks: &Arc<Networks>) {
     let listener = listeners.first().unwrap();
     assert_eq!((listener.local, listener.peer), ("0.0.0.0:80".parse().unwrap(), None));
     assert!(!listeners.iter().any(|e| e.local.port() == port), "{listeners:?}");
+}
+
+/// As on a busy machine; the watchdog interrupts whoever waits meanwhile.
+fn a_broker_that_cannot_run_for_a_while_is_waited_for(networks: &Arc<Networks>) {
+    watchdog::start().unwrap();
+    watchdog::enlist();
+    let stopped = Duration::from_millis(1500);
+    for _ in 0..2 {
+        kill(networks.broker(), Signal::SIGSTOP).unwrap();
+        let asks = networks.clone();
+        let goes_on = std::thread::spawn(move || {
+            std::thread::sleep(stopped);
+            kill(asks.broker(), Signal::SIGCONT).unwrap();
+        });
+        let began = Instant::now();
+        watchdog::within_step(true);
+        let (one, other) = (networks.udp(Net::Program, false), networks.tcp(Net::Peers, false));
+        watchdog::within_step(false);
+        assert!(began.elapsed() >= stopped / 2);
+        // Each is what was asked for.
+        assert!(networks.owns(one.unwrap().as_fd()) && !networks.owns(other.unwrap().as_fd()));
+        goes_on.join().unwrap();
+    }
 }
 
 fn the_kernel_tells_of_the_program_s_sockets_only(networks: &Arc<Networks>) {
