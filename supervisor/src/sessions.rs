@@ -271,8 +271,8 @@ impl Sessions {
     /// A flow to a socket of `callee` that is known to be there, at once. `None`: [`Sessions::open`] finds out.
     pub fn open_early(
         &self,
-        supervisor: &Supervisor,
-        callee: &Callee,
+        supervisor: &Arc<Supervisor>,
+        callee: &Arc<Callee>,
         label: Label,
         source: SocketAddrV4,
         seen_as: SocketAddr,

@@ -171,3 +171,79 @@ fn relayed_ends_move() {
 fn data_channels_move() {
     ends_move("moving-channels", Signalling::Hub, [Kind::Masquerade, Kind::Masquerade], "datachannel");
 }
+
+/// Says a word on each of its connections, and sends back what comes.
+const ECHOES: &str = "
+import socket, sys, threading
+listener = socket.create_server(('0.0.0.0', int(sys.argv[1])), backlog=100)
+print('listening on', flush=True)
+def echo(s):
+    with s:
+        s.sendall(b'.')
+        while data := s.recv(100): s.sendall(data)
+while True:
+    threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
+";
+
+/// Connects without a pause, four times at once, says a word and hears two, until a line comes; says from time to time how many connections it were.
+const CONNECTS: &str = "
+import socket, sys, threading, time
+count, ended = [0] * 4, threading.Event()
+def connect(n):
+    while not ended.is_set():
+        try:
+            with socket.create_connection((sys.argv[1], int(sys.argv[2])), 60) as s:
+                s.sendall(b'!')
+                said = s.makefile('rb').read(2)
+                assert said == b'.!', said
+        except Exception as e:
+            print('failed', repr(e), flush=True)
+        count[n] += 1
+for n in range(4): threading.Thread(target=connect, args=(n,)).start()
+threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True).start()
+while not ended.is_set():
+    print('made', sum(count), flush=True)
+    ended.wait(0.1)
+";
+
+/// What was promised to a program in the moment before an end moves is kept: it is connected, and is not reset because the peer is silent for a while.
+#[test]
+fn connections_of_the_moment_before_are_kept() {
+    let test = "moving-promised";
+    if !lab::possible(test) {
+        return;
+    }
+    let world = World::new(test);
+    let lab = Lab::new([Kind::Masquerade, Kind::Masquerade]);
+    let registrar = Registrar::start(&world, &lab, Signalling::Hub);
+    let _coturn = Coturn::start(&world, &lab, Accounts::LongTerm);
+    let called = registrar.run(&world, &lab, 1, "bob", &["--flow", "quic"], "python3").args(["-c", ECHOES, "7000"]);
+    let mut called = called.start();
+    called.wait_for("listening on");
+    let flags = ["--flow", "quic", "--to", &registrar.aor("bob")];
+    let caller = registrar.run(&world, &lab, 0, "alice", &flags, "python3");
+    let mut caller = caller.args(["-c", CONNECTS, ANYWHERE, "7000"]).talk().start();
+    let made = |caller: &Process| -> u64 {
+        let out = caller.stdout();
+        out.lines().filter_map(|line| line.strip_prefix("made ")?.parse().ok()).next_back().unwrap_or_default()
+    };
+    let goes_on = |what: &str, caller: &Process| {
+        let (started, before) = (Instant::now(), made(caller));
+        until(&format!("connections after {what}"), || (made(caller) >= before + 50).then_some(()));
+        println!("{what}: 50 connections later after {:.1?}", started.elapsed());
+        assert!(!caller.stdout().contains("failed"), "{what}: {}\n{}", caller.stdout(), caller.stderr());
+    };
+    goes_on("the start", &caller);
+    for round in 0..2 {
+        new_address(&lab, 1, 78 + round);
+        goes_on("a new address of the called", &caller);
+        new_address(&lab, 0, 78 + round);
+        goes_on("a new address of the caller", &caller);
+    }
+    // Which takes longer than the silence after which a peer is asked whether he is there.
+    new_mapping(&lab, 1, 33);
+    goes_on("new mappings of the called's router", &caller);
+    caller.say("\n");
+    let done = caller.wait().success();
+    assert!(!done.stderr.contains("a reset"), "{}", done.stderr);
+}

@@ -72,6 +72,14 @@ pub struct Peer {
     tls: Mutex<Option<(bool, Instant)>>,
 }
 
+/// Of a peer that said nothing for a while.
+pub(super) enum Heard {
+    /// He is heard again, or has the same session still.
+    Again,
+    /// There is another session with him.
+    Another,
+}
+
 enum Established {
     Encrypted(Arc<Trunk>),
     /// A flow of this socket alone.
@@ -111,6 +119,12 @@ impl Plan {
             Some(Encrypted::Tls) if works => Ok(Plan { direct: false, encrypted: vec![Encrypted::Tls], clear: false }),
             _ => Err(self),
         }
+    }
+
+    /// What carries many sockets.
+    fn of_trunk(callee: &Callee) -> Plan {
+        let encrypted = callee.flows.encrypted.iter().copied().filter(|kind| *kind != Encrypted::Tls).collect();
+        Plan { direct: false, encrypted, clear: false }
     }
 
     fn is_empty(&self) -> bool {
@@ -280,8 +294,11 @@ impl Links {
     ) -> Result<Option<Flow>, Failure> {
         let (asked, words) = (Instant::now(), Mutex::new(None));
         let say = || {
-            if let Some(words) = words.lock().take() {
-                crate::say::say!("{words}");
+            let words = words.lock().take();
+            match (words, wanted.aside) {
+                (words, Some(kept)) => *kept.lock() = words,
+                (Some(words), None) => crate::say::say!("{words}"),
+                (None, None) => {}
             }
         };
         let failure = {
@@ -336,6 +353,24 @@ impl Links {
                 Err(failure)
             }
         }
+    }
+
+    /// Nothing comes from the peer by `trunk` any more, in which a stream waits for his word: is he there as he was?
+    pub(super) async fn hear(
+        self: &Arc<Links>,
+        supervisor: &Arc<Supervisor>,
+        agent: &Agent,
+        peer: &Arc<Peer>,
+        trunk: &Arc<Trunk>,
+        wanted: Wanted<'_>,
+    ) -> Result<Heard, Failure> {
+        let plan = Plan::of_trunk(wanted.callee);
+        if let Some(flow) = self.call_again(supervisor, agent, peer, trunk, wanted, &plan).await? {
+            // It was not offered.
+            supervisor.sessions.close(flow.session);
+        }
+        let is_another = peer.trunk.lock().await.as_ref().is_some_and(|now| !Arc::ptr_eq(now, trunk));
+        Ok(if is_another { Heard::Another } else { Heard::Again })
     }
 
     /// The connection that whoever shows this has set up, or is setting up. `None`: nothing of the kind is known here.

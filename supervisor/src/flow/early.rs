@@ -2,17 +2,19 @@
 
 use std::net::SocketAddrV4;
 use std::os::fd::AsFd;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use policy::Encrypted;
 use sipcore::agent::{Label, SessionId};
 use sipcore::flow::{OpenError, Opening};
+use sipcore::message::Uri;
 use tokio::net::TcpStream;
 
 use super::Links;
-use super::caller::{key, refusal};
+use super::caller::{Heard, Peer, Wanted, key, refusal};
 use super::pump::{self, Untaken};
-use super::trunk::Trunk;
+use super::trunk::{Held, Trunk};
 use crate::sessions::{Callee, Flow};
 use crate::supervisor::Supervisor;
 
@@ -21,8 +23,8 @@ impl Links {
     /// `None`: [`Links::open`] finds out.
     pub fn open_early(
         self: &Arc<Links>,
-        supervisor: &Supervisor,
-        callee: &Callee,
+        supervisor: &Arc<Supervisor>,
+        callee: &Arc<Callee>,
         opening: Opening,
         source: SocketAddrV4,
     ) -> Option<Flow> {
@@ -39,41 +41,116 @@ impl Links {
         let session = SessionId::next();
         supervisor.sessions.note(session);
         supervisor.sessions.note_party(session, &callee.uri);
-        let kind = held.trunk().link.kind();
-        let (links, busy, media, uri) = (self.clone(), self.busy(), gate.address, callee.uri.clone());
+        let (kind, media, busy) = (held.trunk().link.kind(), gate.address, self.busy());
+        let promised = Promised { supervisor: supervisor.clone(), peer, callee: callee.clone(), opening, source };
         // The runtime is woken once, by the connection: what the program has written by then goes out with the opening of the stream.
         gate.begin(source, session, move |socket| {
             tokio::spawn(async move {
-                if let Err(why) = carry(&links, held.trunk(), socket, opening).await {
-                    say_reset(opening.label, &uri, &why);
+                if let Err(why) = promised.carry(held, socket).await {
+                    say_reset(opening.label, &promised.callee.uri, &why);
                 }
-                drop((held, busy));
+                drop(busy);
             });
         });
         Some(Flow { session, media, kind })
     }
 }
 
-/// A socket of the program that was connected at once: its stream, and its bytes.
-///
-/// # Errors
-/// Why the peer has not taken the stream.
-async fn carry(links: &Links, trunk: &Trunk, socket: TcpStream, opening: Opening) -> Result<(), Untaken> {
-    let stream = match trunk.link.open_early(opening) {
-        Some(stream) => Ok(stream),
-        None => trunk.link.open(opening, false).await,
-    };
-    match stream {
-        Ok(stream) => pump::pump(socket, stream, &trunk.link, links.ending.subscribe()).await,
-        Err(why) => {
-            let _ = sandbox::sock::reset_on_close(socket.as_fd());
-            Err(match why {
-                // By his program: a reset like any other.
-                OpenError::Reset => return Ok(()),
-                OpenError::Refused(status) => Untaken::Refused(status),
-                why => Untaken::Never(why.to_string()),
-            })
+/// A socket of the program that was connected at once.
+struct Promised {
+    supervisor: Arc<Supervisor>,
+    peer: Arc<Peer>,
+    callee: Arc<Callee>,
+    opening: Opening,
+    /// Physical address of the program's socket.
+    source: SocketAddrV4,
+}
+
+impl Promised {
+    /// Its stream, and its bytes.
+    ///
+    /// # Errors
+    /// Why the peer has not taken the stream.
+    async fn carry(&self, held: Held, socket: TcpStream) -> Result<(), Untaken> {
+        let link = &held.trunk().link;
+        let ending = self.supervisor.sessions.links.ending.subscribe();
+        let unheard = match link.open_early(self.opening) {
+            Some(stream) => match pump::pump_promised(socket, stream, link, ending, self.gone(held.trunk())).await {
+                Err(Untaken::Unheard(socket)) => socket,
+                ended => return ended,
+            },
+            None => match link.open(self.opening, false).await {
+                Ok(stream) => return pump::pump(socket, stream, link, ending).await,
+                Err(OpenError::Silent) => {
+                    let gone = self.gone(held.trunk()).await;
+                    if let Err(why) = gone {
+                        return reset(&socket, why);
+                    }
+                    socket
+                }
+                Err(why) => return reset(&socket, why),
+            },
+        };
+        Box::pin(self.again(held, unheard)).await
+    }
+
+    /// Ends when the peer says nothing, and is not there any more as he was: there is another session with him, or (an error) none. As long as he is
+    /// there he may take his time: he moves, or is busy.
+    async fn gone(&self, trunk: &Arc<Trunk>) -> Result<(), OpenError> {
+        loop {
+            trunk.link.silent().await;
+            match Box::pin(self.ask(trunk)).await {
+                Ok(Heard::Again) => {}
+                Ok(Heard::Another) => return Ok(()),
+                Err(why) => return Err(why),
+            }
         }
+    }
+
+    async fn ask(&self, trunk: &Arc<Trunk>) -> Result<Heard, OpenError> {
+        let sessions = &self.supervisor.sessions;
+        let target = Uri::from_str(&self.callee.uri).map_err(|_| OpenError::Silent)?;
+        let agent = sessions.started_agent().await.ok_or(OpenError::Silent)?;
+        let words = parking_lot::Mutex::default();
+        let wanted = Wanted {
+            callee: &self.callee,
+            target: &target,
+            label: self.opening.label,
+            source: self.source,
+            seen_as: self.opening.virtual_source,
+            aside: Some(&words),
+        };
+        sessions.links.hear(&self.supervisor, &agent, &self.peer, trunk, wanted).await.map_err(|_| {
+            tracing::debug!(words = words.lock().take(), "a peer that says nothing is not reached by a call either");
+            OpenError::Silent
+        })
+    }
+
+    /// In the session that there is now: nothing of what the program wrote was sent yet.
+    async fn again(&self, held: Held, socket: TcpStream) -> Result<(), Untaken> {
+        let now = self.peer.trunk.lock().await.as_ref().map(Trunk::hold);
+        let Some(now) = now.filter(|now| !Arc::ptr_eq(now.trunk(), held.trunk())) else {
+            return reset(&socket, OpenError::Silent);
+        };
+        drop(held);
+        match now.trunk().link.open(self.opening, true).await {
+            Ok(stream) => {
+                let ending = self.supervisor.sessions.links.ending.subscribe();
+                pump::pump(socket, stream, &now.trunk().link, ending).await
+            }
+            Err(why) => reset(&socket, why),
+        }
+    }
+}
+
+/// The program can be told no other way.
+fn reset(socket: &TcpStream, why: OpenError) -> Result<(), Untaken> {
+    let _ = sandbox::sock::reset_on_close(socket.as_fd());
+    match why {
+        // By the peer's program: a reset like any other.
+        OpenError::Reset => Ok(()),
+        OpenError::Refused(status) => Err(Untaken::Refused(status)),
+        why => Err(Untaken::Never(why.to_string())),
     }
 }
 
@@ -82,6 +159,7 @@ pub(super) fn say_reset(label: Label, uri: &str, why: &Untaken) {
     let why = match why {
         Untaken::Refused(status) => refusal(*status).1,
         Untaken::Never(why) => why.clone(),
+        Untaken::Unheard(_) => OpenError::Silent.to_string(),
     };
     crate::say::say!("{label} of {uri}: {why} (a reset to the program)");
 }

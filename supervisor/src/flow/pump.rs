@@ -1,6 +1,7 @@
 //! Between a TCP socket of the program and a stream of a connection: FIN is FIN, a reset is a reset, and who does not read holds up who writes.
 
 use std::fmt;
+use std::future::pending;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::pin;
@@ -24,6 +25,7 @@ impl fmt::Display for Broken {
             Broken::Peer(why) => write!(f, "the peer's end: {why}"),
             Broken::Refused(status) => write!(f, "the peer refused with {status}"),
             Broken::Untaken(why) => f.write_str(why),
+            Broken::Gone => f.write_str("the peer was started again"),
             Broken::NoReader => f.write_str("nobody reads any more"),
         }
     }
@@ -50,17 +52,21 @@ enum Broken {
     Refused(u16),
     /// Nor will he; why.
     Untaken(String),
+    /// He is there no more, but there is another session with him.
+    Gone,
     /// The run ends, and nobody reads.
     NoReader,
 }
 
-/// Why a stream was not taken that was opened before the peer was asked. The program has seen a reset.
+/// Why a stream was not taken that was opened before the peer was asked.
 #[derive(Debug)]
 pub enum Untaken {
-    /// The peer refused, with this status.
+    /// The peer refused, with this status. The program has seen a reset.
     Refused(u16),
-    /// He never said a word of it; why, for the user.
+    /// He never said a word of it; why, for the user. The program has seen a reset.
     Never(String),
+    /// There is another session with him, and the program has not written anything: its socket can be joined to a stream of that one.
+    Unheard(TcpStream),
 }
 
 impl From<sipcore::flow::Broken> for Broken {
@@ -78,21 +84,36 @@ impl From<sipcore::flow::Broken> for Broken {
 /// # Errors
 /// Why the peer has not taken a stream that was opened before he was asked.
 pub async fn pump(
-    mut socket: TcpStream,
+    socket: TcpStream,
     stream: Stream,
     link: &Link,
     ending: watch::Receiver<bool>,
 ) -> Result<(), Untaken> {
+    pump_promised(socket, stream, link, ending, pending()).await
+}
+
+/// The same of a stream that the peer was not asked for. `gone` ends when he will not take it any more, or (an error) cannot.
+///
+/// # Errors
+/// Why the peer has not taken it.
+pub async fn pump_promised(
+    mut socket: TcpStream,
+    stream: Stream,
+    link: &Link,
+    ending: watch::Receiver<bool>,
+    gone: impl Future<Output = Result<(), OpenError>>,
+) -> Result<(), Untaken> {
+    let mut said = false;
     let _ = socket.set_nodelay(true);
     short::own(&socket);
     let (mut brake, mut backlog) = (link.brake(stream.id()), link.backlog(stream.id()));
     let Stream { mut send, mut receive } = stream;
     let outcome = {
         let (mut reader, writer) = socket.split();
-        let mut down = pin!(downwards(writer, &mut receive, &mut backlog, link, ending));
+        let mut down = pin!(downwards(writer, &mut receive, &mut backlog, gone, ending));
         let (mut up_ended, mut down_ended, mut down_whole) = (false, false, false);
         let ended = {
-            let mut up = pin!(upwards(&mut reader, &mut send, &mut brake, link));
+            let mut up = pin!(upwards(&mut reader, (&mut send, &mut said), &mut brake, link));
             loop {
                 let ended = tokio::select! {
                     ended = &mut up, if !up_ended => { up_ended = true; ended }
@@ -131,6 +152,11 @@ pub async fn pump(
         Ok(false) => drop(send.stopped().await),
         // A close with something unread, or what the program writes after it, would take back what is in the queue.
         Ok(true) => rest::delivered(&socket).await,
+        Err(Broken::Gone) if !said => {
+            receive.stop();
+            send.reset();
+            return Err(Untaken::Unheard(socket));
+        }
         Err(why) => {
             tracing::debug!(%why, "a stream was reset");
             if matches!(why, Broken::NoReader) {
@@ -143,6 +169,9 @@ pub async fn pump(
             }
             match why {
                 Broken::Refused(status) => return Err(Untaken::Refused(status)),
+                Broken::Gone => {
+                    return Err(Untaken::Never(format!("{why}; what was written may have been read before")));
+                }
                 Broken::Untaken(why) => return Err(Untaken::Never(why)),
                 _ => {}
             }
@@ -151,7 +180,13 @@ pub async fn pump(
     Ok(())
 }
 
-async fn upwards(from: &mut ReadHalf<'_>, to: &mut SendStream, brake: &mut Brake, link: &Link) -> Result<(), Broken> {
+/// `said`: the program has written something.
+async fn upwards(
+    from: &mut ReadHalf<'_>,
+    (to, said): (&mut SendStream, &mut bool),
+    brake: &mut Brake,
+    link: &Link,
+) -> Result<(), Broken> {
     let mut stopped = pin!(to.stopped());
     let (mut buffer, mut piece, mut much) = (BytesMut::new(), PIECE[0], false);
     loop {
@@ -203,7 +238,7 @@ async fn upwards(from: &mut ReadHalf<'_>, to: &mut SendStream, brake: &mut Brake
         if count == room {
             piece = (2 * piece).min(PIECE[1]);
         }
-        much = count >= MUCH;
+        (*said, much) = (true, count >= MUCH);
         to.write(buffer.split().freeze()).await?;
         drop(turn);
         link.written();
@@ -225,7 +260,7 @@ async fn downwards(
     mut to: WriteHalf<'_>,
     from: &mut RecvStream,
     backlog: &mut Backlog,
-    link: &Link,
+    gone: impl Future<Output = Result<(), OpenError>>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Broken> {
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
@@ -237,7 +272,7 @@ async fn downwards(
     tokio::select! {
         biased;
         taken = from.taken() => taken?,
-        () = link.silent() => return Err(Broken::Untaken(OpenError::Silent.to_string())),
+        why = gone => return Err(why.map_or_else(|why| Broken::Untaken(why.to_string()), |()| Broken::Gone)),
     }
     loop {
         let count = tokio::select! {
