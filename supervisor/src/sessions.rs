@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::os::fd::BorrowedFd;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -17,11 +18,13 @@ use sipcore::agent::{
 };
 use sipcore::flow::Opening as Asked;
 use sipcore::message::Uri;
+use tokio::sync::oneshot;
 
 use crate::flow::{Links, Settings, Wanted};
 use crate::identity::{Identity, user_of};
 use crate::progress::{self, Waiting};
 use crate::supervisor::Supervisor;
+use crate::table::Cookie;
 use crate::{flow, hub, inbound};
 
 /// How many different things are explained to the user in one run: the program must not fill the memory with them.
@@ -45,6 +48,8 @@ pub struct Flow {
     pub media: SocketAddrV4,
     /// What carries the bytes, in words for the trace.
     pub kind: &'static str,
+    /// Of datagrams: what the peer has sent already is delivered when this is dropped, once the program's socket knows him.
+    pub _hears: Option<oneshot::Sender<()>>,
 }
 
 /// Why there is no flow; the words have been said on stderr.
@@ -77,6 +82,8 @@ pub struct Party {
     /// What carries the bytes of one socket alone: direct, tls, clear. `None`: the session has an encrypted connection for many sockets, or is a
     /// flow in one.
     pub own: Option<&'static str>,
+    /// This process's own TCP socket to the peer, where the bytes of the program's pass it.
+    pub far: Option<Cookie>,
 }
 
 /// The sessions of one run.
@@ -339,7 +346,7 @@ impl Sessions {
             SocketAddr::V4(media) if is_exact(media, wanted.source, wanted.label.proto) => {
                 self.note(session);
                 self.note_own(session, &wanted.callee.uri, "direct");
-                Ok(Flow { session, media, kind: "direct flow" })
+                Ok(Flow { session, media, kind: "direct flow", _hears: None })
             }
             elsewhere => {
                 agent.bye(session);
@@ -365,12 +372,19 @@ impl Sessions {
 
     /// Says with whom a session is.
     pub fn note_party(&self, session: SessionId, peer: &str) {
-        self.parties.lock().insert(session, Party { peer: peer.to_owned(), own: None });
+        self.parties.lock().insert(session, Party { peer: peer.to_owned(), own: None, far: None });
     }
 
     /// Says with whom a session is that one socket has for itself, and by which flow.
     pub fn note_own(&self, session: SessionId, peer: &str, flow: &'static str) {
-        self.parties.lock().insert(session, Party { peer: peer.to_owned(), own: Some(flow) });
+        self.parties.lock().insert(session, Party { peer: peer.to_owned(), own: Some(flow), far: None });
+    }
+
+    /// This is the socket by which the peer of such a session is reached.
+    pub fn note_far(&self, session: SessionId, socket: BorrowedFd<'_>) {
+        if let Some(party) = self.parties.lock().get_mut(&session) {
+            party.far = sandbox::sock::socket_cookie(socket).ok();
+        }
     }
 
     /// All sessions, and with whom each one is.

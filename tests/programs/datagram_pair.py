@@ -1,10 +1,10 @@
-"""datagram_pair.py server PORT | client HOST PORT LOCAL | peer HOST PORT: datagrams of sockets that a server has for one client each.
+"""datagram_pair.py server PORT | client HOST PORT LOCAL | peer HOST PORT | once HOST PORT: datagrams of sockets that a server has for one client each.
 
 The server hears a word from each of its clients on PORT, and answers as it says: "connected": from a socket with the same
 port that is connected to the client (as for DTLS); "other": from a socket with a port of its own, bound to an address,
 that is connected, too, and sends with the address all the same (as for TFTP). The client asks for both, first from port
 LOCAL, and goes on with the address that answered. Peers have the same port, begin both at once, when they are told to by a
-line, and hear each other.
+line, and hear each other. Those of "once" say nothing twice: what is lost is missed.
 """
 
 import select
@@ -95,7 +95,28 @@ def peer(host, port):
             mine.sendto(word, at)
 
 
-if sys.argv[1] == "peer":
+def once(host, port):
+    mine = datagrams()
+    mine.bind(("0.0.0.0", port))
+    at = (socket.gethostbyname(host), port)
+    print("listening on", port, flush=True)
+    for line in sys.stdin:
+        wanted = {line.strip().encode() + b" %d" % number for number in range(20)}
+        for word in sorted(wanted):
+            mine.sendto(word, at)
+        heard, end = set(), time.monotonic() + PATIENCE
+        while heard != wanted:
+            assert select.select([mine], [], [], end - time.monotonic())[0], (line, sorted(wanted - heard))
+            word, source = mine.recvfrom(100)
+            # By data channels nobody's port is told.
+            assert source[0] == at[0], source
+            heard.add(word)
+        print("all heard", flush=True)
+
+
+if sys.argv[1] == "once":
+    once(sys.argv[2], int(sys.argv[3]))
+elif sys.argv[1] == "peer":
     peer(sys.argv[2], int(sys.argv[3]))
 elif sys.argv[1] == "server":
     server(int(sys.argv[2]))

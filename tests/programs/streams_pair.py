@@ -1,10 +1,14 @@
-"""serve PORT | client HOST PORT COUNT: COUNT connections whose bytes are not read before those of another one have all come."""
+"""serve PORT | client HOST PORT COUNT: COUNT connections whose bytes are not read before those of another one have all come.
+stalled HOST PORT COUNT: COUNT connections that are read fast for a while, one after the other, and then not any more; how long another one takes
+before and after, in seconds."""
 import hashlib
 import socket
 import sys
 import threading
+import time
 
 UNREAD, READ = 8 << 20, 64 << 20
+FAST, TIMED = 4 << 20, 128 << 20
 
 
 def pieces(size, name):
@@ -62,7 +66,30 @@ def client(address, count):
     print("all were read", flush=True)
 
 
+def timed(address, name):
+    begun = time.monotonic()
+    check(ask(address, TIMED, name), TIMED, name)
+    return time.monotonic() - begun
+
+
+def stalled(address, count):
+    print("alone", timed(address, 0), flush=True)
+    held = []
+    for name in range(count):
+        connection = ask(address, 1 << 30, name)
+        left = FAST
+        while left:
+            left -= len(connection.recv(min(left, 256 << 10)))
+        # All that its peer may send comes.
+        time.sleep(0.01)
+        held.append(connection)
+    print("beside", count, "stalled ones", timed(address, 1), flush=True)
+    sys.stdin.readline()
+
+
 if sys.argv[1] == "serve":
     serve(int(sys.argv[2]))
+elif sys.argv[1] == "stalled":
+    stalled((sys.argv[2], int(sys.argv[3])), int(sys.argv[4]))
 else:
     client((sys.argv[2], int(sys.argv[3])), int(sys.argv[4]))

@@ -42,6 +42,29 @@ fn unread_streams_hold_nobody_up() {
     drop(server);
 }
 
+/// A peer's programs may stall for ever, with as much as theirs will send, one after the other at full speed: the next one has the whole session.
+#[test]
+fn stalled_streams_stop_no_other() {
+    let world = World::new("streams-stalled");
+    let port = free_port().to_string();
+    let pair = world.program("streams_pair.py");
+    let pair = pair.to_str().unwrap();
+    let server = serve(&world, "python3", &[pair, "serve", &port]);
+    let client = world.run(&["--flow", "quic", "--to", "streams"], "python3");
+    let mut client = client.args([pair, "stalled", ANYWHERE, &port, "300"]).talk().start();
+    let seconds = |line: String| -> f64 { line.rsplit(' ').next().unwrap().parse().unwrap() };
+    let alone = seconds(client.wait_for("alone "));
+    let beside = seconds(client.wait_for("beside 300 stalled ones "));
+    let memory = [&client, &server].map(most_memory);
+    println!("{alone} s alone, {beside} s beside 300 that are stalled; most memory: {memory:?} KiB");
+    assert!(memory.iter().all(|memory| *memory < MEMORY), "{memory:?} KiB");
+    // A tenth of the speed would be that of a window which is all but closed.
+    assert!(beside < 5.0 * alone.max(0.2), "{beside} s, {alone} s alone");
+    client.hang_up();
+    client.wait().success();
+    drop(server);
+}
+
 /// Who writes without pause has the same as the others who do.
 #[test]
 fn streams_take_turns() {

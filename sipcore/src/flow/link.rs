@@ -521,8 +521,8 @@ impl Link {
                 tokio::spawn(self.news.clone().listen(stream));
                 continue;
             }
-            if let Some(pressure) = self.pressure.as_ref().filter(|_| first == [pressure::HOLDS]) {
-                tokio::spawn(pressure.clone().listen(stream));
+            if let Some(pressure) = self.pressure.as_ref().filter(|_| first == [pressure::TAKEN]) {
+                tokio::spawn(pressure.clone().listen(stream, connection.clone()));
                 continue;
             }
             let Ok(Ok(rest)) = timeout(OPEN_WITHIN, stream.read_to_end(LARGEST_DATAGRAM + 8)).await else { continue };

@@ -52,9 +52,9 @@ pub use stream::{Broken, RecvStream, SendStream, Stopped, Stream};
 pub use tcp::{Joined, Listening, Part, Trust};
 pub use tls::{Certificate, CertificateError};
 
-/// The protocol on top of QUIC (ALPN, RFC 7301). The second one has holds, the third one tells changes of what is listened on, in
-/// the fourth one an opener may not wait for the 200.
-pub const ALPN: &[u8] = b"sipbox/4";
+/// The protocol on top of QUIC (ALPN, RFC 7301). The third one tells changes of what is listened on, in the fourth one an opener may not wait
+/// for the 200, the fifth one has windows of streams.
+pub const ALPN: &[u8] = b"sipbox/5";
 /// Error code of RESET_STREAM and STOP_SENDING that stands for a TCP reset.
 pub const RESET: u32 = 1;
 

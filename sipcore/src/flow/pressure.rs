@@ -1,37 +1,53 @@
 //! Streams of one QUIC connection do not stand in each other's way. QUIC's own windows are the connection's: a stream whose program does not read
 //! would use them up, and so would one whose program writes without pause.
 //!
-//! Who receives goes on reading from a stream when its program does not, keeps what comes ([`Backlog`]), and tells the other end to hold it:
+//! So each stream has a window of its own ([`Credit`]): what its writer has sent, and the program at the other end has not taken. It begins small,
+//! grows while that program reads as fast as the path is, and gets nothing more when it does not. Who receives reads on from a stream when its
+//! program does not, and keeps what comes ([`Backlog`]), which is not more than these windows; he tells what the programs take:
 //!
 //! ```text
-//! on a unidirectional stream, opened with the byte 3 (the number of no stream of sockets), for each change:
-//!     2 n + 1: hold the stream n        2 n: go on with it        (variable-length integers, RFC 9000 section 16)
+//! on a unidirectional stream, opened with the byte 3 (the number of no stream of sockets), again and again:
+//!     stream n | bytes of n that were taken since it was opened        (variable-length integers, RFC 9000 section 16)
 //! ```
-//! Who sends writes in turns ([`Pressure::turn`]), and stops where it is held ([`Brake`]). An end that does not stop fills the windows
-//! of its own connection: more than [`MOST`] and the window is never kept.
+//! Who sends writes in turns ([`Brake::turn`]). An end that sends more than that fills the windows of its own connection: more than [`MOST`] and
+//! the window is never kept.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use quinn::Connection;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
-use super::open;
+use super::{open, tls};
 
-/// The first byte of a stream of holds.
-pub(super) const HOLDS: u8 = 3;
-/// Bytes that are kept for all programs that do not read, before only little more is kept for each.
-const BUDGET: usize = 32 << 20;
-/// A stream is held when it has this part of what is left of them, but never with less than that.
-const PART: usize = 16;
-const LEAST: usize = 16 << 10;
-/// Nothing more is read, then, for a program that has something to read. What is on its way to held streams is part of it.
-const MOST: usize = 2 * BUDGET;
+/// The first byte of a stream that tells what was taken.
+pub(super) const TAKEN: u8 = 3;
+/// Bytes that all streams together may have sent, and programs not taken, before each has only [`LEAST`].
+const POOL: u64 = 64 << 20;
+/// Of what the others have left of it a stream may have this part.
+const PART: u64 = 2;
+/// The window of a stream: at first (more than a busy machine has in the way on a short path), and at least, whatever the others have.
+const FIRST: u64 = 2 << 20;
+const LEAST: u64 = 32 << 10;
+/// It is doubled when all of it was taken within so many round trips.
+const QUICK: u32 = 4;
+/// No round trip is taken to be shorter: what was taken is told less often ([`OFTEN`]), and on a busy machine somebody has to run first.
+const SHORTEST: Duration = Duration::from_millis(2);
+/// With less room than this nothing is written.
+const PIECE: u64 = 4 << 10;
+/// So much is taken before it is told; with [`PIECE`] less than [`LEAST`].
+const STEP: u64 = 8 << 10;
+/// Between two times that it is told, while little is kept: then windows are no smaller than a path is long.
+const OFTEN: Duration = Duration::from_millis(1);
+/// What honest senders can make an end keep. Nothing more is read, then, for a program that has something to read.
+const MOST: u64 = POOL + LEAST * tls::STREAMS as u64;
+/// All that was sent is taken, or thrown away: the largest number there is.
+const ALL: u64 = (1 << 62) - 1;
 
 /// A program that reads again so soon was not away.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -42,13 +58,15 @@ const TURN: [usize; 2] = [16 << 10, 64 << 10];
 
 /// What the streams of one connection ask of each other.
 pub(super) struct Pressure {
-    /// Bytes that are kept for programs.
+    /// Bytes that are kept for programs of this end.
     kept: AtomicUsize,
-    /// What the other end is to be told: streams to be held, or not any more.
-    untold: Mutex<HashMap<u64, bool>>,
+    /// What the other end is to be told: of each stream, how much was taken.
+    untold: Mutex<HashMap<u64, u64>>,
     changed: Notify,
-    /// Streams of this end that write, and whether the other end holds them.
-    brakes: Mutex<HashMap<u64, watch::Sender<bool>>>,
+    /// Streams that this end writes, and those whose end the other end's programs have not read yet.
+    credits: Mutex<HashMap<u64, Arc<Credit>>>,
+    /// Bytes of all of them that were sent, and not taken.
+    outstanding: AtomicU64,
     /// Given to one after the other, in the order of their coming.
     turns: Semaphore,
     /// Only one of those who write much waits among those who write little.
@@ -57,13 +75,39 @@ pub(super) struct Pressure {
     waiting: AtomicUsize,
 }
 
+/// The window of a stream.
+struct Credit {
+    state: Mutex<State>,
+    /// There may be more room.
+    changed: Notify,
+}
+
+struct State {
+    sent: u64,
+    taken: u64,
+    window: u64,
+    /// What had been taken when it was last looked at how fast that goes, and when that was.
+    since: (u64, Instant),
+    /// The writer has waited for room since.
+    waited: bool,
+    /// Its writer has nothing more.
+    finished: bool,
+}
+
+impl State {
+    fn outstanding(&self) -> u64 {
+        self.sent - self.taken
+    }
+}
+
 impl Pressure {
     pub fn new() -> Arc<Pressure> {
         Arc::new(Pressure {
             kept: AtomicUsize::new(0),
             untold: Mutex::default(),
             changed: Notify::new(),
-            brakes: Mutex::default(),
+            credits: Mutex::default(),
+            outstanding: AtomicU64::new(0),
             turns: Semaphore::new(1),
             much: Semaphore::new(1),
             waiting: AtomicUsize::new(0),
@@ -84,11 +128,14 @@ impl Pressure {
                     Some(stream) => stream,
                     none => {
                         let mut opened = connection.open_uni().await.ok()?;
-                        opened.write_all(&[HOLDS]).await.ok()?;
+                        opened.write_all(&[TAKEN]).await.ok()?;
                         none.insert(opened)
                     }
                 };
                 stream.write_chunk(words).await.ok()?;
+                if self.kept() < POOL / 4 {
+                    tokio::time::sleep(OFTEN).await;
+                }
             }
         };
         tokio::select! {
@@ -100,45 +147,82 @@ impl Pressure {
     /// What was not told yet.
     fn words(&self) -> Bytes {
         let mut words = BytesMut::new();
-        for (stream, hold) in self.untold.lock().drain() {
-            open::put_varint(&mut words, 2 * stream + u64::from(hold));
+        for (stream, taken) in self.untold.lock().drain() {
+            open::put_varint(&mut words, stream);
+            open::put_varint(&mut words, taken);
         }
         words.freeze()
     }
 
     /// Listens to the other end, after the first byte, until the stream ends.
-    pub async fn listen(self: Arc<Pressure>, mut stream: quinn::RecvStream) {
+    pub async fn listen(self: Arc<Pressure>, mut stream: quinn::RecvStream, connection: Connection) {
         let mut heard = Bytes::new();
         while let Ok(Some(chunk)) = stream.read_chunk(4096, true).await {
             let mut all = BytesMut::from(&*heard);
             all.extend_from_slice(&chunk.bytes);
             heard = all.freeze();
-            self.hear(&mut heard);
+            self.hear(&mut heard, Instant::now(), connection.rtt());
         }
     }
 
     /// Takes whole words off.
-    fn hear(&self, heard: &mut Bytes) {
-        while let Some(word) = open::get_varint(heard) {
+    fn hear(&self, heard: &mut Bytes, now: Instant, round_trip: Duration) {
+        loop {
+            let mut rest = heard.clone();
+            let Some((stream, taken)) = open::get_varint(&mut rest).zip(open::get_varint(&mut rest)) else { return };
+            *heard = rest;
             // Streams that have ended meanwhile are nobody's.
-            if let Some(brake) = self.brakes.lock().get(&(word / 2)) {
-                brake.send_replace(word % 2 == 1);
+            let credit = self.credits.lock().get(&stream).cloned();
+            if let Some(credit) = credit {
+                self.taken(stream, &credit, taken, now, round_trip);
             }
         }
     }
 
-    fn want(&self, stream: u64, hold: bool) {
-        self.untold.lock().insert(stream, hold);
+    fn taken(&self, stream: u64, credit: &Credit, taken: u64, now: Instant, round_trip: Duration) {
+        let mut state = credit.state.lock();
+        let taken = taken.clamp(state.taken, state.sent);
+        self.outstanding.fetch_sub(taken - state.taken, Ordering::Relaxed);
+        state.taken = taken;
+        let (before, since) = state.since;
+        if taken - before >= state.window {
+            if state.waited && now.saturating_duration_since(since) <= QUICK * round_trip.max(SHORTEST) {
+                state.window = (2 * state.window).min(POOL);
+            }
+            (state.since, state.waited) = ((taken, now), false);
+        }
+        let is_over = state.finished && state.outstanding() < STEP;
+        drop(state);
+        if is_over {
+            self.forget(stream);
+        }
+        credit.changed.notify_one();
+    }
+
+    fn forget(&self, stream: u64) {
+        if let Some(credit) = self.credits.lock().remove(&stream) {
+            self.outstanding.fetch_sub(credit.state.lock().outstanding(), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that may be written now. `None`: too few.
+    fn room(&self, credit: &Credit) -> Option<usize> {
+        let mut state = credit.state.lock();
+        let own = state.outstanding();
+        let others = self.outstanding.load(Ordering::Relaxed).saturating_sub(own);
+        let share = (POOL.saturating_sub(others) / PART).max(LEAST);
+        let room = state.window.min(share).saturating_sub(own);
+        state.waited |= room < PIECE;
+        if room < PIECE { None } else { usize::try_from(room).ok() }
+    }
+
+    fn want(&self, stream: u64, taken: u64) {
+        self.untold.lock().insert(stream, taken);
         self.changed.notify_one();
     }
 
-    fn kept(&self) -> usize {
-        self.kept.load(Ordering::Relaxed)
-    }
-
-    /// With this much a stream is held.
-    fn limit(&self) -> usize {
-        (BUDGET.saturating_sub(self.kept()) / PART).max(LEAST)
+    fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed) as u64
     }
 
     /// Waits for the turn of a stream that has something to write.
@@ -183,33 +267,65 @@ pub struct Turn<'a> {
 /// Of a stream that is written to.
 pub struct Brake {
     /// None of a data channel, which has a bound of its own.
-    of: Option<(Arc<Pressure>, u64, watch::Receiver<bool>)>,
+    of: Option<(Arc<Pressure>, u64, Arc<Credit>)>,
 }
 
 impl Brake {
     pub(super) fn new(pressure: Option<&Arc<Pressure>>, stream: u64) -> Brake {
         let of = pressure.map(|pressure| {
-            let (held, told) = watch::channel(false);
-            pressure.brakes.lock().insert(stream, held);
-            (pressure.clone(), stream, told)
+            let state =
+                State { sent: 0, taken: 0, window: FIRST, since: (0, Instant::now()), waited: false, finished: false };
+            let credit = Arc::new(Credit { state: Mutex::new(state), changed: Notify::new() });
+            pressure.credits.lock().insert(stream, credit.clone());
+            (pressure.clone(), stream, credit)
         });
         Brake { of }
     }
 
-    /// Waits until the other end's program reads, and the other streams have had their turns. `much`: it is one of those that always have a
+    /// Waits until the other end's program has taken enough, and the other streams have had their turns. `much`: it is one of those that always have a
     /// whole piece to write; who has little need not wait for all of them.
-    pub async fn turn(&mut self, much: bool) -> Turn<'_> {
-        let Some((pressure, _, held)) = &mut self.of else { return Turn { most: TURN[1], _permits: [None, None] } };
-        // The sender lives as long as this does.
-        let _ = held.wait_for(|held| !held).await;
-        pressure.turn(much).await
+    pub async fn turn(&self, much: bool) -> Turn<'_> {
+        let Some((pressure, _, credit)) = &self.of else { return Turn { most: TURN[1], _permits: [None, None] } };
+        let room = loop {
+            match pressure.room(credit) {
+                Some(room) => break room,
+                None => credit.changed.notified().await,
+            }
+        };
+        let mut turn = pressure.turn(much).await;
+        turn.most = turn.most.min(room);
+        turn
+    }
+
+    /// So many bytes are written.
+    pub fn sent(&self, count: usize) {
+        let Some((pressure, _, credit)) = &self.of else { return };
+        let mut state = credit.state.lock();
+        if state.outstanding() == 0 {
+            // Nobody waited for anything.
+            state.since = (state.taken, Instant::now());
+        }
+        state.sent += count as u64;
+        pressure.outstanding.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// The end is written: what was sent has still to be taken.
+    pub fn finish(&self) {
+        if let Some((_, _, credit)) = &self.of {
+            credit.state.lock().finished = true;
+        }
     }
 }
 
 impl Drop for Brake {
     fn drop(&mut self) {
-        if let Some((pressure, stream, _)) = &self.of {
-            pressure.brakes.lock().remove(stream);
+        let Some((pressure, stream, credit)) = &self.of else { return };
+        let lasts = {
+            let state = credit.state.lock();
+            state.finished && state.outstanding() >= STEP
+        };
+        if !lasts {
+            pressure.forget(*stream);
         }
     }
 }
@@ -219,22 +335,27 @@ pub struct Backlog {
     data: VecDeque<u8>,
     /// None of a data channel, of which nothing is kept.
     of: Option<(Arc<Pressure>, u64)>,
-    held: bool,
+    /// Bytes that the program has, and what of them was told.
+    taken: u64,
+    told: u64,
+    /// All has come.
+    ended: bool,
 }
 
 impl Backlog {
     pub(super) fn new(pressure: Option<&Arc<Pressure>>, stream: u64) -> Backlog {
-        Backlog { data: VecDeque::new(), of: pressure.map(|pressure| (pressure.clone(), stream)), held: false }
+        let of = pressure.map(|pressure| (pressure.clone(), stream));
+        Backlog { data: VecDeque::new(), of, taken: 0, told: 0, ended: false }
     }
 
     /// After how long what comes is to be kept, when the program does not read. `None`: nothing is kept of this kind of stream.
     pub fn patience(&self) -> Option<Duration> {
-        self.of.as_ref().map(|(pressure, _)| if pressure.kept() < BUDGET / 2 { PATIENCE } else { PATIENCE / 10 })
+        self.of.as_ref().map(|(pressure, _)| if pressure.kept() < POOL / 2 { PATIENCE } else { PATIENCE / 10 })
     }
 
     /// Whether there is room for more.
     pub fn has_room(&self) -> bool {
-        self.of.as_ref().is_some_and(|(pressure, _)| self.data.len() < LEAST || pressure.kept() < MOST)
+        self.of.as_ref().is_some_and(|(pressure, _)| (self.data.len() as u64) < LEAST || pressure.kept() < MOST)
     }
 
     /// Nothing waits for the program.
@@ -245,12 +366,8 @@ impl Backlog {
     /// Keeps more.
     pub fn push(&mut self, data: &[u8]) {
         self.data.extend(data);
-        if let Some((pressure, stream)) = &self.of {
+        if let Some((pressure, _)) = &self.of {
             pressure.kept.fetch_add(data.len(), Ordering::Relaxed);
-            if !self.held && self.data.len() >= pressure.limit() {
-                self.held = true;
-                pressure.want(*stream, true);
-            }
         }
     }
 
@@ -268,146 +385,38 @@ impl Backlog {
             // Memory that is kept for what comes no more.
             self.data = VecDeque::new();
         }
-        if let Some((pressure, stream)) = &self.of {
+        if let Some((pressure, _)) = &self.of {
             pressure.kept.fetch_sub(count, Ordering::Relaxed);
-            if self.held && self.data.len() <= pressure.limit() / 2 {
-                self.held = false;
-                pressure.want(*stream, false);
-            }
         }
+        self.passed(count);
+    }
+
+    /// The program has so many bytes that were not kept.
+    pub fn passed(&mut self, count: usize) {
+        self.taken += count as u64;
+        if let Some((pressure, stream)) = self.of.as_ref().filter(|_| self.taken - self.told >= STEP) {
+            self.told = self.taken;
+            pressure.want(*stream, self.taken);
+        }
+    }
+
+    /// All has come.
+    pub fn end(&mut self) {
+        self.ended = true;
     }
 }
 
 impl Drop for Backlog {
     fn drop(&mut self) {
-        if let Some((pressure, _)) = &self.of {
+        if let Some((pressure, stream)) = &self.of {
             pressure.kept.fetch_sub(self.data.len(), Ordering::Relaxed);
+            // The other end has forgotten the stream if less is missing.
+            if !self.ended || self.taken + self.data.len() as u64 - self.told >= STEP {
+                pressure.want(*stream, ALL);
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What one end says is heard by the other.
-    fn deliver(from: &Pressure, to: &Pressure) {
-        // In pieces, as it may come.
-        let mut heard = Bytes::new();
-        for byte in from.words() {
-            let mut all = BytesMut::from(&*heard);
-            all.extend_from_slice(&[byte]);
-            heard = all.freeze();
-            to.hear(&mut heard);
-        }
-        assert!(heard.is_empty());
-    }
-
-    fn is_held(brake: &Brake) -> bool {
-        brake.of.as_ref().is_some_and(|(_, _, held)| *held.borrow())
-    }
-
-    #[test]
-    fn a_program_that_does_not_read_holds_its_own_stream() {
-        let (near, far) = (Pressure::new(), Pressure::new());
-        let streams = [0, 4, 16384];
-        let brakes = streams.map(|stream| Brake::new(Some(&near), stream));
-        let mut backlogs = streams.map(|stream| Backlog::new(Some(&far), stream));
-        let piece = vec![7; 64 << 10];
-        let mut kept = 0;
-        while !backlogs[2].held {
-            assert!(backlogs[2].has_room());
-            backlogs[2].push(&piece);
-            kept += piece.len();
-        }
-        assert!((1 << 20..=BUDGET / PART).contains(&kept), "{kept}");
-        deliver(&far, &near);
-        assert_eq!([false, false, true], [0, 1, 2].map(|n| is_held(&brakes[n])));
-        // What is on its way comes still.
-        backlogs[2].push(&piece);
-        kept += piece.len();
-        backlogs[0].push(b"a little");
-        deliver(&far, &near);
-        assert!(!is_held(&brakes[0]));
-        // The program reads again.
-        while is_held(&brakes[2]) {
-            assert!(kept > 0);
-            backlogs[2].taken(piece.len());
-            kept -= piece.len();
-            deliver(&far, &near);
-        }
-        assert!(kept > LEAST / 2);
-        drop(backlogs);
-        assert_eq!(far.kept(), 0);
-        drop(brakes);
-        assert!(near.brakes.lock().is_empty());
-        // A word for a stream that has ended.
-        far.want(4, true);
-        deliver(&far, &near);
-    }
-
-    #[test]
-    fn programs_that_do_not_read_keep_a_bounded_memory_busy() {
-        let pressure = Pressure::new();
-        let mut backlogs: Vec<Backlog> = (0..4096).map(|n| Backlog::new(Some(&pressure), 4 * n)).collect();
-        // One after the other, each until it is held.
-        for backlog in &mut backlogs {
-            while !backlog.held {
-                assert!(backlog.has_room());
-                backlog.push(&[0; 4096]);
-            }
-        }
-        assert!(pressure.kept() <= BUDGET + 4096 * LEAST, "{}", pressure.kept());
-        // The other end does not listen.
-        let mut unread = Backlog::new(Some(&pressure), 4 * 4096);
-        while unread.has_room() {
-            unread.push(&[0; 4096]);
-        }
-        assert_eq!(unread.data.len(), LEAST);
-        // Who reads is not stopped by that.
-        unread.taken(LEAST);
-        assert!(unread.has_room());
-    }
-
-    #[tokio::test]
-    async fn turns_are_taken_in_order() {
-        let pressure = Pressure::new();
-        let first = pressure.turn(true).await;
-        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        // Those who write much come first, and again and again.
-        for n in 0..1000 {
-            let (pressure, tell) = (pressure.clone(), tell.clone());
-            tokio::spawn(async move {
-                let rounds = if n < 990 { 3 } else { 1 };
-                for _ in 0..rounds {
-                    let turn = pressure.turn(n < 990).await;
-                    tell.send(n).unwrap();
-                    drop(turn);
-                }
-            });
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(first.most, TURN[1]);
-        assert_eq!(pressure.waiting.load(Ordering::Relaxed), 990);
-        drop((first, tell));
-        let mut order = Vec::new();
-        while let Some(n) = told.recv().await {
-            order.push(n);
-        }
-        let (little, much): (Vec<usize>, Vec<usize>) = order.iter().partition(|n| **n >= 990);
-        assert_eq!(little, (990..1000).collect::<Vec<_>>());
-        assert!(order.iter().position(|n| *n == 999).unwrap() <= 12, "{order:?}");
-        assert_eq!(pressure.waiting.load(Ordering::Relaxed), 0);
-        // In rounds, each of which has all.
-        for round in much.chunks(990) {
-            assert_eq!(round, (0..990).collect::<Vec<_>>());
-        }
-    }
-
-    #[tokio::test]
-    async fn data_channels_are_not_held() {
-        drop(Brake::new(None, 1000).turn(true).await);
-        let backlog = Backlog::new(None, 1000);
-        assert!(backlog.patience().is_none() && !backlog.has_room());
-    }
-}
+mod tests;

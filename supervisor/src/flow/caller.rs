@@ -74,9 +74,9 @@ pub struct Peer {
 
 /// Of a peer that said nothing for a while.
 pub(super) enum Heard {
-    /// He is heard again, or has the same session still.
+    /// He is heard again, or is there as he was.
     Again,
-    /// There is another session with him.
+    /// Another run has his name, and there is a session with that one.
     Another,
 }
 
@@ -369,7 +369,9 @@ impl Links {
             // It was not offered.
             supervisor.sessions.close(flow.session);
         }
-        let is_another = peer.trunk.lock().await.as_ref().is_some_and(|now| !Arc::ptr_eq(now, trunk));
+        // Each run has a certificate of its own. One that is the same has perhaps moved, and its old session goes on by another path.
+        let now = peer.trunk.lock().await.as_ref().map(|now| now.fingerprint);
+        let is_another = now.is_some_and(|now| now != trunk.fingerprint);
         Ok(if is_another { Heard::Another } else { Heard::Again })
     }
 
@@ -602,22 +604,28 @@ impl Links {
         let opening = Opening { label: wanted.label, virtual_source: wanted.seen_as };
         let stream = trunk.link.open(opening, patient).await?;
         let kind = trunk.link.kind();
-        let (session, media) = match wanted.label.proto {
+        match wanted.label.proto {
             Proto::Tcp => {
                 let gate = self.gate.get_or_try_init(|| async { gate::Gate::open(supervisor) }).await.map_err(io)?;
-                return Ok(self.join(supervisor, gate, held, stream, wanted.label, (wanted.callee, wanted.source)));
+                Ok(self.join(supervisor, gate, held, stream, wanted.label, (wanted.callee, wanted.source)))
             }
             Proto::Udp => {
                 let (session, ended) = self.begin();
                 supervisor.sessions.note(session);
                 supervisor.sessions.note_party(session, &wanted.callee.uri);
-                let (socket, address) = datagrams::stand_in(supervisor, wanted.source).map_err(io)?;
-                trunk.attach(stream.id(), socket.clone());
-                tokio::spawn(datagrams::carry(supervisor.clone(), session, held, stream, socket, ended));
-                (session, address)
+                let (socket, media) = datagrams::stand_in(supervisor, wanted.source).map_err(io)?;
+                let (number, near) = (stream.id(), socket.clone());
+                let carrying = datagrams::carry(supervisor.clone(), session, held, stream, socket, ended);
+                let (_hears, known) = datagrams::once_known(async move {
+                    trunk.attach(number, near);
+                    // It lasts as long as what holds it.
+                    drop(trunk);
+                    carrying.await;
+                });
+                tokio::spawn(known);
+                Ok(Flow { session, media, kind, _hears })
             }
-        };
-        Ok(Flow { session, media, kind })
+        }
     }
 
     /// The program's socket will come to the gate, and is joined to its stream there.
@@ -648,7 +656,7 @@ impl Links {
             }
             drop((held, busy));
         });
-        Flow { session, media, kind }
+        Flow { session, media, kind, _hears: None }
     }
 }
 

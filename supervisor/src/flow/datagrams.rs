@@ -39,6 +39,18 @@ pub fn stand_in(supervisor: &Supervisor, program: SocketAddrV4) -> std::io::Resu
 /// Datagrams of a peer that has ended the flow are delivered for this long.
 const LATE: Duration = Duration::from_millis(500);
 
+/// Begins with `carrying` when what is returned is dropped: the program's socket knows the peer then. What comes before is not for somebody unknown.
+pub fn once_known(
+    carrying: impl Future<Output = ()> + Send,
+) -> (Option<oneshot::Sender<()>>, impl Future<Output = ()>) {
+    let (hears, known) = oneshot::channel::<()>();
+    let known = async move {
+        let _ = known.await;
+        carrying.await;
+    };
+    (Some(hears), known)
+}
+
 /// Carries datagrams until the program closes its socket (`ended`), or the peer the flow.
 pub fn carry(
     supervisor: Arc<Supervisor>,

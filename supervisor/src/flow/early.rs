@@ -52,7 +52,7 @@ impl Links {
                 drop(busy);
             });
         });
-        Some(Flow { session, media, kind })
+        Some(Flow { session, media, kind, _hears: None })
     }
 }
 
@@ -94,8 +94,8 @@ impl Promised {
         Box::pin(self.again(held, unheard)).await
     }
 
-    /// Ends when the peer says nothing, and is not there any more as he was: there is another session with him, or (an error) none. As long as he is
-    /// there he may take his time: he moves, or is busy.
+    /// Ends when the peer says nothing, and is there no more: another run is reached instead, or (an error) none. As long as he is there he may take
+    /// his time: he moves, or is busy.
     async fn gone(&self, trunk: &Arc<Trunk>) -> Result<(), OpenError> {
         loop {
             trunk.link.silent().await;
@@ -126,7 +126,7 @@ impl Promised {
         })
     }
 
-    /// In the session that there is now: nothing of what the program wrote was sent yet.
+    /// In the session that there is now: the program has written nothing yet.
     async fn again(&self, held: Held, socket: TcpStream) -> Result<(), Untaken> {
         let now = self.peer.trunk.lock().await.as_ref().map(Trunk::hold);
         let Some(now) = now.filter(|now| !Arc::ptr_eq(now.trunk(), held.trunk())) else {

@@ -170,8 +170,10 @@ pub async fn call_clear(
                     supervisor.sessions.note_own(session, &wanted.callee.uri, "clear");
                     let ended = links.begin_as(session);
                     let outer = datagrams::Outer { socket, sipbox: remote.sipbox };
-                    tokio::spawn(datagrams::carry_clear(supervisor.clone(), session, near, outer, ended));
-                    Outcome::Stands(Flow { session, media, kind: "flow in the clear" })
+                    let carrying = datagrams::carry_clear(supervisor.clone(), session, near, outer, ended);
+                    let (_hears, known) = datagrams::once_known(carrying);
+                    tokio::spawn(known);
+                    Outcome::Stands(Flow { session, media, kind: "flow in the clear", _hears })
                 }
                 Err(e) => failed(e.to_string()),
             }
@@ -195,6 +197,7 @@ async fn join_program(
     };
     supervisor.sessions.note(session);
     supervisor.sessions.note_own(session, &wanted.callee.uri, flow);
+    note_far(supervisor, session, &joined);
     let mut expected = gate.expect(wanted.source);
     let (links, busy, media, supervisor) = (links.clone(), links.busy(), gate.address, supervisor.clone());
     tokio::spawn(async move {
@@ -204,7 +207,15 @@ async fn join_program(
         supervisor.sessions.close(session);
         drop(busy);
     });
-    Ok(Flow { session, media, kind })
+    Ok(Flow { session, media, kind, _hears: None })
+}
+
+fn note_far(supervisor: &Supervisor, session: SessionId, joined: &Joined) {
+    let socket = match joined {
+        Joined::Tls(stream) => stream.io(),
+        Joined::Clear(stream) => stream,
+    };
+    supervisor.sessions.note_far(session, socket.as_fd());
 }
 
 /// Carries bytes until both directions have ended.
@@ -295,10 +306,13 @@ pub async fn accept(supervisor: Arc<Supervisor>, call: IncomingCall, line: Line,
                         _ = given_up => return supervisor.sessions.close(id),
                     };
                     match joined {
-                        Ok(joined) => match called::to_program(&supervisor, endpoint, id).await {
-                            Ok(program) => carry_counted(&links, program, joined).await,
-                            Err(error) => tracing::debug!(%error, "a listener did not take a connection"),
-                        },
+                        Ok(joined) => {
+                            note_far(&supervisor, id, &joined);
+                            match called::to_program(&supervisor, endpoint, id).await {
+                                Ok(program) => carry_counted(&links, program, joined).await,
+                                Err(error) => tracing::debug!(%error, "a listener did not take a connection"),
+                            }
+                        }
                         Err(why) => crate::say::say!("a session of {from} ends: {why}"),
                     }
                     supervisor.sessions.close(id);
@@ -343,6 +357,7 @@ async fn serve_tls(
     if supervisor.options.trace {
         say_connection(from, stream.io());
     }
+    supervisor.sessions.note_far(id, stream.io().as_fd());
     let links = supervisor.sessions.links.clone();
     let program = called::to_program(supervisor, endpoint, id).await;
     let status: u16 = if program.is_ok() { 200 } else { 486 };

@@ -52,7 +52,7 @@ enum Broken {
     Refused(u16),
     /// Nor will he; why.
     Untaken(String),
-    /// He is there no more, but there is another session with him.
+    /// He is there no more, but another run with his name.
     Gone,
     /// The run ends, and nobody reads.
     NoReader,
@@ -65,7 +65,7 @@ pub enum Untaken {
     Refused(u16),
     /// He never said a word of it; why, for the user. The program has seen a reset.
     Never(String),
-    /// There is another session with him, and the program has not written anything: its socket can be joined to a stream of that one.
+    /// Another run has his name now, and the program has not written anything: its socket can be joined to a stream to that one.
     Unheard(TcpStream),
 }
 
@@ -106,14 +106,14 @@ pub async fn pump_promised(
     let mut said = false;
     let _ = socket.set_nodelay(true);
     short::own(&socket);
-    let (mut brake, mut backlog) = (link.brake(stream.id()), link.backlog(stream.id()));
+    let (brake, mut backlog) = (link.brake(stream.id()), link.backlog(stream.id()));
     let Stream { mut send, mut receive } = stream;
     let outcome = {
         let (mut reader, writer) = socket.split();
         let mut down = pin!(downwards(writer, &mut receive, &mut backlog, gone, ending));
         let (mut up_ended, mut down_ended, mut down_whole) = (false, false, false);
         let ended = {
-            let mut up = pin!(upwards(&mut reader, (&mut send, &mut said), &mut brake, link));
+            let mut up = pin!(upwards(&mut reader, (&mut send, &mut said), &brake, link));
             loop {
                 let ended = tokio::select! {
                     ended = &mut up, if !up_ended => { up_ended = true; ended }
@@ -184,7 +184,7 @@ pub async fn pump_promised(
 async fn upwards(
     from: &mut ReadHalf<'_>,
     (to, said): (&mut SendStream, &mut bool),
-    brake: &mut Brake,
+    brake: &Brake,
     link: &Link,
 ) -> Result<(), Broken> {
     let mut stopped = pin!(to.stopped());
@@ -233,12 +233,14 @@ async fn upwards(
             // It is reset only by what it has been told since.
             to.answer().await?;
             to.finish();
+            brake.finish();
             break;
         }
         if count == room {
             piece = (2 * piece).min(PIECE[1]);
         }
         (*said, much) = (true, count >= MUCH);
+        brake.sent(count);
         to.write(buffer.split().freeze()).await?;
         drop(turn);
         link.written();
@@ -284,7 +286,10 @@ async fn downwards(
                 write(&to, &mut chunks[..count], backlog, std::mem::take(&mut fresh)).await.map_err(Broken::Program)?;
                 true
             }
-            None => false,
+            None => {
+                backlog.end();
+                false
+            }
         };
         // The program does not read for the moment.
         while !backlog.is_empty() {
@@ -300,7 +305,10 @@ async fn downwards(
                 count = from.read_many(&mut chunks), if open && backlog.has_room() => {
                     match count? {
                         Some(count) => chunks[..count].iter_mut().for_each(|chunk| backlog.push(&std::mem::take(chunk))),
-                        None => open = false,
+                        None => {
+                            backlog.end();
+                            open = false;
+                        }
                     }
                 }
                 _ = &mut ended => return Err(Broken::NoReader),
@@ -326,7 +334,10 @@ async fn write(to: &WriteHalf<'_>, chunks: &mut [Bytes], backlog: &mut Backlog, 
                 false => to.try_write_vectored(left),
             };
             match written {
-                Ok(count) => IoSlice::advance_slices(&mut left, count),
+                Ok(count) => {
+                    backlog.passed(count);
+                    IoSlice::advance_slices(&mut left, count);
+                }
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
                 Err(_) => {
                     let ready = match backlog.patience() {

@@ -405,7 +405,9 @@ impl Leading {
         let far = far.connect(opened.media).and_then(|()| readable(far.into()));
         match far {
             Ok(far) => {
-                self.network.carry(&self.supervisor, &self.flow, opened.session, near, far).await;
+                let session = opened.session;
+                drop(opened);
+                self.network.carry(&self.supervisor, &self.flow, session, near, far).await;
                 Some(PARTING)
             }
             Err(error) => {

@@ -51,7 +51,7 @@ struct Own {
     peer: String,
     /// direct, tls, clear.
     flow: &'static str,
-    /// Of a direct stream.
+    /// Of a stream.
     rtt: Option<Duration>,
     /// Bytes of the program: sent and received. `None`: only the kernel moves them, and it does not count datagrams.
     bytes: Option<(u64, u64)>,
@@ -91,7 +91,7 @@ impl Report {
         connections.truncate(MOST);
         let of_one = parties.iter().filter_map(|(id, party)| {
             let socket = sockets.iter().find(|socket| socket.session == Some(*id));
-            Some((socket, party.peer.clone(), party.own?))
+            Some((socket, party.far, party.peer.clone(), party.own?))
         });
         let own = own(of_one.take(MOST).collect(), supervisor.physical.into());
         Report {
@@ -242,18 +242,20 @@ impl Report {
     }
 }
 
-/// What is known of the sessions of one socket each, with that socket, if it is known, the peer and the flow. `physical`: where this process has
-/// its own ends.
-fn own(sessions: Vec<(Option<&Socket>, String, &'static str)>, physical: IpAddr) -> Vec<Own> {
-    let streams: HashSet<Cookie> = sessions.iter().filter_map(|(socket, ..)| socket.as_ref()?.stream).collect();
+/// What is known of the sessions of one socket each, with that socket, if it is known, this process's own one to the peer, if there is one, the peer
+/// and the flow. `physical`: where this process has its ends to the program.
+fn own(sessions: Vec<(Option<&Socket>, Option<Cookie>, String, &'static str)>, physical: IpAddr) -> Vec<Own> {
+    let sockets = sessions.iter().flat_map(|(socket, far, ..)| [socket.as_ref().and_then(|s| s.stream), *far]);
+    let streams: HashSet<Cookie> = sockets.flatten().collect();
     let counted = diag::counted(&streams).unwrap_or_else(|error| {
         tracing::warn!(%error, "the kernel does not tell what it has counted");
         Default::default()
     });
-    let one = |(socket, peer, flow): (Option<&Socket>, String, _)| {
+    let one = |(socket, far, peer, flow): (Option<&Socket>, Option<Cookie>, String, _)| {
         let stream = socket.and_then(|socket| counted.get(&socket.stream?));
         // One that ends at this process has the round trip to this process.
-        let far = stream.filter(|s| flow == "direct" && canonical(s.peer).ip() != physical);
+        let direct = stream.filter(|s| flow == "direct" && canonical(s.peer).ip() != physical);
+        let far = far.and_then(|far| counted.get(&far)).or(direct);
         let bytes = socket.and_then(|socket| socket.moved).or(stream.map(|s| (s.sent, s.received)));
         Own { peer, flow, rtt: far.and_then(|s| s.rtt), bytes }
     };
