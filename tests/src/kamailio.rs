@@ -47,6 +47,15 @@ impl Kamailio {
         Kamailio::launch(world, "kamailio", &config, at, Some(&lab.public))
     }
 
+    /// The same, and it tells those who register of a TURN server: the value of a Link header (RFC 8288).
+    pub fn start_with_relay(world: &World, lab: &Lab, users: &[&str], relay: &str) -> Kamailio {
+        let at = SocketAddr::from((PUBLIC, 5060));
+        let config = Kamailio::configured(Algorithm::Sha256, users, &[at])
+            .replace("#!KAMAILIO\n", "#!KAMAILIO\n#!define WITH_RELAY\n")
+            .replace("@RELAY@", &relay.replace('"', "\\\""));
+        Kamailio::launch(world, "kamailio", &config, at, Some(&lab.public))
+    }
+
     /// The same, with the media of every session led through the lab's rtpengine, as session border controllers do.
     pub fn start_sbc(world: &World, lab: &Lab, algorithm: Algorithm, users: &[&str]) -> Kamailio {
         let at = SocketAddr::from((PUBLIC, 5060));

@@ -220,3 +220,44 @@ fn a_relay_over_tls() {
     let refused = refused.complains(&format!("there is no connection to the TURN server at {PUBLIC}:5349"));
     assert!(refused.code() != 0 && refused.stderr.contains("certificate"), "{}", refused.stderr);
 }
+
+/// The registrar names a TURN server that is spoken to by TLS, and a password for it: nobody has to name one, also where nothing but TCP gets out.
+#[test]
+fn a_registrar_names_a_relay_over_tls() {
+    if !lab::possible("a_registrar_names_a_relay_over_tls") {
+        return;
+    }
+    let world = World::new("relays-link");
+    let lab = Lab::new([Kind::UdpBlocked, Kind::Symmetric]);
+    let coturn = Coturn::start_tls(&world, &lab, &format!("IP:{PUBLIC}"));
+    let (user, password) = (Coturn::USER, Coturn::PASSWORD);
+    let at = format!("turns:{PUBLIC}:{}?transport=tcp", Coturn::TLS_PORT);
+    let link = format!(r#"<{at}>; rel="ice-server"; username="{user}"; credential="{password}""#);
+    let link = format!(r#"{link}; credential-type="password""#);
+    let kamailio = Kamailio::start_with_relay(&world, &lab, &["alice", "bob"], &link);
+    let (home, ca) = (kamailio.registrar(true), certificate::authority(&world).display().to_string());
+    let run = |side: usize, more: &[&str], program: &str| {
+        let user = ["alice", "bob"][side];
+        let aor = kamailio.aor(user);
+        let flags = [&["--trace", "--registrar", &home, "--as", &aor], more].concat();
+        let run = world.run(&flags, program).inside(&lab.sides[side].host);
+        run.env("SIPBOX_PASSWORD", Kamailio::password(user))
+    };
+    let to = kamailio.aor("bob");
+    let trusting = ["--tls-ca", &ca];
+    let mut called = run(1, &trusting, "static-echo").args(["7000", "1"]).start();
+    called.wait_for("listening on");
+    let caller = run(0, &[&trusting[..], &["--to", &to]].concat(), "static-client");
+    let done = caller.args([ANYWHERE, "7000", "@200000"]).finish();
+    assert_eq!(done.code(), 0, "{}\n--- called\n{}\n--- coturn\n{}", done.stderr, called.stderr(), coturn.log());
+    assert!(done.stderr.contains(": relayed, "), "{}", done.stderr);
+    called.wait().success();
+
+    // Its certificate is for somebody this host does not trust: that is said, and nothing leads there.
+    let mut called = run(1, &[], "static-echo").args(["7000", "1"]).start();
+    called.wait_for("listening on");
+    let refused = run(0, &["--to", &to], "static-client").args([ANYWHERE, "7000"]).finish();
+    assert_ne!(refused.code(), 0, "{}", refused.stderr);
+    let refused = refused.complains(&format!("there is no connection to the TURN server at {PUBLIC}:5349"));
+    refused.complains("certificate");
+}
