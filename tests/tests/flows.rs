@@ -454,6 +454,49 @@ fn a_peer_that_is_back_after_a_while_is_heard_again() {
     }
 }
 
+/// Another build: its flows have another name (ALPN), and so has its SIP. These are bytes of the program: all that has to differ.
+fn another_build(world: &World) -> std::path::PathBuf {
+    let mut program = std::fs::read(world.sipbox_path()).unwrap();
+    const NAME: &[u8] = b"sipbox/";
+    let (mut flows, mut sip) = (0, 0);
+    for at in 0..program.len() - NAME.len() {
+        match program[at..].strip_prefix(NAME).and_then(<[u8]>::first) {
+            // The version of the program.
+            Some(b'0') => (sip, program[at + NAME.len()]) = (sip + 1, b'7'),
+            Some(b'1'..=b'9') => (flows, program[at + NAME.len()]) = (flows + 1, b'0'),
+            _ => {}
+        }
+    }
+    assert!(flows > 0 && sip > 0, "{flows} names of flows, {sip} of the program");
+    let path = world.write("another-sipbox", program);
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+/// Two builds whose encrypted flows differ: both ends say so, what each of them is, and what to do; whoever calls.
+#[test]
+fn builds_whose_flows_differ_say_so() {
+    let world = World::new("flow-builds");
+    let (this, other) = (world.sipbox_path().to_owned(), another_build(&world));
+    let run = |sipbox: &std::path::Path, flags: &[&str]| {
+        world.native(&sipbox.to_string_lossy()).args(["run", "--flow", "quic"]).args(flags).arg("--")
+    };
+    for (caller, called, name) in [(&this, &other, "later"), (&other, &this, "earlier")] {
+        let port = free_port().to_string();
+        let mut server = run(called, &["--as", name]).arg(world.program("static-echo")).arg(&port).start();
+        server.wait_for("listening on");
+        let done = run(caller, &["--to", name]).arg(world.program("static-client")).args([ANYWHERE, &port]).finish();
+        assert_ne!(done.code(), 0, "{}", done.stderr);
+        until("the called end to say it", || server.stderr().contains("another version").then_some(()));
+        for (said, own) in [(&done.stderr, caller), (&server.stderr(), called)] {
+            let [mine, theirs] = if own == &this { ["sipbox/0.", "sipbox/7."] } else { ["sipbox/7.", "sipbox/0."] };
+            assert!(said.contains("the other end is of another version of sipbox"), "{said}");
+            assert!(said.contains(&format!("run the same sipbox on both ends: this one is {mine}")), "{said}");
+            assert!(said.contains(&format!("and the peer says that it is {theirs}")), "{said}");
+        }
+    }
+}
+
 /// The words of one test on the wire: looked for in every packet.
 const SECRET: &str = "the quick brown fox of sipbox jumps over the router";
 
