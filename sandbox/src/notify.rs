@@ -311,9 +311,13 @@ impl Reply {
             newfd: 0,
             newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
         };
-        // SAFETY: the kernel reads one seccomp_notif_addfd; `fd` is open for the length of the call.
-        let n =
-            unsafe { libc::ioctl(self.listener.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw const request) };
+        // It waits until the caller has run, however long that takes on a busy machine. Interrupted, the kernel takes the descriptor back, but not the
+        // answer (SECCOMP_ADDFD_FLAG_SEND; kernel/seccomp.c, seccomp_notify_addfd): the caller would get 0.
+        let add = || {
+            // SAFETY: the kernel reads one seccomp_notif_addfd; `fd` is open for the length of the call.
+            unsafe { libc::ioctl(self.listener.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw const request) }
+        };
+        let n = crate::watchdog::undisturbed(add);
         if n < 0 { Err(Errno::last()) } else { Ok(n) }
     }
 
@@ -327,7 +331,10 @@ impl Reply {
         self.answered = true;
         let mut response = libc::seccomp_notif_resp { id: self.id, val, error, flags };
         // SAFETY: the kernel reads one seccomp_notif_resp. ENOENT means that the caller died: nothing is owed then.
-        unsafe { libc::ioctl(self.listener.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
+        let mut send =
+            || unsafe { libc::ioctl(self.listener.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
+        // Interrupted while others answer: it was not sent.
+        while send() < 0 && Errno::last() == Errno::EINTR {}
     }
 }
 

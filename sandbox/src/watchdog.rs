@@ -81,6 +81,19 @@ pub fn within_step(begins: bool) {
     });
 }
 
+/// Does what this thread's steps have to wait for, and what no signal may end.
+#[inline]
+pub fn undisturbed<T>(act: impl FnOnce() -> T) -> T {
+    let in_step = THIS.with(|this| this.get().is_some_and(|this| this.steps.load(Ordering::Relaxed) % 2 != 0));
+    if !in_step {
+        return act();
+    }
+    within_step(false);
+    let done = act();
+    within_step(true);
+    done
+}
+
 /// What was seen of a thread within a step: the step, and how often the thread had gone to sleep (proc_pid_status(5)).
 type Seen = (Pid, u64, u64);
 
@@ -135,6 +148,19 @@ mod tests {
         let began = Instant::now();
         assert_eq!(std::thread::scope(|s| s.spawn(|| read(true, &reader)).join().unwrap()), (-1, Some(libc::EINTR)));
         assert!(began.elapsed() >= PATIENCE);
+        // Nor what is not to be disturbed within one.
+        let (reader, writer) = io::pipe().unwrap();
+        let waits = std::thread::spawn(move || {
+            enlist();
+            within_step(true);
+            let mut byte = 0u8;
+            // SAFETY: one byte is written to.
+            undisturbed(|| unsafe { libc::read(reader.as_raw_fd(), (&raw mut byte).cast(), 1) })
+        });
+        std::thread::sleep(LOOK * 4);
+        assert!(!waits.is_finished());
+        drop(writer);
+        assert_eq!(waits.join().unwrap(), 0);
         // Outside of a step nobody is disturbed.
         let (reader, writer) = io::pipe().unwrap();
         let waits = std::thread::spawn(move || read(false, &reader));
