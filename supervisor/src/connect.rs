@@ -200,7 +200,7 @@ fn connect_peer(
     }
     let label = Label { proto: Proto::Tcp, port: ends.peer.port() };
     if let Some(flow) = supervisor.sessions.open_early(supervisor, &callee, label, bound.physical, ends.local) {
-        call.flow(|| format!("{}, at once", flow.kind));
+        call.flow(|| flow.kind.to_owned());
         return connect_standing(call, target, ends, (flow, &attempt), nonblocking);
     }
     let connecting = Connecting { callee, target, ends, bound, attempt };

@@ -8,7 +8,7 @@ import threading
 import time
 
 UNREAD, READ = 8 << 20, 64 << 20
-FAST, TIMED = 4 << 20, 128 << 20
+FAST, TIMED = 2 << 20, 64 << 20
 
 
 def pieces(size, name):

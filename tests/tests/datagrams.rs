@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Connected UDP sockets over the life of their peers: what they send is not trapped, and has to get through all the same.
 
-use tests::{Process, World};
+use tests::{Process, World, free_port};
 
 /// Echoes with its name in front, from one socket.
 const SERVER: &str = r#"
@@ -227,5 +227,33 @@ fn datagrams_without_a_byte_arrive_as_such() {
     for flow in ["direct", "quic"] {
         let flags = ["--to", "mirror", "--flow", flow];
         world.run(&flags, "python3").args(["-c", LENGTHS]).finish().success().says("all lengths");
+    }
+}
+
+/// Both ends begin at once by an encrypted flow, and nobody says a word twice: what they send, each before it knows of the other's session, arrives.
+#[test]
+fn datagrams_that_cross_arrive() {
+    for flow in ["quic", "datachannel"] {
+        for round in 0..5 {
+            let world = World::new(&format!("cross-{flow}-{round}"));
+            let script = world.program("datagram_pair.py").to_string_lossy().into_owned();
+            let port = free_port().to_string();
+            let start = |own: &str, other: &str| {
+                let map = format!("other.test:*={other}");
+                let run = world.run(&["--as", own, "--map", &map, "--flow", flow], "python3");
+                let mut peer = run.args([&script, "once", "other.test", &port]).talk().start();
+                peer.wait_for("listening on");
+                peer
+            };
+            let mut both = [start("alice", "games"), start("games", "alice")];
+            for word in ["first\n", "second\n"] {
+                both.iter_mut().for_each(|peer| peer.say(word));
+                both.iter_mut().for_each(|peer| drop(peer.wait_for("all heard")));
+            }
+            for mut peer in both {
+                peer.hang_up();
+                peer.wait().success();
+            }
+        }
     }
 }

@@ -529,34 +529,6 @@ fn datagrams_that_cross() {
     }
 }
 
-/// The same by encrypted flows, and nobody says a word twice: what both ends send in that moment, each before it knows of the other's session, arrives.
-#[test]
-fn datagrams_that_cross_arrive() {
-    for flow in ["quic", "datachannel"] {
-        for round in 0..5 {
-            let world = World::new(&format!("cross-{flow}-{round}"));
-            let script = world.program("datagram_pair.py").to_string_lossy().into_owned();
-            let port = free_port().to_string();
-            let start = |own: &str, other: &str| {
-                let map = format!("other.test:*={other}");
-                let run = world.run(&["--as", own, "--map", &map, "--flow", flow], "python3");
-                let mut peer = run.args([&script, "once", "other.test", &port]).talk().start();
-                peer.wait_for("listening on");
-                peer
-            };
-            let mut both = [start("alice", "games"), start("games", "alice")];
-            for word in ["first\n", "second\n"] {
-                both.iter_mut().for_each(|peer| peer.say(word));
-                both.iter_mut().for_each(|peer| drop(peer.wait_for("all heard")));
-            }
-            for mut peer in both {
-                peer.hang_up();
-                peer.wait().success();
-            }
-        }
-    }
-}
-
 /// TFTP: the answer comes from a port of its own, to which the client connects then.
 #[test]
 fn tftp() {

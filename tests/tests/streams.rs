@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tests::{Process, World, free_port};
+use tests::{Process, World, free_port, within};
 
 /// Any address leads to the peer of `--to`: this one is nobody's.
 const ANYWHERE: &str = "198.18.0.9";
@@ -54,12 +54,15 @@ fn stalled_streams_stop_no_other() {
     let mut client = client.args([pair, "stalled", ANYWHERE, &port, "300"]).talk().start();
     let seconds = |line: String| -> f64 { line.rsplit(' ').next().unwrap().parse().unwrap() };
     let alone = seconds(client.wait_for("alone "));
-    let beside = seconds(client.wait_for("beside 300 stalled ones "));
+    const BESIDE: &str = "beside 300 stalled ones ";
+    let timed = within(Duration::from_secs(180), || client.stdout().contains(BESIDE).then_some(()));
+    assert!(timed.is_some(), "it stands still\n{}", client.stderr());
+    let beside = seconds(client.wait_for(BESIDE));
     let memory = [&client, &server].map(most_memory);
     println!("{alone} s alone, {beside} s beside 300 that are stalled; most memory: {memory:?} KiB");
     assert!(memory.iter().all(|memory| *memory < MEMORY), "{memory:?} KiB");
-    // A tenth of the speed would be that of a window which is all but closed.
-    assert!(beside < 5.0 * alone.max(0.2), "{beside} s, {alone} s alone");
+    // Other programs of a busy machine make a difference of some times; a window that is all but closed would make one of hundreds.
+    assert!(beside < 10.0 * alone.max(0.5), "{beside} s, {alone} s alone");
     client.hang_up();
     client.wait().success();
     drop(server);

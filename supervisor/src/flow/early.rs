@@ -18,6 +18,9 @@ use super::trunk::{Held, Trunk};
 use crate::sessions::{Callee, Flow};
 use crate::supervisor::Supervisor;
 
+/// What carries the bytes, in words for the trace. Only QUIC promises.
+const AT_ONCE: &str = "encrypted flow, at once";
+
 impl Links {
     /// A flow to a socket that the peer is known to listen on, in the connection that stands with him: at once, and without a word of his.
     /// `None`: [`Links::open`] finds out.
@@ -41,7 +44,7 @@ impl Links {
         let session = SessionId::next();
         supervisor.sessions.note(session);
         supervisor.sessions.note_party(session, &callee.uri);
-        let (kind, media, busy) = (held.trunk().link.kind(), gate.address, self.busy());
+        let (media, busy) = (gate.address, self.busy());
         let promised = Promised { supervisor: supervisor.clone(), peer, callee: callee.clone(), opening, source };
         // The runtime is woken once, by the connection: what the program has written by then goes out with the opening of the stream.
         gate.begin(source, session, move |socket| {
@@ -52,7 +55,7 @@ impl Links {
                 drop(busy);
             });
         });
-        Some(Flow { session, media, kind, _hears: None })
+        Some(Flow { session, media, kind: AT_ONCE, _hears: None })
     }
 }
 

@@ -179,14 +179,17 @@ struct Opened {
 
 async fn open(
     supervisor: &Arc<Supervisor>,
-    callee: &Callee,
+    callee: &Arc<Callee>,
     peer: SocketAddr,
     local: SocketAddr,
 ) -> Result<Opened, Failure> {
     let failed = |e: std::io::Error| Failure { errno: errno(e) };
     let label = Label { proto: Proto::Tcp, port: peer.port() };
     let (media, source) = media_socket(supervisor).map_err(failed)?;
-    let flow = supervisor.sessions.open(callee, label, source, local).await?;
+    let flow = match supervisor.sessions.open_early(supervisor, callee, label, source, local) {
+        Some(flow) => flow,
+        None => supervisor.sessions.open(callee, label, source, local).await?,
+    };
     let connected = async {
         sock::connect_nowait(media.as_fd(), &SocketAddr::V4(flow.media)).map_err(errno)?;
         sandbox::ready::connected(media.as_fd()).await
