@@ -68,8 +68,8 @@ pub struct Networks {
     /// SO_NETNS_COOKIE of the program's.
     cookie: u64,
     inspector: Inspector,
-    /// TCP sockets of peers, by IPv4, that nobody has needed yet.
-    spare: Mutex<Vec<OwnedFd>>,
+    /// TCP sockets of peers that nobody has needed yet: of IPv4, of IPv6.
+    spare: [Mutex<Vec<OwnedFd>>; 2],
 }
 
 /// What a process needs to enter the program's network; valid as long as the [`Networks`] are.
@@ -129,7 +129,7 @@ impl Networks {
         let asked = |kind, protocol| one(ask(&broker, Net::Program, [libc::AF_NETLINK, kind, protocol], 1)?);
         let inspector = Inspector::on(asked(libc::SOCK_RAW, libc::NETLINK_SOCK_DIAG)?)?;
         let cookie = sock::netns_cookie(inspector.as_fd())?;
-        Ok(Networks { broker: Mutex::new(broker), pid, user, program, cookie, inspector, spare: Mutex::default() })
+        Ok(Networks { broker: Mutex::new(broker), pid, user, program, cookie, inspector, spare: Default::default() })
     }
 
     /// The broker: a child of this process that is none of the program's.
@@ -159,20 +159,25 @@ impl Networks {
         self.socket(net, family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, libc::IPPROTO_TCP)
     }
 
-    /// As [`Networks::tcp`], for a connection of a peer's to the program: of several that are made at once.
+    /// As [`Networks::tcp`], for a connection of a peer's to the program: one of those that were made in advance, if there is one left.
+    pub fn spare_of_peer(&self, v6: bool) -> Option<OwnedFd> {
+        self.spare[usize::from(v6)].lock().pop()
+    }
+
+    /// As [`Networks::spare_of_peer`], and makes several when there is none. Waits for the broker.
     ///
     /// # Errors
     /// As [`Networks::socket`].
     pub fn of_peer(&self, v6: bool) -> io::Result<OwnedFd> {
-        if v6 {
-            return self.tcp(Net::Peers, true);
+        if let Some(spare) = self.spare_of_peer(v6) {
+            return Ok(spare);
         }
-        let mut spare = self.spare.lock();
-        if spare.is_empty() {
-            let kind = [libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, libc::IPPROTO_TCP];
-            *spare = ask(&self.broker.lock(), Net::Peers, kind, AT_ONCE)?;
-        }
-        spare.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+        let kind = [family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, libc::IPPROTO_TCP];
+        let mut made = ask(&self.broker.lock(), Net::Peers, kind, AT_ONCE)?;
+        let one = made.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.spare[usize::from(v6)].lock().append(&mut made);
+        Ok(one)
     }
 
     /// A new UDP socket, non-blocking.

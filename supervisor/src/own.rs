@@ -10,6 +10,7 @@ mod stream;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -74,6 +75,10 @@ impl Listeners {
         self.known.clear();
         self.changes += 1;
     }
+
+    fn knows(&self, cookie: Cookie) -> bool {
+        self.known.values().any(|listener| listener.cookie == cookie)
+    }
 }
 
 /// The network of one run.
@@ -82,8 +87,9 @@ pub struct Network {
     kept: Mutex<Kept>,
     lots: Mutex<HashMap<SocketAddr, Arc<Lot>>>,
     resolvers: Mutex<HashSet<SocketAddr>>,
-    /// Whether the death of sockets is followed.
-    watching: OnceLock<bool>,
+    /// Whether it was begun to follow the death of sockets, and whether that still goes on.
+    watching: OnceLock<()>,
+    followed: AtomicBool,
 }
 
 /// Where a connect or a datagram leads.
@@ -103,6 +109,7 @@ impl Network {
             lots: Mutex::default(),
             resolvers: Mutex::default(),
             watching: OnceLock::new(),
+            followed: AtomicBool::new(false),
         }
     }
 
@@ -178,25 +185,31 @@ impl Network {
 
     /// Follows the death of the program's sockets, from the first one that something is kept of. Whether that can be.
     fn watch(&self, supervisor: &Arc<Supervisor>) -> bool {
-        *self.watching.get_or_init(|| {
+        self.watching.get_or_init(|| {
             let watch = self.networks.diag().and_then(DestroyWatch::on);
-            match watch {
-                Ok(watch) => {
-                    supervisor.runtime.spawn(follow(supervisor.clone(), watch));
-                    true
+            match watch.and_then(|watch| Ok((watch.as_fd().try_clone_to_owned()?, watch))) {
+                Ok((polled, watch)) => {
+                    self.followed.store(true, Ordering::Relaxed);
+                    supervisor.runtime.spawn(follow(supervisor.clone(), watch, polled));
                 }
-                Err(error) => {
-                    tracing::error!(%error, "the death of sockets cannot be followed");
-                    false
-                }
+                Err(error) => tracing::error!(%error, "the death of sockets cannot be followed"),
             }
-        })
+        });
+        self.followed.load(Ordering::Relaxed)
     }
 
     /// Something listens, or a listener that peers have asked for is gone.
     fn listeners_changed(&self, supervisor: &Supervisor) {
         self.kept.lock().listeners.forget();
         supervisor.sessions.links.listeners_changed();
+    }
+
+    /// This socket listens no more, if it did.
+    fn left(&self, supervisor: &Supervisor, cookie: Cookie) {
+        let was = self.kept.lock().listeners.knows(cookie);
+        if was {
+            self.listeners_changed(supervisor);
+        }
     }
 
     /// Whether a peer that asks for this socket once more is told should it be gone by then.
@@ -327,14 +340,15 @@ impl Network {
             nix::sys::socket::setsockopt(&tcp, nix::sys::socket::sockopt::ReuseAddr, &true)?;
             sock::bind(udp.as_fd(), &address)?;
             sock::bind(tcp.as_fd(), &address)?;
+            if net == Net::Program {
+                // Before it listens: a peer that asks then is not led to it.
+                let cookies = [&udp, &tcp].map(|s| sock::socket_cookie(s.as_fd()).unwrap_or(0));
+                self.kept.lock().mine.extend(cookies);
+            }
             nix::sys::socket::listen(&tcp, nix::sys::socket::Backlog::new(16)?)?;
             Ok((udp, tcp))
         })();
         let (udp, tcp) = made.map_err(errno)?;
-        if net == Net::Program {
-            let cookies = [&udp, &tcp].map(|s| sock::socket_cookie(s.as_fd()).unwrap_or(0));
-            self.kept.lock().mine.extend(cookies);
-        }
         resolvers.insert(address);
         let _inside = supervisor.runtime.enter();
         dns::Sockets::of(udp.into(), tcp.into()).map_err(errno)?.serve(supervisor);
@@ -395,7 +409,7 @@ impl Network {
             flow.abandon();
         }
         kept.listeners.changes += 1;
-        kept.listeners.known.values().any(|listener| listener.cookie == cookie)
+        kept.listeners.knows(cookie)
     }
 
     /// Forgets what is kept of sockets that have died unreported.
@@ -434,9 +448,9 @@ fn covers(e: &Endpoint, address: SocketAddr) -> bool {
     e.local.port() == address.port() && (own == ip || any)
 }
 
-async fn follow(supervisor: Arc<Supervisor>, mut watch: DestroyWatch) {
+/// `polled` is the same socket as `watch`.
+async fn follow(supervisor: Arc<Supervisor>, mut watch: DestroyWatch, polled: OwnedFd) {
     let Some(network) = supervisor.network.clone() else { return };
-    let Ok(polled) = watch.as_fd().try_clone_to_owned() else { return };
     loop {
         let mut cookies = Vec::new();
         let read = sandbox::ready::when_ready(polled.as_fd(), Interest::READABLE, || {
@@ -449,7 +463,8 @@ async fn follow(supervisor: Arc<Supervisor>, mut watch: DestroyWatch) {
             Ok(lost) => lost,
             Err(error) => {
                 tracing::error!(%error, "the death of sockets cannot be followed any more");
-                return;
+                network.followed.store(false, Ordering::Relaxed);
+                return network.listeners_changed(&supervisor);
             }
         };
         let mut gone = false;

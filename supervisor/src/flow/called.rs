@@ -195,7 +195,7 @@ pub(super) async fn to_program(
 
 async fn to_listener(supervisor: &Supervisor, endpoint: Endpoint, id: SessionId) -> std::io::Result<TcpStream> {
     if let Some(network) = supervisor.network.clone() {
-        return TcpStream::from_std(network.to_listener(endpoint).await?.into());
+        return TcpStream::from_std(network.to_listener(supervisor, endpoint).await?.into());
     }
     let socket: OwnedFd = sock::tcp4()?;
     sock::bind(socket.as_fd(), &SocketAddr::from((IpAddr::V4(supervisor.physical), 0)))?;

@@ -109,7 +109,8 @@ fn expect(network: &Arc<Network>, supervisor: &Arc<Supervisor>, expected: Expect
         let connected = tokio::time::timeout(CONNECT_WITHIN, connected).await.unwrap_or(Err(Errno::ETIMEDOUT));
         let joined = match connected {
             Ok(media) => {
-                let joined = tokio::time::timeout(CONNECT_WITHIN, network.to_listener(expected.endpoint)).await;
+                let to_listener = network.to_listener(&supervisor, expected.endpoint);
+                let joined = tokio::time::timeout(CONNECT_WITHIN, to_listener).await;
                 joined.unwrap_or(Err(Errno::ETIMEDOUT)).map(|program| (program, media))
             }
             Err(e) => Err(e),
@@ -148,10 +149,10 @@ async fn accept(listener: OwnedFd, source: SocketAddrV4) -> Result<OwnedFd, Errn
 
 impl Network {
     /// Connects to the program's listener from the peer's address, or from another port of it where that one is in use.
-    pub async fn to_listener(&self, endpoint: Endpoint) -> Result<OwnedFd, Errno> {
+    pub async fn to_listener(&self, supervisor: &Supervisor, endpoint: Endpoint) -> Result<OwnedFd, Errno> {
         let mut from = endpoint.peer;
         for _ in 0..PORTS {
-            let fd = self.networks.of_peer(from.is_ipv6()).map_err(errno)?;
+            let fd = self.of_peer(from.is_ipv6()).await?;
             setsockopt(&fd, sockopt::ReuseAddr, &true)?;
             setsockopt(&fd, sockopt::ReusePort, &true)?;
             let begun = sock::bind(fd.as_fd(), &from)
@@ -166,9 +167,25 @@ impl Network {
                 Err(Errno::EADDRINUSE | Errno::EADDRNOTAVAIL) => {
                     from.set_port(from.port().checked_add(1).unwrap_or(1024));
                 }
-                Err(e) => return Err(e),
+                Err(e) => {
+                    if e == Errno::ECONNREFUSED {
+                        // shutdown(2) ends a listener, and the kernel tells of it only when it is closed.
+                        self.listeners_changed(supervisor);
+                    }
+                    return Err(e);
+                }
             }
         }
         Err(Errno::EADDRNOTAVAIL)
+    }
+
+    /// A socket for a peer; the runtime does not wait for it.
+    async fn of_peer(&self, v6: bool) -> Result<OwnedFd, Errno> {
+        if let Some(spare) = self.networks.spare_of_peer(v6) {
+            return Ok(spare);
+        }
+        let networks = self.networks.clone();
+        let made = tokio::task::spawn_blocking(move || networks.of_peer(v6)).await;
+        made.map_err(|_| Errno::EIO)?.map_err(errno)
     }
 }

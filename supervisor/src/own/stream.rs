@@ -30,6 +30,8 @@ pub fn connect(network: &Arc<Network>, mut call: Call, target: Target, address: 
             attempt.set(Progress::Abandoned);
         }
         let result = sock::disconnect(target.as_fd()).map_err(errno);
+        // A listener is none any more.
+        network.left(supervisor, target.cookie);
         drop(target);
         return call.finish(result.map(|()| 0));
     }
