@@ -15,11 +15,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
+use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 use parking_lot::Mutex;
 
@@ -115,8 +118,8 @@ impl Networks {
         drop(theirs);
         let made = Self::receive(ours, pid);
         if made.is_err() {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-            let _ = nix::sys::wait::waitpid(pid, None);
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
         }
         made
     }
@@ -216,9 +219,20 @@ impl Networks {
 impl Networks {
     /// Ends the broker: there are no further sockets. Once is enough.
     pub fn close(&self) {
-        // The broker ends with its connection. Nobody waits for one that was reaped already: that is ECHILD.
+        // The number of one that was reaped already (ECHILD) may be another's.
+        let is_there = || matches!(waitpid(self.pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive));
+        if !is_there() {
+            return;
+        }
+        // It ends with its connection, if it runs: somebody may have stopped it, and who asks it has the lock until it answers.
+        let _ = kill(self.pid, Signal::SIGCONT);
         let _ = socket::shutdown(self.broker.lock().as_raw_fd(), socket::Shutdown::Both);
-        let _ = nix::sys::wait::waitpid(self.pid, None);
+        if let Ok(process) = crate::processes::descriptor_of(self.pid.as_raw()) {
+            let _ = sock::wait_for(process.as_fd(), PollFlags::POLLIN, ANSWER_WITHIN);
+        }
+        if is_there() {
+            let _ = kill(self.pid, Signal::SIGKILL);
+        }
     }
 }
 
@@ -312,7 +326,7 @@ fn broker(to: &OwnedFd, parent: Pid, v4: Ipv4Addr, v6: Ipv6Addr) {
     }
     let made = make(v4, v6);
     let _ = nix::sys::prctl::set_dumpable(false);
-    let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     if nix::unistd::getppid() != parent {
         return;
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{self, Backlog, sockopt};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Uid, fork, setgid, setgroups, setuid};
 use sandbox::diag::DestroyWatch;
 use sandbox::netns::{Net, Networks};
@@ -23,13 +23,14 @@ const V6: Ipv6Addr = Ipv6Addr::new(0xfd51, 0xb0, 0, 0, 0, 0, 0, 7);
 const NOBODY: u32 = 65534;
 
 type Test = fn(&Arc<Networks>);
-const TESTS: [(&str, Test); 6] = [
+const TESTS: [(&str, Test); 7] = [
     ("what_is_dialled_is_reached", what_is_dialled_is_reached),
     ("a_parked_connect_fails_when_told", a_parked_connect_fails_when_told),
     ("datagrams_have_their_own_addresses", datagrams_have_their_own_addresses),
     ("nothing_else_is_reached", nothing_else_is_reached),
     ("the_kernel_tells_of_the_program_s_sockets_only", the_kernel_tells_of_the_program_s_sockets_only),
     ("a_broker_that_cannot_run_for_a_while_is_waited_for", a_broker_that_cannot_run_for_a_while_is_waited_for),
+    ("a_broker_that_was_stopped_ends", a_broker_that_was_stopped_ends),
 ];
 
 fn main() {
@@ -226,6 +227,19 @@ fn a_broker_that_cannot_run_for_a_while_is_waited_for(networks: &Arc<Networks>) 
         assert!(networks.owns(one.unwrap().as_fd()) && !networks.owns(other.unwrap().as_fd()));
         goes_on.join().unwrap();
     }
+}
+
+/// With all processes of the user, say.
+fn a_broker_that_was_stopped_ends(networks: &Arc<Networks>) {
+    // Who waits for it for good is killed.
+    nix::unistd::alarm::set(60);
+    let broker = networks.broker();
+    kill(broker, Signal::SIGSTOP).unwrap();
+    let stopped = waitpid(broker, Some(WaitPidFlag::WUNTRACED)).unwrap();
+    assert_eq!(stopped, WaitStatus::Stopped(broker, Signal::SIGSTOP));
+    networks.close();
+    assert_eq!(waitpid(broker, None), Err(nix::errno::Errno::ECHILD));
+    networks.close();
 }
 
 fn the_kernel_tells_of_the_program_s_sockets_only(networks: &Arc<Networks>) {
