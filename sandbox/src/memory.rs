@@ -461,6 +461,11 @@ impl Notification {
     /// Writes a received message and its source in one system call; see [`Notification::write_name`].
     #[inline]
     pub fn write_message(&self, at: u64, data: &[u8], room: &mut AddressRoom, name: &[u8]) -> Result<(), Errno> {
+        if room.meets(at, data.len()) {
+            // The kernel looks at the room after it has copied the data.
+            self.write(at, data)?;
+            return self.write_address(room.place(), name);
+        }
         match room.filled(name) {
             Ok([name, length]) => self.write_pieces([(at, data), name, length]),
             // The kernel has copied the data by then.

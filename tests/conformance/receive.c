@@ -72,6 +72,16 @@ CASE(source, UDP) {
         unsigned end = (unsigned)given[i] < len ? (unsigned)given[i] : len;
         say("given %d, told %u, family %x, byte behind %x", given[i], len, from.any.sa_family, ((unsigned char *)&from)[end]);
     }
+    /* The data in what the name leaves of its room, and then on the length, which counts as the data has made it. */
+    struct { char room[128]; socklen_t len; } both = {.len = 128};
+    again(two, &at, "hello");
+    show_data("in the room", both.room + 64, R(recvfrom(two[1], both.room + 64, 32, 0, (void *)both.room, &both.len)));
+    say("told %u", both.len);
+    memset(both.room, 0x55, 128);
+    both.len = 4;
+    again(two, &at, "data");
+    R(recvfrom(two[1], &both.len, 4, 0, (void *)both.room, &both.len));
+    say("told %u, the address is %s", both.len, both.room[7] == 0x55 ? "cut" : "whole");
 }
 
 CASE(source_pointers, UDP) {

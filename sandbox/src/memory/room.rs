@@ -19,7 +19,9 @@ const LENGTH: usize = 4;
 /// The program's room for an address, of which its socklen_t was read, once.
 ///
 /// Where that lies right behind the room (programs keep both in one struct) they are read, and written, as one piece: each piece costs as
-/// much as another system call. What the name does not fill of the room is then written as it was.
+/// much as another system call. What the name does not fill of the room is then written as it was: it is not to be used where data was
+/// written there in between ([`AddressRoom::meets`]). What another thread of the program writes to that room during the call is lost, as a
+/// name that is longer would overwrite it.
 pub struct AddressRoom {
     out: AddressOut,
     /// What the socklen_t says.
@@ -56,6 +58,22 @@ impl AddressRoom {
         }
         self.given = memory.read_u32(length)?;
         Ok(())
+    }
+
+    /// Whether data of this length at `at` lies in the room or on its length.
+    #[inline]
+    pub(super) fn meets(&self, at: u64, length: usize) -> bool {
+        let AddressOut { address, length: at_length } = self.out;
+        // No name is longer.
+        let room = (self.given as usize).min(STORAGE);
+        let end = at.saturating_add(length as u64);
+        let meets = |base: u64, size: usize| at < base.saturating_add(size as u64) && base < end;
+        length > 0 && (meets(address, room) || meets(at_length, LENGTH))
+    }
+
+    /// Where it is, to be read again.
+    pub(super) fn place(&self) -> AddressOut {
+        self.out
     }
 
     /// What move_addr_to_user writes: the name, cut to the room, and the true length where that is another. EINVAL for a negative length.
@@ -128,6 +146,32 @@ mod tests {
             memory.fill(9);
             assert_eq!(pieces(&mut memory, 128, given), Ok(vec![(0, vec![7; 16]), (128, length.to_vec())]), "{given}");
         }
+    }
+
+    #[test]
+    fn data_in_the_room_is_noticed() {
+        let meets = |given, behind: u64, from: i64, length| {
+            let out = AddressOut { address: 1000, length: 1000 + behind };
+            AddressRoom { given, ..AddressRoom::new(out) }.meets(1000u64.wrapping_add_signed(from), length)
+        };
+        // As one piece with its length.
+        for (from, length, expected) in [
+            (-10, 10, false),
+            (-10, 11, true),
+            (16, 4, true),
+            (16, 0, false),
+            (127, 1, true),
+            (131, 1, true),
+            (132, 9, false),
+            (-10, 1000, true),
+        ] {
+            assert_eq!(meets(128, 128, from, length), expected, "{length} bytes at {from}");
+        }
+        // The length is elsewhere.
+        assert!(!meets(16, 200, 16, 184) && meets(16, 200, 16, 185) && meets(16, 200, 203, 1));
+        assert!(!meets(u32::MAX, 500, 128, 9) && meets(u32::MAX, 500, 127, 1));
+        let at_the_end = AddressRoom { given: 16, ..AddressRoom::new(AddressOut { address: u64::MAX - 4, length: 0 }) };
+        assert!(at_the_end.meets(u64::MAX - 8, usize::MAX) && !at_the_end.meets(100, 100));
     }
 
     #[test]
