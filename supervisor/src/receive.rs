@@ -68,13 +68,14 @@ thread_local! {
     static LAST: Cell<Cookie> = const { Cell::new(0) };
 }
 
-/// As [`Supervisor::known`]. A program asks the same socket again and again, and what a socket is never changes.
+/// As [`Supervisor::known`]. A program asks the same socket again and again, and what a socket is never changes. Nor is one that is bound
+/// forgotten while it lives; others may be, and are known again when they are asked for.
 fn kind_of(supervisor: &Supervisor, target: &Target) -> Result<Kind, Errno> {
     if LAST.get() == target.cookie {
         return Ok(Some(Proto::Udp));
     }
     let kind = supervisor.known(target)?;
-    if kind == Some(Proto::Udp) {
+    if kind == Some(Proto::Udp) && supervisor.table.lock().stays(target.cookie) {
         LAST.set(target.cookie);
     }
     Ok(kind)

@@ -489,6 +489,11 @@ impl Table {
         self.sockets.iter().filter_map(shown).collect()
     }
 
+    /// Whether this socket is known for as long as it lives, whatever happens to it.
+    pub fn stays(&self, cookie: Cookie) -> bool {
+        self.get(cookie).is_some_and(|s| s.bound.is_some())
+    }
+
     /// Forgets sockets of which nothing is known but what they are.
     pub fn forget_blank(&mut self) {
         self.sockets.retain(|_, s| {

@@ -129,6 +129,8 @@ fn what_the_kernel_shows_is_told_apart_from_what_is_blank() {
     shown.sort_by_key(|s| s.cookie);
     let expected = [(1, false), (2, true), (3, false)];
     assert_eq!(shown, expected.map(|(cookie, merely_bound_tcp)| Hashed { cookie, merely_bound_tcp }));
+    // What is remembered of the fifth is told once, and then it is blank.
+    assert_eq!([1, 2, 3, 4, 5, 6].map(|c| table.stays(c)), [true, true, true, false, false, false]);
     table.forget_blank();
     assert!(table.get(4).is_none());
     assert!([1, 2, 3, 5].iter().all(|c| table.get(*c).is_some()));
