@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat};
 
-use crate::capabilities::{Capabilities, KEPT, SETGID, SETUID};
+use crate::capabilities::{Capabilities, OF_NAMES, SETGID, SETUID};
 
 /// A thread of the program (proc(5): status), which has its id for as long as this is used: what is asked of it later fails when it is gone.
 pub struct Caller {
@@ -112,22 +112,31 @@ impl Caller {
             && (self.gids.may_be(gid) || own & SETGID != 0)
     }
 
+    /// Real user and group: who the kernel says has sent a message.
+    pub fn sender(&self) -> (u32, u32) {
+        (self.uids.real, self.gids.real)
+    }
+
     /// Whether its rights are those of this process. One that is not root cannot take on another user, and has a program of its own user.
     fn is_us(&self) -> bool {
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-        let own = Capabilities::own().map_or(0, |own| own.effective) & KEPT;
+        let own = Capabilities::own().map_or(0, |own| own.effective) & OF_NAMES;
         if self.capabilities & own != own {
             return false;
         }
         if !uid.is_root() {
             return true;
         }
-        let mut groups: Vec<u32> =
-            nix::unistd::getgroups().unwrap_or_default().into_iter().map(nix::unistd::Gid::as_raw).collect();
-        groups.sort_unstable();
         [self.uids.effective, self.uids.files] == [uid.as_raw(); 2]
             && [self.gids.effective, self.gids.files] == [gid.as_raw(); 2]
-            && groups == self.groups
+            && self.has_our_groups()
+    }
+
+    fn has_our_groups(&self) -> bool {
+        let ours = nix::unistd::getgroups().unwrap_or_default();
+        let mut ours: Vec<u32> = ours.into_iter().map(nix::unistd::Gid::as_raw).collect();
+        ours.sort_unstable();
+        ours == self.groups
     }
 
     /// Whether its root directory is that of this process.
@@ -194,7 +203,10 @@ impl Caller {
         let files = unsafe {
             // Which of them are in force is said afterwards.
             Errno::result(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0))?;
-            Errno::result(libc::syscall(libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr()))?;
+            // The only one of these calls that needs a privilege also where it changes nothing: root may be without CAP_SETGID.
+            if !self.has_our_groups() {
+                Errno::result(libc::syscall(libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr()))?;
+            }
             Errno::result(libc::syscall(libc::SYS_setresgid, group, effective_group, saved_group))?;
             Errno::result(libc::syscall(libc::SYS_setresuid, real, effective, saved))?;
             let own = Capabilities::own()?;
@@ -255,6 +267,7 @@ fn elsewhere<T: Send>(work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::capabilities::KEPT;
 
     pub(crate) fn me() -> Caller {
         Caller::of(nix::unistd::gettid().as_raw() as u32, || true).unwrap()
@@ -279,6 +292,7 @@ pub(crate) mod tests {
         let caller = Caller::read(9, nowhere(), status, Box::new(|| true)).unwrap();
         assert_eq!((caller.process, caller.uid, caller.gid), (7, 2, 6));
         assert_eq!((caller.uids.files, caller.gids.files, caller.capabilities), (4, 8, 0xc0));
+        assert_eq!(caller.sender(), (1, 5));
         assert_eq!((&caller.groups[..], caller.umask.bits()), (&[10, 30][..], 0o027));
         assert!(Caller::read(9, nowhere(), "Name:\tx\n", Box::new(|| true)).is_none());
         let own = |path: &'static [u8]| caller.in_own_proc(path);
@@ -325,6 +339,40 @@ pub(crate) mod tests {
         // setfsuid(2), as the kernel leaves the capabilities (CAP_DAC_OVERRIDE and the like).
         is_as(&Caller { uids: ids(0, 0, 0, 65534), gids: ids(0, 0, 0, 65534), capabilities: all & !0x1f, ..me() });
         assert!(nix::unistd::geteuid().is_root() && me().is_us());
+    }
+
+    #[test]
+    fn only_what_matters_to_names_makes_another() {
+        if !is_root() {
+            return;
+        }
+        let with = |capabilities| Caller { capabilities, ..me() };
+        let all = me().capabilities;
+        assert!(with(all & OF_NAMES).is_us());
+        for bit in (0..64).map(|n| 1 << n).filter(|bit| all & OF_NAMES & bit != 0) {
+            assert!(!with(all & !bit).is_us(), "{bit:#x}");
+        }
+    }
+
+    /// As in a container that was started without these capabilities.
+    #[test]
+    fn root_that_may_not_change_ids_takes_on_what_is_its_own() {
+        if !is_root() {
+            return;
+        }
+        let narrowed = || {
+            let own = Capabilities::own()?;
+            let left = own.permitted & !(SETUID | SETGID);
+            Capabilities { effective: left, permitted: left, inheritable: 0 }.set()?;
+            let without_files = Caller { capabilities: 0, ..me() };
+            let there = without_files.with_rights(|| Caller::of(own_thread(), || true))?;
+            assert_eq!((there.uids, there.gids, there.groups), (me().uids, me().gids, me().groups));
+            assert_eq!((there.capabilities, me().capabilities), (0, left));
+            let other = Caller { groups: vec![1234], ..me() };
+            assert_eq!(other.with_rights(|| Ok(())), Err(Errno::EPERM));
+            Ok::<_, Errno>(())
+        };
+        std::thread::spawn(narrowed).join().unwrap().unwrap();
     }
 
     fn own_thread() -> u32 {

@@ -5,9 +5,9 @@ use nix::errno::Errno;
 /// Capabilities that a program of root keeps: those about files, identities and scheduling. Without the others it cannot make
 /// network interfaces (/dev/net/tun, ioctl()), mount, trace, make devices or touch the kernel.
 pub(crate) const KEPT: u64 = bit(0) // CAP_CHOWN
-    | bit(1) // CAP_DAC_OVERRIDE
-    | bit(2) // CAP_DAC_READ_SEARCH
-    | bit(3) // CAP_FOWNER
+    | DAC_OVERRIDE
+    | DAC_READ_SEARCH
+    | FOWNER
     | bit(4) // CAP_FSETID
     | bit(5) // CAP_KILL
     | SETGID
@@ -22,8 +22,15 @@ pub(crate) const KEPT: u64 = bit(0) // CAP_CHOWN
     | bit(28) // CAP_LEASE
     | bit(31); // CAP_SETFCAP
 
+const DAC_OVERRIDE: u64 = bit(1);
+const DAC_READ_SEARCH: u64 = bit(2);
+const FOWNER: u64 = bit(3);
 pub(crate) const SETGID: u64 = bit(6);
 pub(crate) const SETUID: u64 = bit(7);
+
+/// Those of [`KEPT`] that say where a path leads (path_resolution(7)) and for whom one may speak (unix(7)): no other makes a difference to
+/// a socket of AF_UNIX.
+pub(crate) const OF_NAMES: u64 = DAC_OVERRIDE | DAC_READ_SEARCH | FOWNER | SETGID | SETUID;
 
 const fn bit(capability: u32) -> u64 {
     1 << capability

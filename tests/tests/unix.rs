@@ -333,6 +333,12 @@ def is_of(pid, uid, gid):
     a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, given)])
     return struct.unpack("iII", b.recvmsg(9, 256)[1][0][2])[1:]
 
+def sent(how):
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    b.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    how(a)
+    return struct.unpack("iII", b.recvmsg(9, 256)[1][0][2])[1:]
+
 def has_only(capabilities):
     header = struct.pack("Ii", 0x20080522, 0)
     assert libc.capset(header, struct.pack("IIIIII", capabilities, capabilities, 0, 0, 0, 0)) == 0
@@ -354,6 +360,13 @@ libc.setfsuid(65534)
 all("another for files")
 libc.setfsuid(0)
 libc.setfsgid(0)
+for real, effective in ((0, 1234), (1234, 0)):
+    os.setresgid(real, effective, 0)
+    os.setresuid(real, effective, 0)
+    tried(f"sent by {real} as {effective}", lambda: sent(lambda s: s.send(b"x")))
+    tried(f"sent as a message by {real} as {effective}", lambda: sent(lambda s: s.sendmsg([b"x"])))
+    os.setresuid(0, 0, 0)
+    os.setresgid(0, 0, 0)
 SETGID, SETUID = 1 << 6, 1 << 7
 has_only(SETUID | SETGID)
 # CAP_SYS_ADMIN, with which it could, no program of a run has.
@@ -383,6 +396,8 @@ all("nothing")
     for line in [
         "another for files: bind open (65534, 65534)",
         "another for files: connect own EACCES",
+        "sent as a message by 0 as 1234 (0, 0)",
+        "sent as a message by 1234 as 0 (1234, 1234)",
         "of its parent EPERM",
         "no files: bind others EACCES",
         "no files: of 1234 1234 (1234, 1234)",

@@ -176,8 +176,11 @@ impl Senders {
             return Ok((None, None));
         }
         let caller = call.n.caller()?;
-        let is_other = (caller.uid, caller.gid) != (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        Ok((noted.then(|| Credentials::of(&caller)), is_other.then(|| told(Credentials::of(&caller)))))
+        // Of a message the kernel says whose it really is, unlike of a connection.
+        let (uid, gid) = caller.sender();
+        let sender = Credentials { process: caller.process, uid, gid };
+        let is_other = (uid, gid) != (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+        Ok((noted.then_some(sender), is_other.then(|| told(sender))))
     }
 
     /// Sends what is `length` bytes long, by `send`. `to`: the inode of the socket whose name was given.
