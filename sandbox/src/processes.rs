@@ -50,6 +50,22 @@ pub fn descendants() -> Vec<u32> {
     found
 }
 
+/// Whether a process is below this one. From there upwards: the list of children may miss one while there are changes (proc(5)).
+pub fn is_below_us(process: u32) -> bool {
+    /// Of who ends meanwhile the children have another parent.
+    const TIMES: usize = 4;
+    const HIGHEST: usize = 4096;
+    let own = Some(std::process::id());
+    let above = || std::iter::successors(parent(process), |process| parent(*process)).take(HIGHEST);
+    (0..TIMES).any(|_| above().any(|process| Some(process) == own))
+}
+
+/// The parent of a process (/proc/PID/status, proc(5)).
+fn parent(process: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
 /// Processes of the program with a descriptor of the socket with this inode: process and descriptor.
 pub fn holders(inode: u64) -> Vec<(u32, i32)> {
     let wanted = format!("socket:[{inode}]");
@@ -64,4 +80,27 @@ pub fn holders(inode: u64) -> Vec<(u32, i32)> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+
+    #[test]
+    fn who_is_below_us() {
+        let mut shell = std::process::Command::new("sh");
+        let shell = shell.args(["-c", "sleep 60 & echo $!; exec sleep 60"]).stdout(std::process::Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let grandchild: u32 = line.trim().parse().unwrap();
+        assert!(is_below_us(shell.id()) && is_below_us(grandchild));
+        let above = [1, parent(std::process::id()).unwrap(), std::process::id()];
+        assert!(!above.into_iter().any(is_below_us));
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(grandchild.cast_signed()), nix::sys::signal::SIGKILL);
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert!(!is_below_us(shell.id()));
+    }
 }

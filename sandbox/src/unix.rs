@@ -2,6 +2,7 @@
 //! its umask, and who is connected to hears of its user and groups.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::sync::Mutex;
 
 use nix::errno::Errno;
@@ -21,20 +22,41 @@ impl Caller {
     /// # Errors
     /// As connect(2) of that path: ENOENT, EACCES, ENOTDIR, ELOOP and the like.
     pub fn open_path(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        self.open_at(None, path, true)
+        let confined = self.is_confined();
+        if !confined && let Some((directory, behind)) = self.own_proc(path)? {
+            return look_up(Some(&directory), behind, OFlag::O_PATH, false);
+        }
+        self.looking_up(None, path, || look_up(None, path, OFlag::O_PATH, confined))
     }
 
-    /// As [`Caller::open_path`], from a directory of its own, and without following a symbolic link at the end.
+    /// As [`Caller::open_path`] for what is to be changed, however long that takes: from a directory of its own, with or without following a
+    /// symbolic link at the end.
     ///
     /// # Errors
-    /// As openat(2).
+    /// As openat(2); EPERM where it leads through links of /proc that are no paths, and are not named as its own: `self` is this
+    /// process by them.
     pub fn open_at(&self, directory: Option<&OwnedFd>, path: &[u8], follow: bool) -> Result<OwnedFd, Errno> {
         let flags = if follow { OFlag::O_PATH } else { OFlag::O_PATH | OFlag::O_NOFOLLOW };
         let confined = self.is_confined();
-        if !confined && let Some((directory, behind)) = self.own_proc(path)? {
-            return look_up(Some(&directory), behind, flags, false);
+        let behind_link = if follow { standard_stream(path) } else { None };
+        let path = behind_link.as_deref().unwrap_or(path);
+        if !confined && let Some((own, behind)) = self.own_proc(path)? {
+            return look_up_own(&own, behind, flags);
         }
-        let work = || look_up(directory, path, flags, confined);
+        let work = || match confined {
+            true => look_up(directory, path, flags, true),
+            false => look_up_plainly(directory, path, flags),
+        };
+        self.looking_up(directory, path, || crate::watchdog::undisturbed(work))
+    }
+
+    /// Looks up a path as it sees it.
+    fn looking_up(
+        &self,
+        directory: Option<&OwnedFd>,
+        path: &[u8],
+        work: impl FnOnce() -> Result<OwnedFd, Errno> + Send,
+    ) -> Result<OwnedFd, Errno> {
         let is_anywhere = directory.is_some() || path.first() == Some(&b'/');
         if is_anywhere && self.shares_root() { self.with_rights(work) } else { self.with_view(work) }
     }
@@ -111,6 +133,45 @@ fn look_up(from: Option<&OwnedFd>, path: &[u8], flags: OFlag, plainly: bool) -> 
         Some(directory) => openat2(directory, path, how),
         None => openat2(AT_FDCWD, path, how),
     }
+}
+
+/// As [`look_up`] with `plainly`, but EPERM for such a link: ELOOP is for those that lead in a circle.
+fn look_up_plainly(from: Option<&OwnedFd>, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+    match look_up(from, path, flags, true) {
+        Err(Errno::ELOOP) => look_up(from, path, flags, false).and(Err(Errno::EPERM)),
+        other => other,
+    }
+}
+
+/// What is at `path`, from the program's own directory in /proc: the first link that is no path is followed, for it is its own.
+fn look_up_own(own: &OwnedFd, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+    let mut end = 0;
+    for word in path.split(|b| *b == b'/').take_while(|word| *word != b"..") {
+        end += word.len();
+        let is_last = end == path.len();
+        let before = if is_last { flags } else { OFlag::O_PATH };
+        match look_up(Some(own), &path[..end], before, true) {
+            Err(Errno::ELOOP) if is_last => return look_up(Some(own), path, flags, false),
+            Err(Errno::ELOOP) => {
+                let slashes = path[end..].iter().take_while(|b| **b == b'/').count();
+                let behind = if end + slashes < path.len() { &path[end + slashes..] } else { b"." };
+                let link = look_up(Some(own), &path[..end], OFlag::O_PATH, false)?;
+                return look_up_plainly(Some(&link), behind, flags);
+            }
+            other if is_last => return other,
+            other => drop(other?),
+        }
+        end += 1;
+    }
+    // It leads out of that directory again.
+    look_up_plainly(Some(own), path, flags)
+}
+
+/// What /dev/stdin and its kin are links to.
+fn standard_stream(path: &[u8]) -> Option<Vec<u8>> {
+    let is_one = [&b"/dev/stdin"[..], b"/dev/stdout", b"/dev/stderr"].contains(&path);
+    let target = is_one.then(|| nix::fcntl::readlink(path).ok()).flatten()?;
+    Some(target.into_vec())
 }
 
 /// Whether a directory is one that each process has its own of.
@@ -204,6 +265,51 @@ mod tests {
         assert_eq!((results[0], results[3]), (Ok(()), Err(Errno::EAGAIN)));
         let limit = nix::sys::socket::getsockopt(&clients[3], nix::sys::socket::sockopt::SendTimeout).unwrap();
         assert_eq!(limit, nix::sys::time::TimeVal::new(0, 0));
+    }
+
+    /// `self` is the program, or nobody.
+    #[test]
+    fn what_is_to_be_changed_is_the_programs_own() {
+        let place = std::env::temp_dir().join(format!("sandbox-unix-own-{}", std::process::id()));
+        std::fs::create_dir_all(&place).unwrap();
+        let output = std::fs::File::create(place.join("output")).unwrap();
+        std::os::unix::fs::symlink("output", place.join("link")).unwrap();
+        std::os::unix::fs::symlink("circle", place.join("circle")).unwrap();
+        let mut child = std::process::Command::new("sleep");
+        let mut child = child.arg("60").current_dir(&place).stdout(output.try_clone().unwrap()).spawn().unwrap();
+        let caller = Caller::of(child.id(), || true).unwrap();
+        let inode = |fd: &OwnedFd| nix::sys::stat::fstat(fd).unwrap().st_ino;
+        let wanted = inode(&output.into());
+        let proc = open("/proc", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        let at = |from: Option<&OwnedFd>, path: &str, follow| {
+            caller.open_at(from, path.as_bytes(), follow).map(|found| inode(&found) == wanted)
+        };
+        let own = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/self/./fd//1", "/proc/thread-self/fd/1"];
+        for path in own.into_iter().chain(["/proc/self/cwd/output", "/proc/self/cwd//./link", "output", "link"]) {
+            assert_eq!(at(None, path, true), Ok(true), "{path}");
+        }
+        for path in ["/dev/stdout", "/proc/self/fd/1", "link"] {
+            assert_eq!(at(None, path, false), Ok(false), "{path}");
+        }
+        let ours =
+            ["/proc//self/fd/1", "/proc/./self/cwd/", "/proc/self/root/proc/self/fd/1", "/proc/self/../self/fd/1"];
+        for path in ours.into_iter().chain(["/proc/self/fd/../../self/fd/1", "/dev/fd/../fd/1"]) {
+            assert_eq!(at(None, path, true), Err(Errno::EPERM), "{path}");
+        }
+        assert_eq!(at(Some(&proc), "self/fd/1", true), Err(Errno::EPERM));
+        for (path, error) in [
+            ("circle", Errno::ELOOP),
+            ("/proc/self/cwd/circle", Errno::ELOOP),
+            ("/proc/self/cwd/none", Errno::ENOENT),
+            ("/proc/self/fd/99", Errno::ENOENT),
+            ("/proc/self/none/x", Errno::ENOENT),
+            ("/proc/self/fd/1/", Errno::ENOTDIR),
+        ] {
+            assert_eq!(at(None, path, true), Err(error), "{path}");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::fs::remove_dir_all(&place).unwrap();
     }
 
     #[test]

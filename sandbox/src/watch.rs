@@ -32,7 +32,8 @@ const LOOKS_PER_SECOND: u32 = 250;
 const DOUBTS: u32 = 2;
 /// Where the initial thread, the kernel's first choice, sleeps.
 const DOUBTS_OF_OTHERS: u32 = 4;
-/// Where another thread runs or waits for a processor. One that was chosen takes the signal as soon as it has one.
+/// Where another thread runs or waits for a processor, or the one that was told has not taken it yet. One that was chosen takes the
+/// signal as soon as it has a processor.
 const DOUBTS_OF_THE_BUSY: u32 = 20;
 const AGAIN: Duration = Duration::from_millis(1);
 /// After a hint: the signal is sent only after the hint was taken.
@@ -85,13 +86,32 @@ struct Entry {
 
 #[derive(Default)]
 struct Process {
+    /// Held threads.
     members: u32,
     /// Signals that were pending for the process at the last look.
     shared: u64,
     /// Its initial thread has ended, and maybe all others.
     headless: bool,
-    /// The thread that was told last to take one.
-    told: Option<u32>,
+    /// Who was told last, as long as what it was told of is pending.
+    told: Option<Told>,
+    /// The held thread, not the initial one, that is looked at until it is sure whose the signals are. One stands for all: whichever
+    /// is told takes them.
+    doubting: Option<u64>,
+}
+
+/// A thread that was told to take signals for its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    thread: u32,
+    signals: u64,
+}
+
+impl Process {
+    /// These signals are pending for it. One that was taken and sent again is not to be known from one that was not taken.
+    fn is_pending(&mut self, shared: u64) {
+        let left = |told: Told| Told { signals: told.signals & shared, ..told };
+        self.told = self.told.map(left).filter(|told| told.signals != 0);
+    }
 }
 
 /// Other threads of a process that may take a signal for it.
@@ -99,8 +119,8 @@ struct Process {
 struct Others {
     /// The kernel's first choice.
     initial: Option<Status>,
-    /// Who was told last.
-    told: Option<Status>,
+    /// Who was told last, and of what.
+    told: Option<(Status, u64)>,
     /// Some of those that are not held run, or wait for a processor.
     are_busy: bool,
 }
@@ -138,8 +158,13 @@ impl State {
             && let Some(process) = self.processes.get_mut(&p)
         {
             process.members -= 1;
+            let stood_for_all = process.doubting.take_if(|doubting| *doubting == id).is_some();
             if process.members == 0 {
                 self.processes.remove(&p);
+            } else if stood_for_all {
+                // Another one does.
+                let next = self.held.iter().find(|(_, e)| e.process == Some(p) && e.thread != p);
+                self.soon.extend(next.map(|(id, _)| (Instant::now() + AGAIN, *id)));
             }
         }
         Some(entry)
@@ -327,13 +352,18 @@ impl Shared {
     /// What is to be known of the others of its process where a signal for that is not for a thread alone.
     fn others(&self, id: u64, thread: u32, status: &Status) -> Others {
         let (told, is_sure) = {
-            let state = self.state.lock();
-            let told = state.processes.get(&status.process).and_then(|p| p.told).filter(|told| *told != thread);
+            let mut state = self.state.lock();
+            let process = state.processes.get_mut(&status.process);
+            let told = process.and_then(|process| {
+                process.is_pending(status.shared);
+                process.told.filter(|told| told.thread != thread)
+            });
             (told, state.held.get(&id).is_some_and(|e| e.doubts + 1 >= DOUBTS))
         };
+        let told = told.and_then(|told| Some((Status::of(told.thread)?, told.signals)));
         Others {
             initial: Status::of(status.process),
-            told: told.and_then(Status::of).filter(|told| told.process == status.process),
+            told: told.filter(|(told, _)| told.process == status.process),
             are_busy: is_sure && self.are_busy(status),
         }
     }
@@ -357,11 +387,20 @@ impl Shared {
             entry.process = Some(status.process);
             state.processes.entry(status.process).or_default().members += 1;
         }
-        let Some(entry) = state.held.get_mut(&id) else { return };
         if status.own_to_handle() != 0 {
             return state.end(id, Ended::Interrupted);
         }
-        let Some(doubts) = doubts(status, others) else {
+        let doubts = doubts(status, others);
+        if thread != status.process
+            && let Some(process) = state.processes.get_mut(&status.process)
+        {
+            match process.doubting {
+                Some(another) if another != id => return,
+                _ => process.doubting = doubts.map(|_| id),
+            }
+        }
+        let Some(entry) = state.held.get_mut(&id) else { return };
+        let Some(doubts) = doubts else {
             entry.doubts = 0;
             return;
         };
@@ -377,7 +416,8 @@ impl Shared {
             }
             // One thread is enough: the others are not told as long as this one may be on its way.
             if let Some(process) = state.processes.get_mut(&status.process) {
-                process.told = Some(thread);
+                process.told = Some(Told { thread, signals: status.shared_to_handle() });
+                process.doubting = None;
             }
             for other in state.held.values_mut().filter(|e| e.process == Some(status.process)) {
                 other.doubts = 0;
@@ -394,14 +434,14 @@ impl Shared {
         let before = {
             let mut state = self.state.lock();
             let Some(known) = state.processes.get_mut(&process) else { return };
-            let (members, told) = (known.members, known.told);
-            std::mem::replace(known, Process { members, shared, headless, told })
+            known.is_pending(shared);
+            (std::mem::replace(&mut known.shared, shared), std::mem::replace(&mut known.headless, headless))
         };
         if status.is_some_and(|s| s.is_stopped()) || (headless && has_stopped_thread(process)) {
             // The first thread that stops tells all others of its process to.
             return self.state.lock().interrupt_all(process);
         }
-        let news = shared & !before.shared != 0 || (headless && !before.headless) || status.is_none();
+        let news = shared & !before.0 != 0 || (headless && !before.1) || status.is_none();
         let (leader, members) = {
             let state = self.state.lock();
             let leader = state.by_thread.get(&process).and_then(|id| Some((*id, state.held.get(id)?.waiting.clone())));
@@ -422,14 +462,16 @@ impl Shared {
 fn doubts(status: &Status, others: &Others) -> Option<u32> {
     // Whoever the kernel chose takes its signals when it has a processor, however late, and till then is awake, or in a call that no
     // signal ends.
-    let takes = |other: &&Status| other.is_awake() && other.may_take(status.shared);
-    let taken = [&others.initial, &others.told].into_iter().flatten().filter(takes);
-    let left = taken.fold(status.shared_to_handle(), |left, other| left & other.blocked);
+    let takes = |other: &Status| other.is_awake() && other.may_take(status.shared);
+    let initial = others.initial.filter(takes).map_or(0, |initial| !initial.blocked);
+    let left = status.shared_to_handle() & !initial;
     if left == 0 {
         return None;
     }
-    let asleep = others.initial.is_some_and(|initial| initial.may_take(left));
-    Some(match others.are_busy {
+    // What it was told of it may have taken, and this be the same signal, sent again.
+    let told = others.told.filter(|(told, _)| takes(told)).map_or(0, |(told, signals)| signals & !told.blocked);
+    let asleep = others.initial.is_some_and(|initial| initial.may_take(left & !told));
+    Some(match others.are_busy || left & !told == 0 {
         true => DOUBTS_OF_THE_BUSY,
         false if asleep => DOUBTS_OF_OTHERS,
         false => DOUBTS,
@@ -457,7 +499,9 @@ mod tests {
         let one =
             |state: u8, blocked: u64| Status { state, shared: 6, blocked, process: 7, threads: 3, own: 0, caught: 6 };
         let held = one(b'D', 0);
-        let doubts = |initial, told, are_busy| doubts(&held, &Others { initial, told, are_busy });
+        let doubts = |initial, told: Option<Status>, are_busy| {
+            doubts(&held, &Others { initial, told: told.map(|told| (told, 2)), are_busy })
+        };
         assert_eq!(doubts(None, None, false), Some(DOUBTS));
         assert_eq!(doubts(None, None, true), Some(DOUBTS_OF_THE_BUSY));
         // The initial thread has it, and waits for a processor for as long as it has to.
@@ -469,9 +513,23 @@ mod tests {
         assert_eq!(doubts(Some(one(b'Z', 0)), None, false), Some(DOUBTS));
         assert_eq!(doubts(Some(one(b'R', 6)), None, false), Some(DOUBTS));
         assert_eq!(doubts(Some(one(b'R', 2)), None, false), Some(DOUBTS));
-        // So does who was told.
-        assert_eq!(doubts(Some(one(b'S', 6)), Some(one(b'R', 0)), false), None);
-        assert_eq!(doubts(Some(one(b'R', 2)), Some(one(b'R', 4)), false), None);
+        // Who was told has what it was told of, for a while; the other one it has not.
+        assert_eq!(doubts(Some(one(b'R', 2)), Some(one(b'R', 4)), false), Some(DOUBTS_OF_THE_BUSY));
+        assert_eq!(doubts(Some(one(b'S', 6)), Some(one(b'R', 0)), false), Some(DOUBTS));
+        assert_eq!(doubts(Some(one(b'R', 2)), Some(one(b'R', 2)), false), Some(DOUBTS));
         assert_eq!(doubts(None, Some(one(b'S', 0)), false), Some(DOUBTS));
+    }
+
+    #[test]
+    fn who_was_told_has_what_it_was_told_of() {
+        let told = Some(Told { thread: 9, signals: 6 });
+        let mut process = Process { told, ..Process::default() };
+        process.is_pending(0xff);
+        assert_eq!(process.told, told);
+        process.is_pending(4);
+        process.is_pending(6);
+        assert_eq!(process.told, Some(Told { thread: 9, signals: 4 }));
+        process.is_pending(2);
+        assert_eq!(process.told, None);
     }
 }

@@ -8,6 +8,7 @@ mod senders;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -31,6 +32,28 @@ const FAMILY: usize = 2;
 /// The least and the longest between two looks whether a listener has room again: of that nobody is told.
 const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(8);
+/// All that wait together look this far apart on average: what their looks cost does not grow with their number.
+const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
+
+/// One of those that wait till a listener has room.
+struct Queued(&'static AtomicU32);
+
+impl Queued {
+    fn among(all: &'static AtomicU32) -> Queued {
+        all.fetch_add(1, Ordering::Relaxed);
+        Queued(all)
+    }
+
+    fn least_pause(&self) -> Duration {
+        BETWEEN_LOOKS * self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 fn raw_address(call: &Call) -> Result<Vec<u8>, Errno> {
     let length = usize::try_from(call.int(2)).map_err(|_| Errno::EINVAL)?;
@@ -90,7 +113,7 @@ pub fn connect(call: Call, target: Target) {
 /// The kernel's connect() waits while the listener has no room. Here it is tried again and again: whose name it is, is asked each time.
 async fn connect_to(call: Call, target: Target, name: Vec<u8>) {
     let limit = send_timeout(&target);
-    let (started, mut pause) = (Instant::now(), PAUSE);
+    let (started, mut pause, mut queued) = (Instant::now(), PAUSE, None);
     let (target, name) = (Arc::new(target), Arc::new(name));
     let result = loop {
         let (supervisor, thread, waiting) = (call.supervisor, call.n.thread, call.n.reply.watch());
@@ -104,7 +127,9 @@ async fn connect_to(call: Call, target: Target, name: Vec<u8>) {
         if tried != Err(Errno::EAGAIN) || late || sock::is_nonblocking(target.as_fd()).unwrap_or(true) {
             break tried;
         }
-        let left = limit.map_or(pause, |limit| pause.min(limit.saturating_sub(started.elapsed())));
+        let queued = queued.get_or_insert_with(|| Queued::among(&supervisor.unix.queued));
+        let next = pause.max(queued.least_pause());
+        let left = limit.map_or(next, |limit| next.min(limit.saturating_sub(started.elapsed())));
         match call.hold(target.cookie, tokio::time::sleep(left)).await {
             Held::Done(()) => pause = (pause * 2).min(LONGEST_PAUSE),
             Held::Interrupted => {
@@ -172,4 +197,6 @@ pub struct Unix {
     names: parking_lot::Mutex<Names>,
     peers: Peers,
     pub senders: Senders,
+    /// Those that wait till a listener has room.
+    queued: AtomicU32,
 }

@@ -5,8 +5,11 @@
  *   signals sigint     waits in accept(); ends with status 5 on SIGINT
  *   signals connect    connect() to 198.18.0.9, whose session takes long, is interrupted: the socket is on its way then
  *   signals die N      dies of signal N
+ *   signals again      a second signal for the process meets a thread in accept() while the one that handled the first computes
  *   signals storm      a timer every millisecond while sockets are made, bound, connected and used */
 #include "t.h"
+
+#include <pthread.h>
 
 static volatile sig_atomic_t alarms, interrupts;
 static void on_alarm(int n) {
@@ -117,6 +120,77 @@ static void sigint(void) {
     exit(5);
 }
 
+static int held_by[3], connected;
+static volatile sig_atomic_t handled[3], computes;
+static __thread int which = -1;
+
+static void on_user(int n) {
+    (void)n;
+    if (which >= 0) handled[which]++;
+}
+
+/* Of three the first that handles a signal computes from then on, and could handle more. */
+static void *accepts(void *number) {
+    which = (int)(long)number;
+    for (;;) {
+        int fd = accept(held_by[which], NULL, NULL);
+        if (fd < 0) CHECK(errno == EINTR);
+        else __atomic_add_fetch(&connected, 1, __ATOMIC_SEQ_CST);
+        if (fd < 0 && !computes) {
+            computes = 1;
+            for (;;) __asm__ volatile("");
+        }
+    }
+    return NULL;
+}
+
+static int all_handled(void) {
+    return handled[0] + handled[1] + handled[2];
+}
+
+static void a_while(int milliseconds) {
+    struct timespec t = {milliseconds / 1000, milliseconds % 1000 * 1000000L};
+    nanosleep(&t, NULL);
+}
+
+/* The kernel tells the first thread that there is; which sipbox tells is its own affair: here the first to wait is the last to be made. */
+static void again(void) {
+    handle(SIGUSR1, on_user, 0);
+    sigset_t mask;
+    sigemptyset(&mask);
+    sigaddset(&mask, SIGUSR1);
+    pthread_t threads[3];
+    for (int i = 0; i < 3; i++) {
+        held_by[i] = listen_on(loopback_v4(0), 4);
+        CHECK(!pthread_create(&threads[i], NULL, accepts, (void *)(long)i));
+    }
+    CHECK(!pthread_sigmask(SIG_BLOCK, &mask, NULL));
+    /* All are in accept() again, in the other order. */
+    for (int i = 2; i >= 0; i--) {
+        struct address at = local_of(held_by[i]);
+        MUST(connect((int)MUST(socket(AF_INET, SOCK_STREAM, 0)), &at.any, at.len));
+        while (__atomic_load_n(&connected, __ATOMIC_SEQ_CST) < 3 - i) a_while(1);
+        a_while(50);
+    }
+    MUST(kill(getpid(), SIGUSR1));
+    while (!computes) a_while(1);
+    for (int i = 0; i < 3; i++) {
+        if (handled[i]) continue;
+        struct address at = local_of(held_by[i]);
+        int before = __atomic_load_n(&connected, __ATOMIC_SEQ_CST);
+        MUST(connect((int)MUST(socket(AF_INET, SOCK_STREAM, 0)), &at.any, at.len));
+        while (__atomic_load_n(&connected, __ATOMIC_SEQ_CST) == before) a_while(1);
+        a_while(100);
+    }
+    int before = all_handled();
+    double start = seconds_now();
+    MUST(kill(getpid(), SIGUSR1));
+    while (all_handled() == before && seconds_now() - start < 20) a_while(1);
+    CHECK(all_handled() == before + 1);
+    say("again: the second signal was handled, too");
+    exit(0);
+}
+
 static void storm(void) {
     handle(SIGALRM, on_alarm, SA_RESTART);
     every(1);
@@ -198,6 +272,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(mode, "restart")) restart();
     else if (!strcmp(mode, "timeout")) timeout();
     else if (!strcmp(mode, "sigint")) sigint();
+    else if (!strcmp(mode, "again")) again();
     else if (!strcmp(mode, "storm")) storm();
     else if (!strcmp(mode, "connect")) interrupted_connect();
     else if (!strcmp(mode, "die") && argc == 3) {

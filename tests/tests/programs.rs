@@ -659,7 +659,7 @@ fn signals_reach_the_program() {
 #[test]
 fn calls_that_wait_and_signals() {
     let world = World::new("waiting-calls");
-    for mode in ["eintr", "restart", "timeout", "storm"] {
+    for mode in ["eintr", "restart", "timeout", "again", "storm"] {
         world.run(&["--as", "x"], "signals").arg(mode).finish().success().says(mode);
     }
 }

@@ -30,13 +30,17 @@ pub fn change(mut call: Call) {
         _ => (File::At, "fchownat", 2),
     };
     let (user, group) = (call.int(at).cast_unsigned(), call.int(at + 1).cast_unsigned());
+    call.note(|| format!("{name}(.., {}, {})", user.cast_signed(), group.cast_signed()));
     if [getuid().as_raw(), KEEP].contains(&user) && [getgid().as_raw(), KEEP].contains(&group) {
         // The registers decide; what the path means is not asked here.
         return call.proceed();
     }
-    call.note(|| format!("{name}(.., {}, {})", user.cast_signed(), group.cast_signed()));
-    let result = foreign(&call, &file, user, group);
-    call.finish(result.map(|()| 0));
+    // A file system may let it wait for another machine, or for a process of this run.
+    let runtime = call.supervisor.runtime.clone();
+    runtime.spawn_blocking(move || {
+        let result = foreign(&call, &file, user, group);
+        call.finish(result.map(|()| 0));
+    });
 }
 
 fn foreign(call: &Call, file: &File, user: u32, group: u32) -> Result<(), Errno> {
@@ -57,7 +61,7 @@ fn foreign(call: &Call, file: &File, user: u32, group: u32) -> Result<(), Errno>
                     there(call, directory, &path, !flags.contains(AtFlags::AT_SYMLINK_NOFOLLOW))?
                 }
                 Some(number) => call.n.descriptor(number)?,
-                None => call.n.caller()?.open_path(b".")?,
+                None => call.n.caller()?.open_at(None, b".", true)?,
             }
         }
     };

@@ -183,8 +183,7 @@ pub fn get_credentials(call: &Call, target: &Target, name: i32) -> Result<i64, E
 fn process_of_this_run(process: i32) -> Result<OwnedFd, Errno> {
     let found = sandbox::processes::descriptor_of(process)?;
     // After it was opened: it is of whoever had the number.
-    let is_one = sandbox::processes::descendants().contains(&process.cast_unsigned());
-    if is_one { Ok(found) } else { Err(Errno::ESRCH) }
+    if sandbox::processes::is_below_us(process.cast_unsigned()) { Ok(found) } else { Err(Errno::ESRCH) }
 }
 
 #[cfg(test)]
