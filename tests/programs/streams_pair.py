@@ -1,9 +1,11 @@
 """serve PORT | client HOST PORT COUNT: COUNT connections whose bytes are not read before those of another one have all come.
 stalled HOST PORT COUNT: COUNT connections that are read fast for a while, one after the other, and then not any more; how long another one takes
-before and after, in seconds."""
+before, beside them and after, in seconds."""
+import fcntl
 import hashlib
 import socket
 import sys
+import termios
 import threading
 import time
 
@@ -72,6 +74,17 @@ def timed(address, name):
     return time.monotonic() - begun
 
 
+def wait_until_full(connection):
+    """Until nothing more comes to a connection that is not read."""
+    before, same = -1, 0
+    while same < 3:
+        time.sleep(0.005)
+        waiting = bytearray(4)
+        fcntl.ioctl(connection, termios.FIONREAD, waiting)
+        waiting = int.from_bytes(waiting, sys.byteorder)
+        before, same = waiting, same + 1 if waiting == before else 0
+
+
 def stalled(address, count):
     print("alone", timed(address, 0), flush=True)
     held = []
@@ -80,10 +93,12 @@ def stalled(address, count):
         left = FAST
         while left:
             left -= len(connection.recv(min(left, 256 << 10)))
-        # All that its peer may send comes.
-        time.sleep(0.01)
+        wait_until_full(connection)
         held.append(connection)
     print("beside", count, "stalled ones", timed(address, 1), flush=True)
+    for connection in held:
+        connection.close()
+    print("again alone", timed(address, 2), flush=True)
     sys.stdin.readline()
 
 

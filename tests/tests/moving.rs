@@ -229,8 +229,12 @@ fn connections_of_the_moment_before_are_kept() {
     };
     let goes_on = |what: &str, caller: &Process| {
         let (started, before) = (Instant::now(), made(caller));
+        // Nothing is promised while the peer has not been heard for a moment.
+        let promised = || caller.stderr().matches(", at once").count();
+        let promised_before = promised();
         until(&format!("connections after {what}"), || (made(caller) >= before + 50).then_some(()));
         println!("{what}: 50 connections later after {:.1?}", started.elapsed());
+        until(&format!("promises after {what}"), || (promised() > promised_before).then_some(()));
         assert!(!caller.stdout().contains("failed"), "{what}: {}\n{}", caller.stdout(), caller.stderr());
     };
     goes_on("the start", &caller);

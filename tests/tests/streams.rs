@@ -58,6 +58,8 @@ fn stalled_streams_stop_no_other() {
     let timed = within(Duration::from_secs(180), || client.stdout().contains(BESIDE).then_some(()));
     assert!(timed.is_some(), "it stands still\n{}", client.stderr());
     let beside = seconds(client.wait_for(BESIDE));
+    // Other tests of this machine run, or not.
+    let alone = alone.max(seconds(client.wait_for("again alone ")));
     let memory = [&client, &server].map(most_memory);
     println!("{alone} s alone, {beside} s beside 300 that are stalled; most memory: {memory:?} KiB");
     assert!(memory.iter().all(|memory| *memory < MEMORY), "{memory:?} KiB");

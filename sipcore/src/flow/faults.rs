@@ -381,7 +381,7 @@ async fn an_unread_stream_waits_alone() {
     };
     let ((held, other), _taken) = timeout(PATIENCE, async { tokio::join!(streams, taken) }).await.unwrap();
     let (held, other) = (held.unwrap(), other.unwrap());
-    let (brake, beside) = (a.brake(held.id()), a.brake(other.id()));
+    let (brake, beside) = (a.brake(&held), a.brake(&other));
     // What the other end says comes beside the large datagrams.
     let hearing = tokio::spawn({
         let a = a.clone();

@@ -290,9 +290,9 @@ impl Link {
         Link { carrier, road, window: Mutex::new(Window::new(Instant::now())), pressure, news, ground }
     }
 
-    /// For who writes to the stream with this number. One at a time.
-    pub fn brake(&self, stream: u64) -> Brake {
-        Brake::new(self.pressure.as_ref(), stream)
+    /// For who writes to this stream. One at a time.
+    pub fn brake(&self, stream: &Stream) -> Brake {
+        Brake::new(self.pressure.as_ref(), stream.id(), stream.receive.is_taken())
     }
 
     /// For who reads from the stream with this number. One at a time.

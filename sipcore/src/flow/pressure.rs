@@ -9,8 +9,8 @@
 //! on a unidirectional stream, opened with the byte 3 (the number of no stream of sockets), again and again:
 //!     stream n | bytes of n that were taken since it was opened        (variable-length integers, RFC 9000 section 16)
 //! ```
-//! Who sends writes in turns ([`Brake::turn`]). An end that sends more than that fills the windows of its own connection: more than [`MOST`] and
-//! the window is never kept.
+//! Who sends writes in turns ([`Brake::turn`]). An end that sends more than that fills the windows of its own connection: more than [`POOL`], and
+//! [`LEAST`] for each stream, is never kept. Before the other end has taken a stream nothing of it is read there: it has [`UNTAKEN`] until then.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
@@ -31,6 +31,9 @@ pub(super) const TAKEN: u8 = 3;
 const POOL: u64 = 64 << 20;
 /// Of what the others have left of it a stream may have this part.
 const PART: u64 = 2;
+/// The window of a stream that the other end has not taken yet, about an initial one of TCP (RFC 6928): what it carries lies in the connection's own,
+/// which as many as there can be do not fill.
+const UNTAKEN: u64 = 12 << 10;
 /// The window of a stream: at first (more than a busy machine has in the way on a short path), and at least, whatever the others have.
 const FIRST: u64 = 2 << 20;
 const LEAST: u64 = 32 << 10;
@@ -44,8 +47,8 @@ const PIECE: u64 = 4 << 10;
 const STEP: u64 = 8 << 10;
 /// Between two times that it is told, while little is kept: then windows are no smaller than a path is long.
 const OFTEN: Duration = Duration::from_millis(1);
-/// What honest senders can make an end keep. Nothing more is read, then, for a program that has something to read.
-const MOST: u64 = POOL + LEAST * tls::STREAMS as u64;
+/// Streams of which something may be remembered after their end: more than programs have sockets.
+const ENDED: usize = 16 * tls::STREAMS as usize;
 /// All that was sent is taken, or thrown away: the largest number there is.
 const ALL: u64 = (1 << 62) - 1;
 
@@ -58,11 +61,14 @@ const TURN: [usize; 2] = [16 << 10, 64 << 10];
 
 /// What the streams of one connection ask of each other.
 pub(super) struct Pressure {
-    /// Bytes that are kept for programs of this end.
+    /// Bytes that are kept for programs of this end, and streams that these read.
     kept: AtomicUsize,
+    read: AtomicUsize,
     /// What the other end is to be told: of each stream, how much was taken.
     untold: Mutex<HashMap<u64, u64>>,
     changed: Notify,
+    /// The other end takes no words.
+    deaf: Notify,
     /// Streams that this end writes, and those whose end the other end's programs have not read yet.
     credits: Mutex<HashMap<u64, Arc<Credit>>>,
     /// Bytes of all of them that were sent, and not taken.
@@ -90,6 +96,8 @@ struct State {
     since: (u64, Instant),
     /// The writer has waited for room since.
     waited: bool,
+    /// The other end has taken the stream: its program reads it, or what was sent is said to be thrown away.
+    begun: bool,
     /// Its writer has nothing more.
     finished: bool,
 }
@@ -104,8 +112,10 @@ impl Pressure {
     pub fn new() -> Arc<Pressure> {
         Arc::new(Pressure {
             kept: AtomicUsize::new(0),
+            read: AtomicUsize::new(0),
             untold: Mutex::default(),
             changed: Notify::new(),
+            deaf: Notify::new(),
             credits: Mutex::default(),
             outstanding: AtomicU64::new(0),
             turns: Semaphore::new(1),
@@ -114,7 +124,7 @@ impl Pressure {
         })
     }
 
-    /// Tells the other end, until the connection ends.
+    /// Tells the other end, until the connection ends. It is ended if that end does not listen: none that keeps to the rules does so.
     pub async fn tell(self: Arc<Pressure>, connection: Connection) {
         let telling = async {
             let mut stream = None;
@@ -139,9 +149,11 @@ impl Pressure {
             }
         };
         tokio::select! {
-            _ = connection.closed() => {}
+            _ = connection.closed() => return,
             None::<()> = telling => {}
+            () = self.deaf.notified() => {}
         }
+        connection.close(0u32.into(), b"what was taken is not heard");
     }
 
     /// What was not told yet.
@@ -201,7 +213,10 @@ impl Pressure {
 
     fn forget(&self, stream: u64) {
         if let Some(credit) = self.credits.lock().remove(&stream) {
-            self.outstanding.fetch_sub(credit.state.lock().outstanding(), Ordering::Relaxed);
+            let mut state = credit.state.lock();
+            self.outstanding.fetch_sub(state.outstanding(), Ordering::Relaxed);
+            // Who hears of it just now takes nothing off again.
+            state.taken = state.sent;
         }
     }
 
@@ -217,12 +232,22 @@ impl Pressure {
     }
 
     fn want(&self, stream: u64, taken: u64) {
-        self.untold.lock().insert(stream, taken);
-        self.changed.notify_one();
+        let mut untold = self.untold.lock();
+        if untold.len() < ENDED || untold.contains_key(&stream) {
+            untold.insert(stream, taken);
+            self.changed.notify_one();
+        } else {
+            self.deaf.notify_one();
+        }
     }
 
     fn kept(&self) -> u64 {
         self.kept.load(Ordering::Relaxed) as u64
+    }
+
+    /// What a sender that keeps to its windows can make this end keep.
+    fn most(&self) -> u64 {
+        POOL + LEAST * self.read.load(Ordering::Relaxed) as u64
     }
 
     /// Waits for the turn of a stream that has something to write.
@@ -271,10 +296,18 @@ pub struct Brake {
 }
 
 impl Brake {
-    pub(super) fn new(pressure: Option<&Arc<Pressure>>, stream: u64) -> Brake {
+    /// `begun`: the other end has taken the stream.
+    pub(super) fn new(pressure: Option<&Arc<Pressure>>, stream: u64, begun: bool) -> Brake {
         let of = pressure.map(|pressure| {
-            let state =
-                State { sent: 0, taken: 0, window: FIRST, since: (0, Instant::now()), waited: false, finished: false };
+            let state = State {
+                sent: 0,
+                taken: 0,
+                window: if begun { FIRST } else { UNTAKEN },
+                since: (0, Instant::now()),
+                waited: false,
+                begun,
+                finished: false,
+            };
             let credit = Arc::new(Credit { state: Mutex::new(state), changed: Notify::new() });
             pressure.credits.lock().insert(stream, credit.clone());
             (pressure.clone(), stream, credit)
@@ -286,15 +319,28 @@ impl Brake {
     /// whole piece to write; who has little need not wait for all of them.
     pub async fn turn(&self, much: bool) -> Turn<'_> {
         let Some((pressure, _, credit)) = &self.of else { return Turn { most: TURN[1], _permits: [None, None] } };
-        let room = loop {
-            match pressure.room(credit) {
-                Some(room) => break room,
-                None => credit.changed.notified().await,
+        loop {
+            if pressure.room(credit).is_none() {
+                credit.changed.notified().await;
+                continue;
             }
-        };
-        let mut turn = pressure.turn(much).await;
-        turn.most = turn.most.min(room);
-        turn
+            let mut turn = pressure.turn(much).await;
+            // Those before have written, too.
+            if let Some(room) = pressure.room(credit) {
+                turn.most = turn.most.min(room);
+                return turn;
+            }
+        }
+    }
+
+    /// The other end has taken the stream.
+    pub fn begin(&self) {
+        let Some((_, _, credit)) = &self.of else { return };
+        let mut state = credit.state.lock();
+        if !state.begun {
+            (state.begun, state.window) = (true, state.window.max(FIRST));
+            credit.changed.notify_one();
+        }
     }
 
     /// So many bytes are written.
@@ -322,9 +368,11 @@ impl Drop for Brake {
         let Some((pressure, stream, credit)) = &self.of else { return };
         let lasts = {
             let state = credit.state.lock();
-            state.finished && state.outstanding() >= STEP
+            // Of one that was not taken nothing will be said.
+            state.begun && state.finished && state.outstanding() >= STEP
         };
-        if !lasts {
+        // Nor of so many, by an end that keeps to the rules.
+        if !lasts || pressure.credits.lock().len() > ENDED {
             pressure.forget(*stream);
         }
     }
@@ -344,7 +392,10 @@ pub struct Backlog {
 
 impl Backlog {
     pub(super) fn new(pressure: Option<&Arc<Pressure>>, stream: u64) -> Backlog {
-        let of = pressure.map(|pressure| (pressure.clone(), stream));
+        let of = pressure.map(|pressure| {
+            pressure.read.fetch_add(1, Ordering::Relaxed);
+            (pressure.clone(), stream)
+        });
         Backlog { data: VecDeque::new(), of, taken: 0, told: 0, ended: false }
     }
 
@@ -355,7 +406,9 @@ impl Backlog {
 
     /// Whether there is room for more.
     pub fn has_room(&self) -> bool {
-        self.of.as_ref().is_some_and(|(pressure, _)| (self.data.len() as u64) < LEAST || pressure.kept() < MOST)
+        self.of
+            .as_ref()
+            .is_some_and(|(pressure, _)| (self.data.len() as u64) < LEAST || pressure.kept() < pressure.most())
     }
 
     /// Nothing waits for the program.
@@ -410,6 +463,7 @@ impl Drop for Backlog {
     fn drop(&mut self) {
         if let Some((pressure, stream)) = &self.of {
             pressure.kept.fetch_sub(self.data.len(), Ordering::Relaxed);
+            pressure.read.fetch_sub(1, Ordering::Relaxed);
             // The other end has forgotten the stream if less is missing.
             if !self.ended || self.taken + self.data.len() as u64 - self.told >= STEP {
                 pressure.want(*stream, ALL);

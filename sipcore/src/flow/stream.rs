@@ -138,6 +138,11 @@ impl RecvStream {
         }
     }
 
+    /// Whether the other end is known to have taken the stream.
+    pub fn is_taken(&self) -> bool {
+        !matches!(self, RecvStream::Quic(_, Some(_)))
+    }
+
     /// The next bytes, about `most`; `None` at the end.
     pub async fn read(&mut self, most: usize) -> Result<Option<Bytes>, Broken> {
         match self {

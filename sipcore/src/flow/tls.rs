@@ -20,9 +20,9 @@ use crate::sdp::Fingerprint;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// And is lost after this long without an answer.
 const LOST_AFTER: Duration = Duration::from_secs(30);
-/// Bytes that may be on their way in a connection: 200 ms at 2.5 Gbit/s. One stream may have them all: who writes waits for the connection alone,
-/// and so for its turn. What a program does not read is not among them for long.
-const WINDOW: u32 = 64 << 20;
+/// Bytes that may be on their way in a connection: 200 ms at 2.5 Gbit/s, and half of that in one stream (`pressure`). For QUIC one stream may have
+/// them all: who writes waits for the connection alone, and so for its turn. What a program does not read is not among them for long.
+pub(super) const WINDOW: u32 = 64 << 20;
 /// Streams at once that the other end may open.
 pub(super) const STREAMS: u32 = 4096;
 /// Datagrams that wait for the program, or for room on the path.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Never less: a path within a building, on busy machines.
 pub(super) const LEAST: u64 = 1536 << 10;
-/// Never more: 200 ms at 2.5 Gbit/s.
+/// Never more: 200 ms at 2.5 Gbit/s, of all streams together.
 const MOST: u64 = 64 << 20;
 /// Between two measurements at least, and at least a round trip.
 const INTERVAL: Duration = Duration::from_millis(50);

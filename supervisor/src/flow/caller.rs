@@ -46,16 +46,18 @@ pub struct Wanted<'a> {
     /// How the peer's program is to see it.
     pub seen_as: SocketAddr,
     /// Where the reason goes if it is not to be had, while there is another way; else the user is told.
-    pub aside: Option<&'a Mutex<Option<String>>>,
+    pub aside: Option<&'a Mutex<Option<Why>>>,
 }
+
+/// Why a flow is not to be had: what a connect() of the program is told, and the user.
+pub type Why = (Errno, String);
 
 impl Wanted<'_> {
     /// Says why it is not to be had.
     pub fn fail(&self, errno: Errno, why: String) -> Failure {
-        let words = format!("{} of {}: {why} ({errno:?} to the program)", self.label, self.callee.uri);
         match self.aside {
-            Some(kept) => *kept.lock() = Some(words),
-            None => crate::say::say!("{words}"),
+            Some(kept) => *kept.lock() = Some((errno, why)),
+            None => crate::say::say!("{} of {}: {why} ({errno:?} to the program)", self.label, self.callee.uri),
         }
         Failure { errno }
     }
@@ -68,6 +70,8 @@ pub struct Peer {
     pub(super) trunk: tokio::sync::Mutex<Option<Arc<Trunk>>>,
     /// When nobody could be reached, and what the program was told.
     failed: Mutex<Option<(Instant, Errno)>>,
+    /// When he refused a call that was to find out whether he is there, for what, and why.
+    refused: Mutex<Option<(Instant, Label, Option<Why>)>>,
     /// Whether TLS connections came about when they were last agreed on.
     tls: Mutex<Option<(bool, Instant)>>,
 }
@@ -293,12 +297,9 @@ impl Links {
         plan: &Plan,
     ) -> Result<Option<Flow>, Failure> {
         let (asked, words) = (Instant::now(), Mutex::new(None));
-        let say = || {
-            let words = words.lock().take();
-            match (words, wanted.aside) {
-                (words, Some(kept)) => *kept.lock() = words,
-                (Some(words), None) => crate::say::say!("{words}"),
-                (None, None) => {}
+        let say = |why: Option<Why>| {
+            if let Some((errno, why)) = why {
+                wanted.fail(errno, why);
             }
         };
         let failure = {
@@ -306,6 +307,13 @@ impl Links {
             // Others that waited in it may have set up the next one already.
             if !slot.as_ref().is_some_and(|now| Arc::ptr_eq(now, trunk)) {
                 return Ok(None);
+            }
+            // Who waited for the same while he refused another is refused, too.
+            let refused = peer.refused.lock().clone();
+            if let Some((_, _, why)) = refused.filter(|(when, label, _)| *when >= asked && *label == wanted.label) {
+                let errno = why.as_ref().map_or(Errno::ECONNREFUSED, |(errno, _)| *errno);
+                say(why);
+                return Err(Failure { errno });
             }
             let failed = *peer.failed.lock();
             match failed.filter(|(when, _)| *when >= asked) {
@@ -338,7 +346,9 @@ impl Links {
                         }
                         // He has answered, or this end wants for something.
                         Err((false, failure)) => {
-                            say();
+                            let why = words.lock().take();
+                            *peer.refused.lock() = Some((Instant::now(), wanted.label, why.clone()));
+                            say(why);
                             return Err(failure);
                         }
                     }
@@ -349,7 +359,7 @@ impl Links {
             () = trunk.link.heard() => Ok(None),
             _ = trunk.link.closed() => Ok(None),
             () = tokio::time::sleep(BACK_WITHIN) => {
-                say();
+                say(words.lock().take());
                 Err(failure)
             }
         }

@@ -85,9 +85,9 @@ impl Promised {
             None => match link.open(self.opening, false).await {
                 Ok(stream) => return pump::pump(socket, stream, link, ending).await,
                 Err(OpenError::Silent) => {
-                    let gone = self.gone(held.trunk()).await;
-                    if let Err(why) = gone {
-                        return reset(&socket, why);
+                    if let Err(why) = self.gone(held.trunk()).await {
+                        let _ = sandbox::sock::reset_on_close(socket.as_fd());
+                        return Err(Untaken::Never(why));
                     }
                     socket
                 }
@@ -97,9 +97,9 @@ impl Promised {
         Box::pin(self.again(held, unheard)).await
     }
 
-    /// Ends when the peer says nothing, and is there no more: another run is reached instead, or (an error) none. As long as he is there he may take
-    /// his time: he moves, or is busy.
-    async fn gone(&self, trunk: &Arc<Trunk>) -> Result<(), OpenError> {
+    /// Ends when the peer says nothing, and is there no more: another run is reached instead, or (an error, for the user) none. As long as he is
+    /// there he may take his time: he moves, or is busy.
+    async fn gone(&self, trunk: &Arc<Trunk>) -> Result<(), String> {
         loop {
             trunk.link.silent().await;
             match Box::pin(self.ask(trunk)).await {
@@ -110,10 +110,11 @@ impl Promised {
         }
     }
 
-    async fn ask(&self, trunk: &Arc<Trunk>) -> Result<Heard, OpenError> {
+    async fn ask(&self, trunk: &Arc<Trunk>) -> Result<Heard, String> {
+        let silent = || OpenError::Silent.to_string();
         let sessions = &self.supervisor.sessions;
-        let target = Uri::from_str(&self.callee.uri).map_err(|_| OpenError::Silent)?;
-        let agent = sessions.started_agent().await.ok_or(OpenError::Silent)?;
+        let target = Uri::from_str(&self.callee.uri).map_err(|_| silent())?;
+        let agent = sessions.started_agent().await.ok_or_else(silent)?;
         let words = parking_lot::Mutex::default();
         let wanted = Wanted {
             callee: &self.callee,
@@ -124,8 +125,11 @@ impl Promised {
             aside: Some(&words),
         };
         sessions.links.hear(&self.supervisor, &agent, &self.peer, trunk, wanted).await.map_err(|_| {
-            tracing::debug!(words = words.lock().take(), "a peer that says nothing is not reached by a call either");
-            OpenError::Silent
+            // He refuses, or nobody answers.
+            match words.lock().take() {
+                Some((_, why)) => format!("nothing came from the peer any more, and he was called again: {why}"),
+                None => silent(),
+            }
         })
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use nix::sys::socket::{MsgFlags, sendmsg};
-use sipcore::flow::{Backlog, Brake, Link, OpenError, RecvStream, SendStream, Stopped, Stream};
+use sipcore::flow::{Backlog, Brake, Link, RecvStream, SendStream, Stopped, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -92,7 +92,7 @@ pub async fn pump(
     pump_promised(socket, stream, link, ending, pending()).await
 }
 
-/// The same of a stream that the peer was not asked for. `gone` ends when he will not take it any more, or (an error) cannot.
+/// The same of a stream that the peer was not asked for. `gone` ends when he will not take it any more, or (an error, for the user) cannot.
 ///
 /// # Errors
 /// Why the peer has not taken it.
@@ -101,16 +101,16 @@ pub async fn pump_promised(
     stream: Stream,
     link: &Link,
     ending: watch::Receiver<bool>,
-    gone: impl Future<Output = Result<(), OpenError>>,
+    gone: impl Future<Output = Result<(), String>>,
 ) -> Result<(), Untaken> {
     let mut said = false;
     let _ = socket.set_nodelay(true);
     short::own(&socket);
-    let (brake, mut backlog) = (link.brake(stream.id()), link.backlog(stream.id()));
+    let (brake, mut backlog) = (link.brake(&stream), link.backlog(stream.id()));
     let Stream { mut send, mut receive } = stream;
     let outcome = {
         let (mut reader, writer) = socket.split();
-        let mut down = pin!(downwards(writer, &mut receive, &mut backlog, gone, ending));
+        let mut down = pin!(downwards(writer, &mut receive, (&mut backlog, &brake), gone, ending));
         let (mut up_ended, mut down_ended, mut down_whole) = (false, false, false);
         let ended = {
             let mut up = pin!(upwards(&mut reader, (&mut send, &mut said), &brake, link));
@@ -261,8 +261,8 @@ async fn upwards(
 async fn downwards(
     mut to: WriteHalf<'_>,
     from: &mut RecvStream,
-    backlog: &mut Backlog,
-    gone: impl Future<Output = Result<(), OpenError>>,
+    (backlog, brake): (&mut Backlog, &Brake),
+    gone: impl Future<Output = Result<(), String>>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Broken> {
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
@@ -274,8 +274,9 @@ async fn downwards(
     tokio::select! {
         biased;
         taken = from.taken() => taken?,
-        why = gone => return Err(why.map_or_else(|why| Broken::Untaken(why.to_string()), |()| Broken::Gone)),
+        why = gone => return Err(why.map_or_else(Broken::Untaken, |()| Broken::Gone)),
     }
+    brake.begin();
     loop {
         let count = tokio::select! {
             count = from.read_many(&mut chunks) => count,

@@ -34,20 +34,55 @@ pub struct Trunk {
     /// The supervisor's ends of datagram flows, by the number on the wire.
     datagrams: Mutex<HashMap<u64, Arc<UdpSocket>>>,
     /// Datagrams that came before the streams that announce their numbers: QUIC does not keep that order.
-    early: Mutex<VecDeque<(u64, Vec<u8>)>>,
+    early: Mutex<Early>,
     lost: AtomicUsize,
     /// Sockets that this end has offered for another path.
     pub prepared: Mutex<Option<Prepared>>,
 }
 
-/// Datagrams that are kept for streams to come; the oldest goes first.
-const EARLY: usize = 64;
-/// No longer ones are kept.
-const EARLY_BYTES: usize = 2048;
+/// Bytes of datagrams that are kept for streams to come, and what one takes beside its own; the oldest goes first.
+const EARLY: usize = 256 << 10;
+const EARLY_EACH: usize = 64;
 /// Datagrams that are delivered at once. The kernel takes up to 64 of them together (UDP_MAX_SEGMENTS before Linux 6.9), and this many bytes, with
 /// their headers.
 const BURST: usize = 64;
 const BURST_BYTES: usize = 65_000;
+
+/// Datagrams of streams to come, by their numbers.
+#[derive(Default)]
+struct Early {
+    all: VecDeque<(u64, Vec<u8>)>,
+    bytes: usize,
+}
+
+impl Early {
+    /// How many others are lost for it.
+    fn push(&mut self, number: u64, data: &[u8]) -> usize {
+        let before = self.all.len();
+        self.bytes += data.len() + EARLY_EACH;
+        while self.bytes > EARLY
+            && let Some((_, oldest)) = self.all.pop_front()
+        {
+            self.bytes -= oldest.len() + EARLY_EACH;
+        }
+        let lost = before - self.all.len();
+        self.all.push_back((number, data.to_vec()));
+        lost
+    }
+
+    /// Those of one stream, in order.
+    fn take(&mut self, number: u64, mut each: impl FnMut(&[u8])) {
+        let bytes = &mut self.bytes;
+        self.all.retain(|(early, data)| {
+            let is_its = *early == number;
+            if is_its {
+                each(data);
+                *bytes -= data.len() + EARLY_EACH;
+            }
+            !is_its
+        });
+    }
+}
 
 impl Trunk {
     pub fn new(
@@ -109,13 +144,7 @@ impl Trunk {
     pub fn attach(&self, number: u64, socket: Arc<UdpSocket>) {
         // Under this lock none is delivered, and none overtakes those that were early.
         let mut datagrams = self.datagrams.lock();
-        self.early.lock().retain(|(early, data)| {
-            let is_its = *early == number;
-            if is_its {
-                self.hand_over(&socket, data);
-            }
-            !is_its
-        });
+        self.early.lock().take(number, |data| self.hand_over(&socket, data));
         datagrams.insert(number, socket);
     }
 
@@ -147,15 +176,7 @@ impl Trunk {
         let datagrams = self.datagrams.lock();
         match datagrams.get(&number) {
             Some(socket) => self.hand_over(socket, data),
-            None if data.len() <= EARLY_BYTES => {
-                let mut early = self.early.lock();
-                if early.len() == EARLY {
-                    early.pop_front();
-                    self.lost.fetch_add(1, Ordering::Relaxed);
-                }
-                early.push_back((number, data.to_vec()));
-            }
-            None => drop(self.lost.fetch_add(1, Ordering::Relaxed)),
+            None => drop(self.lost.fetch_add(self.early.lock().push(number, data), Ordering::Relaxed)),
         }
     }
 
@@ -214,5 +235,31 @@ impl Drop for Held {
         let mut used = self.0.used.lock();
         used.0 -= 1;
         used.1 = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_before_its_stream_is_kept_within_bounds() {
+        let mut early = Early::default();
+        // A whole queue, large ones, and those of others between them.
+        for n in 0..200u8 {
+            assert_eq!(early.push(u64::from(n % 2), &[n; 100]), 0);
+        }
+        assert_eq!(early.push(1, &[7; 65_507]), 0);
+        let mut came = Vec::new();
+        early.take(1, |data| came.push((data[0], data.len())));
+        let small = (0..200u8).filter(|n| n % 2 == 1).map(|n| (n, 100));
+        assert_eq!(came, small.chain([(7, 65_507)]).collect::<Vec<_>>());
+        early.take(0, |_| ());
+        assert_eq!((early.bytes, early.all.len()), (0, 0));
+        // The oldest go first, however small all of them are.
+        let lost: usize = (0..10_000).map(|_| early.push(2, &[])).sum();
+        assert_eq!((lost, early.all.len()), (10_000 - EARLY / EARLY_EACH, EARLY / EARLY_EACH));
+        assert_eq!(early.push(3, &[0; 65_507]), 65_507_usize.div_ceil(EARLY_EACH) + 1);
+        assert!(early.bytes <= EARLY);
     }
 }

@@ -37,7 +37,8 @@ fn fill(brake: &Brake, backlog: &mut Backlog) -> usize {
 #[test]
 fn a_program_that_does_not_read_stops_its_own_stream() {
     let (near, far, now) = (Pressure::new(), Pressure::new(), Instant::now());
-    let [unread, read] = [0, 16384].map(|stream| (Brake::new(Some(&near), stream), Backlog::new(Some(&far), stream)));
+    let [unread, read] =
+        [0, 16384].map(|stream| (Brake::new(Some(&near), stream, true), Backlog::new(Some(&far), stream)));
     let (brake, mut backlog) = unread;
     let kept = fill(&brake, &mut backlog);
     assert!((FIRST as usize - PIECE as usize..=FIRST as usize).contains(&kept), "{kept}");
@@ -69,14 +70,14 @@ fn streams_that_nobody_reads_keep_a_bounded_memory_busy_and_stop_no_other() {
     let (near, far, now) = (Pressure::new(), Pressure::new(), Instant::now());
     let count = u64::from(tls::STREAMS);
     let mut unread: Vec<_> =
-        (0..count).map(|n| (Brake::new(Some(&near), 4 * n), Backlog::new(Some(&far), 4 * n))).collect();
+        (0..count).map(|n| (Brake::new(Some(&near), 4 * n, true), Backlog::new(Some(&far), 4 * n))).collect();
     for (brake, backlog) in &mut unread {
         let kept = fill(brake, backlog);
         assert!(kept as u64 >= LEAST - PIECE, "{kept}");
     }
-    assert!(far.kept() <= MOST, "{}", far.kept());
+    assert!(far.kept() <= far.most(), "{}", far.kept());
     assert!(far.kept() >= POOL, "{}", far.kept());
-    let (brake, mut backlog) = (Brake::new(Some(&near), 4 * count), Backlog::new(Some(&far), 4 * count));
+    let (brake, mut backlog) = (Brake::new(Some(&near), 4 * count, true), Backlog::new(Some(&far), 4 * count));
     for _ in 0..1000 {
         let count = fill(&brake, &mut backlog);
         assert!(count as u64 >= STEP, "{count}");
@@ -87,7 +88,7 @@ fn streams_that_nobody_reads_keep_a_bounded_memory_busy_and_stop_no_other() {
     while backlog.has_room() {
         backlog.push(&[0; 4096]);
     }
-    assert!(far.kept() <= MOST + LEAST + 4096, "{}", far.kept());
+    assert!(far.kept() <= far.most() + 4096, "{}", far.kept());
     backlog.taken(backlog.data.len());
     assert!(backlog.has_room());
 }
@@ -97,7 +98,7 @@ fn streams_that_nobody_reads_keep_a_bounded_memory_busy_and_stop_no_other() {
 fn windows_grow_as_programs_read() {
     let grown = |trips: u32| {
         let (near, far, mut now) = (Pressure::new(), Pressure::new(), Instant::now());
-        let (brake, mut backlog) = (Brake::new(Some(&near), 0), Backlog::new(Some(&far), 0));
+        let (brake, mut backlog) = (Brake::new(Some(&near), 0, true), Backlog::new(Some(&far), 0));
         for _ in 0..100 {
             fill(&brake, &mut backlog);
             for _ in 0..trips {
@@ -120,7 +121,7 @@ fn windows_grow_as_programs_read() {
 #[test]
 fn what_is_left_behind_counts() {
     let (near, far, now) = (Pressure::new(), Pressure::new(), Instant::now());
-    let (brake, mut backlog) = (Brake::new(Some(&near), 0), Backlog::new(Some(&far), 0));
+    let (brake, mut backlog) = (Brake::new(Some(&near), 0, true), Backlog::new(Some(&far), 0));
     let kept = fill(&brake, &mut backlog) as u64;
     brake.finish();
     drop(brake);
@@ -134,7 +135,7 @@ fn what_is_left_behind_counts() {
     assert_eq!(near.outstanding.load(Ordering::Relaxed), 0);
     assert!(near.credits.lock().is_empty());
     // Of what is small nothing is said at all.
-    let (brake, mut backlog) = (Brake::new(Some(&near), 4), Backlog::new(Some(&far), 4));
+    let (brake, mut backlog) = (Brake::new(Some(&near), 4, true), Backlog::new(Some(&far), 4));
     brake.sent(100);
     backlog.push(&[0; 100]);
     backlog.taken(100);
@@ -143,8 +144,15 @@ fn what_is_left_behind_counts() {
     drop((brake, backlog));
     assert!(far.words().is_empty() && near.credits.lock().is_empty());
     assert_eq!(near.outstanding.load(Ordering::Relaxed), 0);
+    // A word that is heard while its stream is forgotten takes nothing off a second time.
+    let brake = Brake::new(Some(&near), 12, true);
+    brake.sent(100_000);
+    let credit = near.credits.lock().get(&12).cloned().unwrap();
+    drop(brake);
+    near.taken(12, &credit, ALL, now, TRIP);
+    assert_eq!(near.outstanding.load(Ordering::Relaxed), 0);
     // A reset ends it, whatever is on its way.
-    let (brake, mut backlog) = (Brake::new(Some(&near), 8), Backlog::new(Some(&far), 8));
+    let (brake, mut backlog) = (Brake::new(Some(&near), 8, true), Backlog::new(Some(&far), 8));
     fill(&brake, &mut backlog);
     drop(brake);
     assert_eq!(near.outstanding.load(Ordering::Relaxed), 0);
@@ -153,11 +161,108 @@ fn what_is_left_behind_counts() {
     assert_eq!((far.kept(), near.outstanding.load(Ordering::Relaxed)), (0, 0));
 }
 
+/// Before the other end has taken it a stream has little in the way, however many there are; and nothing is left of one that was refused.
+#[test]
+fn streams_that_are_not_taken_fill_no_window() {
+    let (near, far, now) = (Pressure::new(), Pressure::new(), Instant::now());
+    let count = u64::from(tls::STREAMS);
+    let brakes: Vec<_> = (0..count).map(|n| Brake::new(Some(&near), 4 * n, false)).collect();
+    let write = |brake: &Brake| {
+        let room = room(brake);
+        brake.sent(room);
+        room as u64
+    };
+    let all: u64 = brakes.iter().map(write).sum();
+    assert_eq!(all, UNTAKEN * count);
+    assert!(all < u64::from(tls::WINDOW) - UNTAKEN * 1000, "{all}");
+    assert_eq!(room(&brakes[0]), 0);
+    // One that is taken now, by an end that reads on, has what all the others leave.
+    brakes[0].begin();
+    assert!(room(&brakes[0]) as u64 >= LEAST - UNTAKEN);
+    // What was sent of the others is nobody's when they end, also behind their ends.
+    brakes.iter().for_each(Brake::finish);
+    drop(brakes);
+    assert_eq!(near.outstanding.load(Ordering::Relaxed), UNTAKEN);
+    let mut backlog = Backlog::new(Some(&far), 0);
+    backlog.push(&[0; UNTAKEN as usize]);
+    drop(backlog);
+    deliver(&far, &near, now);
+    assert_eq!(near.outstanding.load(Ordering::Relaxed), 0);
+    assert!(near.credits.lock().is_empty());
+    // The first windows are had by whom the other end takes.
+    let brake = Brake::new(Some(&near), 0, false);
+    assert_eq!(write(&brake), UNTAKEN);
+    brake.begin();
+    assert_eq!(write(&brake), FIRST - UNTAKEN);
+}
+
+/// Who waits for room until the stream is taken writes then.
+#[tokio::test]
+async fn a_stream_that_is_taken_goes_on() {
+    let near = Pressure::new();
+    let brake = Brake::new(Some(&near), 0, false);
+    let most = brake.turn(true).await.most;
+    assert_eq!(most as u64, UNTAKEN);
+    brake.sent(most);
+    let turn = async {
+        let turn = brake.turn(true);
+        tokio::time::timeout(Duration::ZERO, turn).await.map(|turn| turn.most)
+    };
+    assert!(turn.await.is_err());
+    let (most, ()) = tokio::join!(brake.turn(true), async { brake.begin() });
+    assert_eq!(most.most, TURN[1]);
+}
+
+/// Rooms that several have seen are not all used: the one that writes last sees what is left.
+#[tokio::test]
+async fn room_is_looked_at_when_it_is_ones_turn() {
+    let near = Pressure::new();
+    let all: Vec<_> = (0..100).map(|n| Brake::new(Some(&near), 4 * n, true)).collect();
+    near.outstanding.store(POOL - (128 << 10), Ordering::Relaxed);
+    let held = near.turns.acquire().await;
+    let writes = async |brake: &Brake| {
+        let turn = brake.turn(false).await;
+        brake.sent(turn.most);
+        drop(turn);
+    };
+    let mut writing: Vec<_> = all.iter().map(|brake| Box::pin(writes(brake))).collect();
+    for one in &mut writing {
+        assert!(tokio::time::timeout(Duration::ZERO, one).await.is_err());
+    }
+    drop(held);
+    for one in writing {
+        one.await;
+    }
+    let over = near.outstanding.load(Ordering::Relaxed).saturating_sub(POOL);
+    assert!(over <= LEAST * 100, "{over}");
+}
+
+/// An end that keeps to no rule makes the other one remember no more for that, nor keep more than its streams may have.
+#[test]
+fn an_end_that_says_and_hears_nothing_costs_little() {
+    let near = Pressure::new();
+    let mut one = Backlog::new(Some(&near), 1);
+    while one.has_room() {
+        one.push(&[0; 4096]);
+    }
+    assert!(near.kept() <= POOL + LEAST + 4096, "{}", near.kept());
+    drop(one);
+    for n in 0..2 * ENDED as u64 {
+        drop(Backlog::new(Some(&near), 4 * n));
+        let brake = Brake::new(Some(&near), 4 * n, true);
+        brake.sent(STEP as usize);
+        brake.finish();
+    }
+    assert_eq!((near.untold.lock().len(), near.credits.lock().len()), (ENDED, ENDED));
+    let ends = std::pin::pin!(near.deaf.notified()).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    assert!(ends.is_ready());
+}
+
 /// Lies of the other end about what was taken change nothing but its own windows.
 #[test]
 fn more_than_was_sent_is_not_taken() {
     let near = Pressure::new();
-    let brakes = [0, 4].map(|stream| Brake::new(Some(&near), stream));
+    let brakes = [0, 4].map(|stream| Brake::new(Some(&near), stream, true));
     brakes[0].sent(100_000);
     brakes[1].sent(100_000);
     for taken in [7, ALL, 3, ALL - 1] {
@@ -208,7 +313,7 @@ async fn turns_are_taken_in_order() {
 
 #[tokio::test]
 async fn data_channels_have_bounds_of_their_own() {
-    drop(Brake::new(None, 1000).turn(true).await);
+    drop(Brake::new(None, 1000, false).turn(true).await);
     let backlog = Backlog::new(None, 1000);
     assert!(backlog.patience().is_none() && !backlog.has_room());
 }
