@@ -1,7 +1,8 @@
 //! The seccomp filters of a sandboxed program: what is answered by the supervisor, and what is refused outright.
 //!
 //! The notify filter (libseccomp) sends the address-carrying socket calls to the supervisor. Register comparisons keep
-//! everything else native: `read`, `write`, `poll`, `close`, and `send`/`recv` without an address are never trapped.
+//! everything else native: `read`, `write`, `poll`, `close`, and `send`/`recv` without an address are never trapped
+//! (a `send` of urgent data is, to be seen).
 //! The hardening filters (seccompiler, one for each errno) refuse what could reach the network, or another process, past the supervisor.
 //!
 //! They are joined into one program, with the outcome of a stack of them (seccomp(2)): a refusal goes before a notification, and of two
@@ -251,6 +252,12 @@ fn here(filter: &mut ScmpFilterContext) -> Result<(), FilterError> {
     // sendto and recvfrom only with an address; send(2) and recv(2) are these calls with a null pointer there.
     let with_address = ScmpArgCompare::new(4, ScmpCompareOp::NotEqual, 0);
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("recvfrom")?, &[with_address])?;
+    // Urgent data is the kernel's to send, and is to be known of.
+    let urgent = [
+        ScmpArgCompare::new(3, ScmpCompareOp::MaskedEqual(libc::MSG_OOB as u64), libc::MSG_OOB as u64),
+        ScmpArgCompare::new(4, ScmpCompareOp::Equal, 0),
+    ];
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("sendto")?, &urgent)?;
     for name in ["getsockopt", "setsockopt"] {
         let v6only = [int_is(1, libc::IPPROTO_IPV6), int_is(2, libc::IPV6_V6ONLY)];
         filter.add_rule_conditional_exact(ScmpAction::Notify, call(name)?, &v6only)?;

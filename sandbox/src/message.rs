@@ -180,16 +180,22 @@ pub fn receive_from(fd: BorrowedFd<'_>, data: &mut [u8], flags: i32) -> Result<(
     Ok((n, inet(&name[..length.min(SOCKADDR_IN6)])))
 }
 
+/// Where a datagram came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Its IPv4 address.
+    pub address: SocketAddrV4,
+    /// The kernel has given it as a v4-mapped one: the socket is one of IPv6.
+    pub mapped: bool,
+}
+
 /// As [`receive_from`], for the source's IPv4 address, also a v4-mapped one.
 #[inline]
-pub fn receive_from_v4(
-    fd: BorrowedFd<'_>,
-    data: &mut [u8],
-    flags: i32,
-) -> Result<(usize, Option<SocketAddrV4>), Errno> {
+pub fn receive_from_v4(fd: BorrowedFd<'_>, data: &mut [u8], flags: i32) -> Result<(usize, Option<Source>), Errno> {
     let mut name = [0u8; SOCKADDR_IN6];
     let (n, length) = direct::recvfrom(fd, data, flags, &mut name)?;
-    Ok((n, inet_v4(&name[..length.min(SOCKADDR_IN6)])))
+    let address = inet_v4(&name[..length.min(SOCKADDR_IN6)]);
+    Ok((n, address.map(|address| Source { address, mapped: length == SOCKADDR_IN6 })))
 }
 
 /// Receives one message into `data`; `control` bytes of control data are accepted.

@@ -49,6 +49,12 @@ impl AsFd for Target {
 }
 
 impl Target {
+    /// The socket behind a descriptor: ENOTSOCK as the kernel says it.
+    pub fn of(fd: OwnedFd) -> Result<Target, Errno> {
+        let cookie = sandbox::sock::socket_cookie(fd.as_fd()).map_err(errno)?;
+        Ok(Target { fd, cookie })
+    }
+
     /// Closes this duplicate of a call that is answered at once.
     pub fn close(self) {
         sandbox::direct::close(self.fd);
@@ -125,16 +131,13 @@ impl Call {
 
     /// The socket behind descriptor `number`: EBADF or ENOTSOCK as the kernel says it.
     pub fn target(&self, number: i32) -> Result<Target, Errno> {
-        let fd = self.n.descriptor(number)?;
-        let cookie = sandbox::sock::socket_cookie(fd.as_fd()).map_err(errno)?;
-        Ok(Target { fd, cookie })
+        Target::of(self.n.descriptor(number)?)
     }
 
     /// Reads from the program's memory, then fetches the socket; see [`Notification::descriptor_after`].
     pub fn target_after<T>(&self, number: i32, read: impl FnOnce(&Memory) -> T) -> Result<(Target, T), Errno> {
         let (fd, read) = self.n.descriptor_after(number, read)?;
-        let cookie = sandbox::sock::socket_cookie(fd.as_fd()).map_err(errno)?;
-        Ok((Target { fd, cookie }, read))
+        Ok((Target::of(fd)?, read))
     }
 
     /// What is to be done instead of answering, when the next stage of this call has succeeded.

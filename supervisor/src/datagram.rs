@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 use sandbox::memory::{Address, Sockaddr, sockaddr_bytes};
-use sandbox::message::{self, Destination, Name, Received};
+use sandbox::message::{self, Destination, Name, Received, Source};
 use sandbox::sock;
 use sipcore::agent::{Label, Proto, SessionId};
 
@@ -114,8 +114,7 @@ pub fn socket(mut call: Call) {
         let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::from_bits_truncate(kind & libc::SOCK_NONBLOCK);
         let fd = socket(family, SockType::Datagram, flags, SockProtocol::Udp)?;
-        let cookie = sock::socket_cookie(fd.as_fd()).map_err(errno)?;
-        let target = Target { fd, cookie };
+        let target = Target::of(fd)?;
         call.supervisor.known(&target)?;
         call.supervisor.bind_physical(&target, Proto::Udp, v6, 0)?;
         // The port that the kernel chose goes back, the address stays (__udp_disconnect).
@@ -254,19 +253,12 @@ fn dissolve(supervisor: &Supervisor, cookie: Cookie) {
     if let Some(source) = source {
         supervisor.stub.forget(supervisor, &source, cookie);
     }
-    let mut table = supervisor.table.lock();
-    let Some(d) = table.get_mut(cookie).and_then(|s| s.datagram.as_mut()) else { return };
-    let Some(peer) = d.connected.take() else { return };
-    // A session that is being set up has to carry what was sent.
-    let stands = matches!(d.by_virtual.get(&canonical(peer)), Some(Peer::Ready { .. }));
-    let ended = match stands.then(|| d.by_virtual.remove(&canonical(peer))).flatten() {
-        Some(Peer::Ready { physical, session, .. }) => {
-            d.by_physical.remove(&physical);
-            session
-        }
-        _ => None,
+    let ended = {
+        let mut table = supervisor.table.lock();
+        let Some(d) = table.get_mut(cookie).and_then(|s| s.datagram.as_mut()) else { return };
+        let Some(peer) = d.connected.take() else { return };
+        table.part_with(cookie, &canonical(peer))
     };
-    drop(table);
     if let Some(session) = ended {
         supervisor.sessions.close(session);
     }
@@ -305,9 +297,7 @@ fn note_own(
     } else {
         canonical(from.virtual_)
     };
-    if let Some(s) = table.get_mut(receiver) {
-        datagram_of(s).by_physical.insert(from.physical, seen);
-    }
+    table.hear(receiver, from.physical, seen);
 }
 
 /// A socket has the address of one that is gone: who is connected there is heard by it.
@@ -397,9 +387,7 @@ fn send_first(
     let lost = || {
         if ancillary::hears_errors(supervisor, target, &to) {
             let nobody = supervisor.nobody.address(Proto::Udp);
-            if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
-                datagram_of(s).by_physical.insert(nobody, canonical(to));
-            }
+            supervisor.table.lock().hear(target.cookie, nobody, canonical(to));
             return message::send(target.as_fd(), data, inet(v6, nobody), control, flags);
         }
         Ok(data.len())
@@ -571,24 +559,70 @@ pub fn receive(
     admitted(supervisor, target, flags, |got: &Received| got.name.inet(), take)
 }
 
+/// What a descriptor gave that was received from without asking which socket it is.
+pub enum Guessed {
+    /// A datagram: what recvfrom(2) returns, and the virtual source as it is written for the program.
+    Datagram(usize, Sockaddr),
+    /// What recvfrom(2) returns, and the source: who that is depends on the socket.
+    Taken(usize, Option<Source>),
+    /// It would wait.
+    Nothing,
+    /// Nothing was taken: it is no socket of UDP.
+    Another,
+}
+
+/// Receives from a descriptor which is most likely this socket of UDP. As [`receive_plain`] where that is so, and where it is another one of
+/// UDP. Nothing is taken from what is none: MSG_OOB means nothing to UDP alone (udp_recvmsg), and to streams that their urgent data is
+/// wanted, which there must be none of ([`Era`](crate::table::Era)).
+///
+/// # Errors
+/// What waits as an error on the socket: it is off it then.
+pub fn receive_guessed(
+    supervisor: &Supervisor,
+    socket: Cookie,
+    fd: BorrowedFd<'_>,
+    data: &mut [u8],
+    flags: i32,
+) -> Result<Guessed, Errno> {
+    let (length, source) = match message::receive_from_v4(fd, data, flags | libc::MSG_DONTWAIT | libc::MSG_OOB) {
+        Ok(received) => received,
+        Err(Errno::EAGAIN) => return Ok(Guessed::Nothing),
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOTCONN) => return Ok(Guessed::Another),
+        Err(e) => return Err(e),
+    };
+    let known = source.and_then(|source| {
+        let table = supervisor.table.lock();
+        table.name_in_any_case(socket, &source.address).map(|name| as_written(name, source.mapped))
+    });
+    Ok(known.map_or(Guessed::Taken(length, source), |name| Guessed::Datagram(length, name)))
+}
+
 /// As [`receive`], without control data and errors: what recvfrom(2) returns, and the virtual source as it is written for the program.
+/// `taken` was received already.
 pub fn receive_plain(
     supervisor: &Supervisor,
     target: &Target,
     data: &mut [u8],
     flags: i32,
+    mut taken: Option<(usize, Option<Source>)>,
 ) -> Result<(usize, Option<Sockaddr>), Errno> {
-    let named = |v6, address: &SocketAddr| match address.is_ipv6() == v6 {
+    let mut receive = || message::receive_from_v4(target.as_fd(), data, flags | libc::MSG_DONTWAIT);
+    loop {
+        let (length, source) = taken.take().map_or_else(&mut receive, Ok)?;
+        let Some(Source { address, mapped }) = source else { return Ok((length, None)) };
+        match virtual_source(supervisor, target.cookie, &address, |_, name| as_written(name, mapped)) {
+            Some(name) => return Ok((length, Some(name))),
+            None => dropped(target, &address, flags),
+        }
+    }
+}
+
+/// An address as it is written for the program, from a socket of IPv6 or of IPv4.
+#[inline]
+fn as_written(address: &SocketAddr, v6: bool) -> Sockaddr {
+    match address.is_ipv6() == v6 {
         true => sockaddr_bytes(address),
         false => sockaddr_bytes(&Supervisor::seen_by(v6, *address)),
-    };
-    loop {
-        let (length, source) = message::receive_from_v4(target.as_fd(), data, flags | libc::MSG_DONTWAIT)?;
-        let Some(source) = source else { return Ok((length, None)) };
-        match virtual_source(supervisor, target.cookie, &source, named) {
-            Some(name) => return Ok((length, Some(name))),
-            None => dropped(target, &source, flags),
-        }
     }
 }
 
@@ -636,7 +670,7 @@ fn virtual_source<T>(
     let table = supervisor.table.lock();
     let socket = table.get(socket)?;
     let datagram = socket.datagram.as_ref()?;
-    let known = datagram.by_physical.get(source).or(datagram.connected.as_ref())?;
+    let known = datagram.name_of(source).or(datagram.connected.as_ref())?;
     Some(named(socket.v6, known))
 }
 

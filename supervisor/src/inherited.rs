@@ -21,8 +21,7 @@ use crate::table::{Bound, State};
 pub fn adopt(supervisor: &std::sync::Arc<Supervisor>, adopted: Adopted) -> Result<(), Errno> {
     let Adopted { fd, datagrams, address, v6only } = adopted;
     let (proto, what) = if datagrams { (Proto::Udp, "UDP socket") } else { (Proto::Tcp, "listener") };
-    let cookie = sandbox::sock::socket_cookie(fd.as_fd()).map_err(errno)?;
-    let target = Target { fd, cookie };
+    let target = Target::of(fd)?;
     supervisor.known(&target)?;
     let ip = match address.ip() {
         ip if supervisor.is_own(ip) => ip,

@@ -15,12 +15,12 @@ use tokio::io::Interest;
 
 use crate::accept::receive_timeout;
 use crate::call::{Call, Target, errno};
+use crate::datagram::{self, Guessed};
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, prepare, wait, with_room,
 };
-use crate::supervisor::Supervisor;
 use crate::table::Cookie;
-use crate::{ancillary, datagram, netlink, own};
+use crate::{ancillary, netlink, own};
 
 /// Where one received message goes.
 struct Room {
@@ -42,58 +42,74 @@ pub fn recvfrom(mut call: Call) {
     let out = AddressOut { address: call.argument(4), length: call.argument(5) };
     let length = usize::try_from(call.argument(2)).unwrap_or(usize::MAX);
     let buffer = ForeignSlice { base: call.argument(1), length };
+    match with_room(|room| receive_now(&call, room, buffer, out)) {
+        Ok(Begun::Done(n)) => call.finish(Ok(n)),
+        Ok(Begun::Rest(target, kind)) => {
+            let room = Room { slices: vec![buffer], control: 0, out: Out::Address(out), received: 0 };
+            receive_all(call, target, kind, Some(room), flags, None);
+        }
+        Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// How far recvfrom(2) came at once.
+enum Begun {
+    Done(i64),
+    Rest(Target, Kind),
+}
+
+/// Takes the datagram that is there, and writes it with its source at once.
+///
+/// To ask which socket the descriptor is costs as much as to receive, and most often it is the same as a moment ago: it is received from as
+/// that one, and what does not say by itself that this was right is decided when the socket was asked for.
+fn receive_now(call: &Call, room: &mut [u8], buffer: ForeignSlice, out: AddressOut) -> Result<Begun, Errno> {
+    let (number, flags) = (call.int(0), call.int(3));
+    let data = &mut room[..buffer.length.min(DATAGRAM_MAX)];
     let mut name = AddressRoom::new(out);
-    let prepared = call
-        .target_after(number, |memory| name.read(memory))
-        .and_then(|(target, given)| Ok((kind_of(call.supervisor, &target)?, target, given)));
-    let (kind, target, given) = match prepared {
-        Ok(prepared) => prepared,
-        Err(e) => return call.finish(Err(e)),
-    };
-    if kind == Some(Proto::Udp) && flags & libc::MSG_ERRQUEUE == 0 && out.address != 0 {
-        match with_room(|room| receive_now(&call, &target, room, buffer, given.map(|()| &mut name), flags)) {
-            Err(Errno::EAGAIN) => {}
-            result => {
-                target.close();
-                return call.finish(result);
+    let (fd, given) = call.n.descriptor_after(number, |memory| name.read(memory))?;
+    let from = given.map(|()| &mut name);
+    let (mut taken, mut is_empty) = (None, false);
+    if let Some(socket) = guess(call, number).filter(|_| out.address != 0 && flags & !PLAIN == 0) {
+        match datagram::receive_guessed(call.supervisor, socket, fd.as_fd(), data, flags) {
+            Ok(Guessed::Datagram(length, source)) => {
+                let written = write_now(call, buffer, data, from, length, &source);
+                sandbox::direct::close(fd);
+                return written.map(Begun::Done);
+            }
+            Ok(Guessed::Taken(length, source)) => taken = Some((length, source)),
+            Ok(Guessed::Nothing) => is_empty = true,
+            Ok(Guessed::Another) => {}
+            Err(e) => {
+                sandbox::direct::close(fd);
+                return Err(e);
             }
         }
     }
-    let room = Room { slices: vec![buffer], control: 0, out: Out::Address(out), received: 0 };
-    receive_all(call, target, kind, Some(room), flags, None);
-}
-
-thread_local! {
-    /// The socket of UDP that this thread received from last.
-    static LAST: Cell<Cookie> = const { Cell::new(0) };
-}
-
-/// As [`Supervisor::known`]. A program asks the same socket again and again, and what a socket is never changes. Nor is one that is bound
-/// forgotten while it lives; others may be, and are known again when they are asked for.
-fn kind_of(supervisor: &Supervisor, target: &Target) -> Result<Kind, Errno> {
-    if LAST.get() == target.cookie {
-        return Ok(Some(Proto::Udp));
+    let target = Target::of(fd)?;
+    let kind = kind_of(call, &target)?;
+    if kind == Some(Proto::Udp) && flags & libc::MSG_ERRQUEUE == 0 && out.address != 0 && !is_empty {
+        let received = datagram::receive_plain(call.supervisor, &target, data, flags, taken);
+        if received != Err(Errno::EAGAIN) {
+            let written = received.and_then(|(length, source)| {
+                write_now(call, buffer, data, from, length, source.as_deref().unwrap_or_default())
+            });
+            target.close();
+            return written.map(Begun::Done);
+        }
     }
-    let kind = supervisor.known(target)?;
-    if kind == Some(Proto::Udp) && supervisor.table.lock().stays(target.cookie) {
-        LAST.set(target.cookie);
-    }
-    Ok(kind)
+    Ok(Begun::Rest(target, kind))
 }
 
-/// The datagram that is there, written with its source at once. EAGAIN when there is none.
-fn receive_now(
+/// Writes a datagram of which `length` is what recvfrom(2) returns.
+fn write_now(
     call: &Call,
-    target: &Target,
-    room: &mut [u8],
     buffer: ForeignSlice,
+    data: &[u8],
     from: Result<&mut AddressRoom, Errno>,
-    flags: i32,
+    length: usize,
+    name: &[u8],
 ) -> Result<i64, Errno> {
-    let data = &mut room[..buffer.length.min(DATAGRAM_MAX)];
-    let (length, source) = datagram::receive_plain(call.supervisor, target, data, flags)?;
     let data = &data[..length.min(data.len())];
-    let name = source.as_deref().unwrap_or_default();
     // The kernel looks at the length only after the data, too.
     match from {
         Ok(from) => call.n.write_message(buffer.base, data, from, name)?,
@@ -102,13 +118,56 @@ fn receive_now(
     Ok(length as i64)
 }
 
+/// A socket of UDP that a thread of the program received from, and by which of its descriptors.
+#[derive(Clone, Copy)]
+struct Met {
+    thread: u32,
+    number: i32,
+    socket: Cookie,
+    era: u64,
+}
+
+/// So many descriptors are remembered, by their numbers.
+const MET: usize = 8;
+/// With these flags, a datagram is all that there is to be received.
+const PLAIN: i32 = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_NOSIGNAL;
+
+thread_local! {
+    static LAST: [Cell<Met>; MET] = const { [const { Cell::new(Met { thread: 0, number: 0, socket: 0, era: 0 }) }; MET] };
+}
+
+/// The socket of UDP that this descriptor was, if nothing speaks against its still being that one.
+fn guess(call: &Call, number: i32) -> Option<Cookie> {
+    let met = LAST.with(|last| last[number as usize % MET].get());
+    let is_good = (met.thread, met.number) == (call.n.thread, number) && call.supervisor.era.goes_on(met.era);
+    is_good.then_some(met.socket)
+}
+
+/// As [`Supervisor::known`]. A program asks the same socket again and again, and what a socket is never changes. Nor is one that is bound
+/// forgotten while it lives; others may be, and are known again when they are asked for.
+fn kind_of(call: &Call, target: &Target) -> Result<Kind, Errno> {
+    let (supervisor, thread, number) = (call.supervisor, call.n.thread, call.int(0));
+    LAST.with(|last| {
+        let last = &last[number as usize % MET];
+        if last.get().socket != target.cookie {
+            let kind = supervisor.known(target)?;
+            if kind != Some(Proto::Udp) || !supervisor.table.lock().stays(target.cookie) {
+                return Ok(kind);
+            }
+        }
+        // It lives as long as it is held here: this is its era.
+        last.set(Met { thread, number, socket: target.cookie, era: supervisor.era.now() });
+        Ok(Some(Proto::Udp))
+    })
+}
+
 /// recvmsg(2).
 pub fn recvmsg(mut call: Call) {
     let (number, flags) = (call.int(0), call.int(2));
     call.note(|| format!("recvmsg({number})"));
     let prepared = call
         .target_after(number, |memory| memory.message_header(call.argument(1)))
-        .and_then(|(target, header)| Ok((kind_of(call.supervisor, &target)?, target, header)))
+        .and_then(|(target, header)| Ok((kind_of(&call, &target)?, target, header)))
         .and_then(|(kind, target, header)| Ok((header?, target, kind)));
     let (header, target, kind) = match prepared {
         Ok(prepared) => prepared,

@@ -33,6 +33,7 @@ use crate::published::{self, Published};
 use crate::sessions::Sessions;
 use crate::stub::Stub;
 use crate::supervisor::{Options, Supervisor, Unsent};
+use crate::table::Table;
 use crate::unix::Unix;
 use crate::{cli, dns, hub, inherited, ladder, status, stub};
 
@@ -295,9 +296,11 @@ impl Run {
         let (lot, of_lot) = guards.place(Proto::Tcp, lot).map_err(|e| e.to_string())?;
         let (own_v4, own_v6) = policy.virtual_addresses(&identity.aor);
         let limit = policy.limits().sessions as usize;
+        let table = Table::default();
         let supervisor = Arc::new(Supervisor {
             options,
-            table: Mutex::default(),
+            era: table.era(),
+            table: Mutex::new(table),
             sessions: Sessions::new(identity, flows, IpAddr::V4(physical), limit),
             published: Published::new(policy.may_publish()),
             physical,

@@ -78,13 +78,26 @@ fn shown(address: &Option<Address>) -> String {
     address.as_ref().map_or_else(|| "no address".to_owned(), Address::to_string)
 }
 
-/// sendto(2) with an address.
+/// sendto(2) with an address, or of urgent data.
 pub fn sendto(mut call: Call) {
     let flags = call.int(3);
+    note_urgent(&call, flags);
+    if call.argument(4) == 0 {
+        // Trapped to be seen.
+        return call.proceed();
+    }
     match with_room(|room| send_now(&mut call, room)) {
         Ok(Begun::Done(n)) => call.finish(Ok(n)),
         Ok(Begun::Rest(target, kind, message)) => send_all(call, target, kind, vec![message], flags, None),
         Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// Once urgent data may be on its way, no socket is received from as the one that it may be ([`datagram::receive_guessed`]).
+#[inline]
+fn note_urgent(call: &Call, flags: i32) {
+    if flags & libc::MSG_OOB != 0 {
+        call.supervisor.era.end();
     }
 }
 
@@ -147,6 +160,7 @@ fn send_now(call: &mut Call, room: &mut [u8]) -> Result<Begun, Errno> {
 /// sendmsg(2).
 pub fn sendmsg(mut call: Call) {
     let flags = call.int(2);
+    note_urgent(&call, flags);
     let prepared = prepare(&mut call, "sendmsg").and_then(|(target, kind)| {
         let message = outgoing(&call, &target, kind, call.argument(1))?;
         Ok((target, kind, message))
@@ -166,6 +180,7 @@ pub fn sendmsg(mut call: Call) {
 /// sendmmsg(2).
 pub fn sendmmsg(mut call: Call) {
     let flags = call.int(3);
+    note_urgent(&call, flags);
     let count = (call.argument(2) as u32 as usize).min(MESSAGES_MAX);
     let at = call.argument(1);
     let prepared = prepare(&mut call, "sendmmsg").and_then(|(target, kind)| {

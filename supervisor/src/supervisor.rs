@@ -24,7 +24,7 @@ use crate::own::{self, Network};
 use crate::published::Published;
 use crate::sessions::{Callee, Sessions};
 use crate::stub::Stub;
-use crate::table::{Bound, Cookie, Removed, Socket, State, Table};
+use crate::table::{Bound, Cookie, Era, Removed, Socket, State, Table};
 use crate::{accept, connect, datagram, names, netlink, options, receive, send, unix};
 
 /// What the command line says about a run.
@@ -39,6 +39,8 @@ pub struct Supervisor {
     pub options: Options,
     pub policy: Policy,
     pub table: Mutex<Table>,
+    /// Of the table.
+    pub era: Era,
     pub sessions: Sessions,
     /// What peers are told of the program's sockets.
     pub published: Published,

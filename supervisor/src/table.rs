@@ -10,16 +10,22 @@ use nix::errno::Errno;
 use rustc_hash::FxHashMap;
 use sipcore::agent::{Proto, SessionId};
 
-use crate::ancillary::Lent;
 use crate::attempt::Attempt;
 use crate::doorbell::Rung;
 use crate::guard::Guard;
 use crate::stub::Waiting;
 
+mod era;
 mod holders;
+mod peers;
 mod show;
+mod sources;
+
+pub use era::Era;
+pub use peers::{Anchor, Datagram, Peer};
 
 use holders::{Holders, overlap};
+use sources::Sources;
 
 /// SO_COOKIE of a kernel socket: unique for its life, never reused.
 pub type Cookie = u64;
@@ -76,145 +82,6 @@ pub enum State {
     },
 }
 
-/// The peers of a datagram socket.
-#[derive(Default)]
-pub struct Datagram {
-    /// The peer that the program connected to, as it named it.
-    pub connected: Option<SocketAddr>,
-    /// Where the kernel's socket is connected to, whoever is there by now.
-    pub anchor: Option<Anchor>,
-    /// By the address that the program uses.
-    pub by_virtual: KeyedMap<SocketAddr, Peer>,
-    /// By the address in the kernel.
-    pub by_physical: KeyedMap<SocketAddrV4, SocketAddr>,
-    /// Peers that called while a session with them was being set up: they are heard, and what is sent waits for that session,
-    /// since a caller does not know yet that he may be sent to.
-    crossed: HashMap<SocketAddr, (SocketAddrV4, SessionId, Option<Guard>)>,
-    /// Sessions beside those that are used: both ends called each other. They end with the socket.
-    replaced: Vec<(SessionId, SocketAddrV4)>,
-    /// Peers whose sessions have ended: what they sent before may still wait in the kernel's queue.
-    departed: VecDeque<(Instant, SocketAddrV4)>,
-    pub lent: Lent,
-}
-
-/// The address that a connected socket sends to by itself.
-pub struct Anchor {
-    pub physical: SocketAddrV4,
-    /// None where the supervisor itself is.
-    pub _guard: Option<Guard>,
-    /// How a session that the socket itself asked for came about: when its peer ends it, it may ask for another one.
-    pub led: Option<Arc<Waiting>>,
-}
-
-/// Destinations of one datagram socket that are remembered at once.
-const DESTINATIONS: usize = 8192;
-/// How long the datagrams of a peer are still known as its own after its session has ended.
-const AFTERGLOW: Duration = Duration::from_secs(30);
-
-impl Datagram {
-    /// Notes that a session is being set up for `peer`. False when the socket has too many destinations already.
-    pub fn await_session(&mut self, peer: SocketAddr, first: &[&[u8]]) -> bool {
-        if self.by_virtual.len() >= DESTINATIONS {
-            self.by_virtual.retain(|_, p| !matches!(p, Peer::Failed(_)));
-        }
-        let room = self.by_virtual.len() < DESTINATIONS;
-        if room {
-            self.by_virtual.insert(peer, Peer::Pending(first.iter().map(|one| one.to_vec()).collect()));
-        }
-        room
-    }
-
-    /// Notes that `peer` is at `media`, both ways; returns what was known of the peer.
-    pub fn note(
-        &mut self,
-        peer: SocketAddr,
-        media: SocketAddrV4,
-        session: Option<SessionId>,
-        guard: Option<Guard>,
-    ) -> Option<Peer> {
-        while self.departed.front().is_some_and(|(when, _)| when.elapsed() > AFTERGLOW) {
-            if let Some((_, gone)) = self.departed.pop_front() {
-                self.by_physical.remove(&gone);
-            }
-        }
-        self.departed.retain(|(_, gone)| *gone != media);
-        if self.by_virtual.len() >= DESTINATIONS {
-            // What has no session is found again when it is needed.
-            self.by_virtual.retain(|_, p| matches!(p, Peer::Ready { session: Some(_), .. } | Peer::Pending(_)));
-        }
-        self.by_physical.insert(media, peer);
-        let before = self.by_virtual.insert(peer, Peer::Ready { physical: media, session, _guard: guard });
-        if let Some(Peer::Ready { session: Some(old), physical, .. }) = &before
-            && Some(*old) != session
-        {
-            self.replaced.push((*old, *physical));
-        }
-        if let Some((physical, other, _)) = self.crossed.remove(&peer) {
-            self.replaced.push((other, physical));
-        }
-        before
-    }
-
-    /// Nobody is at `physical` any more. (A connected socket is the kernel's to keep or to refuse.)
-    fn forget(&mut self, physical: &SocketAddrV4) {
-        if let Some(peer) = self.by_physical.get(physical)
-            && matches!(self.by_virtual.get(peer), Some(Peer::Ready { physical: p, session: None, .. }) if p == physical)
-        {
-            self.by_virtual.remove(peer);
-            self.departed.push_back((Instant::now(), *physical));
-        }
-    }
-
-    /// How the connection of the socket came about, if it is this session that it is connected by.
-    fn led_by(&self, session: SessionId) -> Option<Arc<Waiting>> {
-        let anchor = self.anchor.as_ref()?;
-        let is_it = |p: &Peer| matches!(p, Peer::Ready { physical, session: Some(s), .. } if *s == session && *physical == anchor.physical);
-        self.by_virtual.values().any(is_it).then(|| anchor.led.clone())?
-    }
-
-    /// The peer ended this session: the next datagram to it asks for a new one.
-    fn depart(&mut self, session: SessionId) {
-        let departed = &mut self.departed;
-        let by_virtual = &self.by_virtual;
-        let is_used = |at: &SocketAddrV4| {
-            by_virtual.values().any(|p| matches!(p, Peer::Ready { physical, .. } if physical == at))
-        };
-        self.replaced.retain(|(ended, physical)| {
-            if *ended == session && !is_used(physical) {
-                departed.push_back((Instant::now(), *physical));
-            }
-            *ended != session
-        });
-        self.crossed.retain(|_, (physical, ended, _)| {
-            if *ended == session {
-                departed.push_back((Instant::now(), *physical));
-            }
-            *ended != session
-        });
-        self.by_virtual.retain(|_, p| match p {
-            Peer::Ready { physical, session: Some(held), .. } if *held == session => {
-                departed.push_back((Instant::now(), *physical));
-                false
-            }
-            _ => true,
-        });
-    }
-}
-
-/// One peer of a datagram socket.
-pub enum Peer {
-    /// The session is being set up; what was sent meanwhile waits, up to a bound.
-    Pending(VecDeque<Vec<u8>>),
-    Ready {
-        physical: SocketAddrV4,
-        session: Option<SessionId>,
-        /// Keeps the port of it from others; None where the supervisor itself is.
-        _guard: Option<Guard>,
-    },
-    /// Setting it up failed at this instant; datagrams are dropped as a network would, until it is tried again.
-    Failed(Instant),
-}
-
 /// How far a session is.
 pub enum Standing {
     Ready(SocketAddrV4),
@@ -266,6 +133,8 @@ pub struct Table {
     by_address: KeyedMap<(Proto, SocketAddrV4), Cookie>,
     /// Virtual TCP ports whose sockets are gone, but not all of their connections.
     worn: KeyedMap<u16, Worn>,
+    sources: Sources,
+    era: Era,
 }
 
 /// Who sends to a datagram socket of this run.
@@ -410,9 +279,9 @@ impl Table {
             return;
         }
         self.note_session(session, cookie);
-        if let Some(datagram) = self.datagram_mut(cookie) {
+        if let Some(datagram) = self.sockets.get_mut(&cookie).and_then(|s| s.datagram.as_mut()) {
             datagram.departed.retain(|(_, gone)| *gone != media);
-            datagram.by_physical.insert(media, peer);
+            datagram.hear(&mut self.sources, media, peer);
             if let Some((physical, former, _)) = datagram.crossed.insert(peer, (media, session, guard)) {
                 datagram.replaced.push((former, physical));
             }
@@ -421,12 +290,12 @@ impl Table {
 
     /// No session with `peer` came about. Where the peer is, and what is to go there, if it has called meanwhile.
     pub fn note_failed(&mut self, cookie: Cookie, peer: &SocketAddr) -> Option<(SocketAddrV4, VecDeque<Vec<u8>>)> {
-        let datagram = self.datagram_mut(cookie)?;
+        let datagram = self.sockets.get_mut(&cookie)?.datagram.as_mut()?;
         let Some((physical, session, guard)) = datagram.crossed.remove(peer) else {
             datagram.by_virtual.insert(*peer, Peer::Failed(Instant::now()));
             return None;
         };
-        match datagram.note(*peer, physical, Some(session), guard) {
+        match datagram.note(&mut self.sources, *peer, physical, Some(session), guard) {
             Some(Peer::Pending(queue)) => Some((physical, queue)),
             _ => None,
         }
@@ -453,7 +322,37 @@ impl Table {
         if session.is_none() {
             self.acquainted.entry(media).or_default().cookies.insert(cookie);
         }
-        datagram.note(peer, media, session, guard)
+        datagram.note(&mut self.sources, peer, media, session, guard)
+    }
+
+    /// A datagram socket hears `source`, and calls it `name`.
+    pub fn hear(&mut self, cookie: Cookie, source: SocketAddrV4, name: SocketAddr) {
+        if let Some(socket) = self.sockets.get_mut(&cookie) {
+            socket.datagram.get_or_insert_default().hear(&mut self.sources, source, name);
+        }
+    }
+
+    /// The association of a datagram socket with `peer` ends, if its session stands: that session.
+    pub fn part_with(&mut self, cookie: Cookie, peer: &SocketAddr) -> Option<SessionId> {
+        let datagram = self.sockets.get_mut(&cookie)?.datagram.as_mut()?;
+        // A session that is being set up has to carry what was sent.
+        let Peer::Ready { physical, session, .. } = datagram.by_virtual.get(peer)? else { return None };
+        let (physical, session) = (*physical, *session);
+        datagram.by_virtual.remove(peer);
+        datagram.drop_source(&mut self.sources, &physical);
+        session
+    }
+
+    /// What a datagram from `source` is called that was received where this socket was a moment ago: only what holds for every socket that
+    /// may be there by now. None: it must be asked which one that is.
+    pub fn name_in_any_case(&self, cookie: Cookie, source: &SocketAddrV4) -> Option<&SocketAddr> {
+        let name = self.sockets.get(&cookie)?.datagram.as_ref()?.name_of(source)?;
+        self.sources.is_unambiguous(source).then_some(name)
+    }
+
+    /// Passes with each UDP socket that goes.
+    pub fn era(&self) -> Era {
+        self.era.clone()
     }
 
     /// Where a UDP socket with this address was that is gone, while others of the run are connected there: whoever has its
@@ -720,6 +619,9 @@ impl Table {
     /// The kernel destroyed a socket: its entry goes; what it held is returned.
     pub fn remove(&mut self, cookie: Cookie) -> Option<Removed> {
         let socket = self.sockets.remove(&cookie)?;
+        if socket.proto == Proto::Udp {
+            self.era.pass();
+        }
         match (&socket.state, socket.bound) {
             // Of a connect() only a port that the program chose: nobody asks for another by its number.
             (State::Listening, Some(b)) => self.wear(b).since = Instant::now(),
@@ -737,6 +639,9 @@ impl Table {
             if socket.proto == Proto::Udp {
                 self.leave_friends(b);
             }
+        }
+        for source in socket.datagram.iter().flat_map(|d| d.by_physical.keys()) {
+            self.sources.forget(source);
         }
         let mut sessions = Vec::new();
         if let State::Connected { session: Some(s), .. } = &socket.state {

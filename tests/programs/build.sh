@@ -36,7 +36,7 @@ for name in static-echo static-client epoll-server epoll-client udp-server udp-c
     build musl-gcc "$here/$name.c" "$out/$name" -static
 done
 # Dynamic (glibc).
-for name in fdgames mptcp v6 signals passthrough hold calls orphan partial way-out line; do
+for name in fdgames swaps mptcp v6 signals passthrough hold calls orphan partial way-out line; do
     build gcc "$here/$name.c" "$out/$name" -pthread
 done
 # With both C libraries, which ask in different ways; musl-gcc does not find the kernel's headers by itself.

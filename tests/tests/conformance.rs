@@ -46,7 +46,7 @@ const EXPLAINED: &[Explained] = &[
         case: "stream.out_of_band_where_there_is_none",
         kinds: &["udp6"],
         why: "An IPv6 datagram travels as an IPv4 one, for which the kernel refuses MSG_OOB; send(2) without an address is \
-              not trapped.",
+              the kernel's own.",
     },
     Explained {
         case: "processes.says_that_it_is_undumpable",

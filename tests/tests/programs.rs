@@ -413,6 +413,15 @@ fn sockets_that_wander() {
     server.wait().success();
 }
 
+/// A number that means another socket all the time: what is guessed of it must hold for each.
+#[test]
+fn a_descriptor_that_changes_while_it_is_received_from() {
+    let world = World::new("swaps");
+    for launch in [world.native("swaps"), world.run(&[], "swaps")] {
+        launch.arg("1000000").finish_within(Duration::from_secs(300)).success().says("1000000 calls: ");
+    }
+}
+
 #[test]
 fn ssh_and_scp() {
     let world = World::new("ssh");

@@ -167,8 +167,7 @@ fn a_departed_peer_is_still_known_by_what_it_sent() {
     let (peer, media) = ("198.18.0.9:53".parse().unwrap(), "127.64.0.2:4000".parse().unwrap());
     let id = SessionId::next();
     table.note_session(id, 1);
-    let d = table.get_mut(1).unwrap().datagram.get_or_insert_default();
-    d.note(peer, media, Some(id), None);
+    table.note_peer(1, peer, media, Some(id), None);
     table.forget_session(id);
     let d = table.get(1).unwrap().datagram.as_ref().unwrap();
     assert_eq!(d.by_physical.get(&media), Some(&peer));
