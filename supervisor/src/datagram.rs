@@ -559,6 +559,49 @@ pub fn receive(
     admitted(supervisor, target, flags, |got: &Received| got.name.inet(), take)
 }
 
+/// A socket of UDP that is known, and whom it heard last.
+pub struct Acquaintance {
+    socket: Cookie,
+    era: u64,
+    last: Option<(Source, Sockaddr)>,
+}
+
+impl Acquaintance {
+    pub const fn nobody() -> Acquaintance {
+        Acquaintance { socket: 0, era: 0, last: None }
+    }
+
+    /// While the socket is held here: it lives.
+    pub fn new(supervisor: &Supervisor, socket: Cookie) -> Acquaintance {
+        Acquaintance { socket, era: supervisor.era.now(), last: None }
+    }
+
+    pub fn cookie(&self) -> Cookie {
+        self.socket
+    }
+
+    /// Whether its era goes on.
+    #[inline]
+    pub fn is_current(&self, supervisor: &Supervisor) -> bool {
+        supervisor.era.goes_on(self.era)
+    }
+
+    /// As it is written for the program: what this socket, and every other that hears the source, calls it.
+    #[inline]
+    fn name_of(&mut self, supervisor: &Supervisor, source: &Source) -> Option<Sockaddr> {
+        if let Some((last, name)) = &self.last
+            && last == source
+            && self.is_current(supervisor)
+        {
+            return Some(*name);
+        }
+        let table = supervisor.table.lock();
+        let name = as_written(table.name_in_any_case(self.socket, &source.address)?, source.mapped);
+        self.last = Some((*source, name));
+        Some(name)
+    }
+}
+
 /// What a descriptor gave that was received from without asking which socket it is.
 pub enum Guessed {
     /// A datagram: what recvfrom(2) returns, and the virtual source as it is written for the program.
@@ -579,7 +622,7 @@ pub enum Guessed {
 /// What waits as an error on the socket: it is off it then.
 pub fn receive_guessed(
     supervisor: &Supervisor,
-    socket: Cookie,
+    socket: &mut Acquaintance,
     fd: BorrowedFd<'_>,
     data: &mut [u8],
     flags: i32,
@@ -590,10 +633,7 @@ pub fn receive_guessed(
         Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOTCONN) => return Ok(Guessed::Another),
         Err(e) => return Err(e),
     };
-    let known = source.and_then(|source| {
-        let table = supervisor.table.lock();
-        table.name_in_any_case(socket, &source.address).map(|name| as_written(name, source.mapped))
-    });
+    let known = source.and_then(|source| socket.name_of(supervisor, &source));
     Ok(known.map_or(Guessed::Taken(length, source), |name| Guessed::Datagram(length, name)))
 }
 

@@ -1,8 +1,8 @@
 //! recvfrom, recvmsg and recvmmsg: data and control data carried to the program.
 
 use std::borrow::Cow;
-use std::cell::Cell;
-use std::os::fd::AsFd;
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,11 +15,10 @@ use tokio::io::Interest;
 
 use crate::accept::receive_timeout;
 use crate::call::{Call, Target, errno};
-use crate::datagram::{self, Guessed};
+use crate::datagram::{self, Acquaintance, Guessed};
 use crate::message::{
     CONTROL_MAX, DATAGRAM_MAX, Kind, MESSAGES_MAX, UNIX_MAX, Waiting, behind, prepare, wait, with_room,
 };
-use crate::table::Cookie;
 use crate::{ancillary, netlink, own};
 
 /// Where one received message goes.
@@ -69,8 +68,11 @@ fn receive_now(call: &Call, room: &mut [u8], buffer: ForeignSlice, out: AddressO
     let (fd, given) = call.n.descriptor_after(number, |memory| name.read(memory))?;
     let from = given.map(|()| &mut name);
     let (mut taken, mut is_empty) = (None, false);
-    if let Some(socket) = guess(call, number).filter(|_| out.address != 0 && flags & !PLAIN == 0) {
-        match datagram::receive_guessed(call.supervisor, socket, fd.as_fd(), data, flags) {
+    if out.address != 0
+        && flags & !PLAIN == 0
+        && let Some(received) = receive_guessed(call, number, fd.as_fd(), data, flags)
+    {
+        match received {
             Ok(Guessed::Datagram(length, source)) => {
                 let written = write_now(call, buffer, data, from, length, &source);
                 sandbox::direct::close(fd);
@@ -118,13 +120,11 @@ fn write_now(
     Ok(length as i64)
 }
 
-/// A socket of UDP that a thread of the program received from, and by which of its descriptors.
-#[derive(Clone, Copy)]
+/// A descriptor of a thread of the program, and the socket of UDP that it was received from by.
 struct Met {
     thread: u32,
     number: i32,
-    socket: Cookie,
-    era: u64,
+    socket: Acquaintance,
 }
 
 /// So many descriptors are remembered, by their numbers.
@@ -133,14 +133,23 @@ const MET: usize = 8;
 const PLAIN: i32 = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_NOSIGNAL;
 
 thread_local! {
-    static LAST: [Cell<Met>; MET] = const { [const { Cell::new(Met { thread: 0, number: 0, socket: 0, era: 0 }) }; MET] };
+    static LAST: [RefCell<Met>; MET] =
+        const { [const { RefCell::new(Met { thread: 0, number: 0, socket: Acquaintance::nobody() }) }; MET] };
 }
 
-/// The socket of UDP that this descriptor was, if nothing speaks against its still being that one.
-fn guess(call: &Call, number: i32) -> Option<Cookie> {
-    let met = LAST.with(|last| last[number as usize % MET].get());
-    let is_good = (met.thread, met.number) == (call.n.thread, number) && call.supervisor.era.goes_on(met.era);
-    is_good.then_some(met.socket)
+/// Receives as from the socket of UDP that this descriptor was. None where something speaks against its still being that one.
+fn receive_guessed(
+    call: &Call,
+    number: i32,
+    fd: BorrowedFd<'_>,
+    data: &mut [u8],
+    flags: i32,
+) -> Option<Result<Guessed, Errno>> {
+    LAST.with(|last| {
+        let mut met = last[number as usize % MET].borrow_mut();
+        let is_it = (met.thread, met.number) == (call.n.thread, number) && met.socket.is_current(call.supervisor);
+        is_it.then(|| datagram::receive_guessed(call.supervisor, &mut met.socket, fd, data, flags))
+    })
 }
 
 /// As [`Supervisor::known`]. A program asks the same socket again and again, and what a socket is never changes. Nor is one that is bound
@@ -148,15 +157,15 @@ fn guess(call: &Call, number: i32) -> Option<Cookie> {
 fn kind_of(call: &Call, target: &Target) -> Result<Kind, Errno> {
     let (supervisor, thread, number) = (call.supervisor, call.n.thread, call.int(0));
     LAST.with(|last| {
-        let last = &last[number as usize % MET];
-        if last.get().socket != target.cookie {
+        let mut last = last[number as usize % MET].borrow_mut();
+        if last.socket.cookie() != target.cookie {
             let kind = supervisor.known(target)?;
             if kind != Some(Proto::Udp) || !supervisor.table.lock().stays(target.cookie) {
                 return Ok(kind);
             }
         }
         // It lives as long as it is held here: this is its era.
-        last.set(Met { thread, number, socket: target.cookie, era: supervisor.era.now() });
+        *last = Met { thread, number, socket: Acquaintance::new(supervisor, target.cookie) };
         Ok(Some(Proto::Udp))
     })
 }

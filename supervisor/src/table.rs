@@ -134,7 +134,6 @@ pub struct Table {
     /// Virtual TCP ports whose sockets are gone, but not all of their connections.
     worn: KeyedMap<u16, Worn>,
     sources: Sources,
-    era: Era,
 }
 
 /// Who sends to a datagram socket of this run.
@@ -350,9 +349,9 @@ impl Table {
         self.sources.is_unambiguous(source).then_some(name)
     }
 
-    /// Passes with each UDP socket that goes.
+    /// Passes with each UDP socket that goes, and when who they hear changes.
     pub fn era(&self) -> Era {
-        self.era.clone()
+        self.sources.era().clone()
     }
 
     /// Where a UDP socket with this address was that is gone, while others of the run are connected there: whoever has its
@@ -620,7 +619,7 @@ impl Table {
     pub fn remove(&mut self, cookie: Cookie) -> Option<Removed> {
         let socket = self.sockets.remove(&cookie)?;
         if socket.proto == Proto::Udp {
-            self.era.pass();
+            self.sources.era().pass();
         }
         match (&socket.state, socket.bound) {
             // Of a connect() only a port that the program chose: nobody asks for another by its number.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// While an era goes on, each UDP socket of the program lives, and the program has not sent urgent data (MSG_OOB): another number each time.
+/// While an era goes on, each UDP socket of the program lives, who they hear is called as before, and the program has not sent urgent data
+/// (MSG_OOB): another number each time.
 #[derive(Clone)]
 pub struct Era(Arc<AtomicU64>);
 
@@ -29,7 +30,7 @@ impl Era {
         era != NONE && era == self.now()
     }
 
-    /// A UDP socket is gone.
+    /// A UDP socket is gone, or who one hears is another.
     pub fn pass(&self) {
         let next = |era| (era != NONE).then_some(era + 1);
         // Where there is none, there will be none.
