@@ -96,28 +96,35 @@ CASE(the_same_sender, UDP4 | UDPM) {
     back(&b);
 }
 
-/* Who sends from every address is at another one for each of two sockets. */
-CASE(a_sender_with_two_addresses, UDP6) {
-    struct address any = wildcard(0), at_one, at_other;
-    int sender = fresh();
+/* Who sends from every address is at another one for each of two sockets; the second of them spoke to it before the first one heard it, or
+ * after. */
+static struct address mapped(int port) {
+    struct address a = any_v6(port);
+    memcpy(&a.v6.sin6_addr, "\0\0\0\0\0\0\0\0\0\0\377\377\177\0\0\1", 16);
+    return a;
+}
+static void two_addresses(bool later) {
+    struct address any = wildcard(0), four = mapped(0), six, at_one, at_other;
+    int sender = fresh(), one = fresh(), other = bound();
     MUST(bind(sender, &any.any, any.len));
-    struct address sends = local_of(sender), four = loopback_v4(port_of(&sends)), six = loopback(port_of(&sends));
-    int one = own(loopback_v4(0)), other = bound();
+    MUST(bind(one, &four.any, four.len));
+    at_one = local_of(one), at_other = local_of(other), any = local_of(sender);
+    four = mapped(port_of(&any)), six = loopback(port_of(&any));
     MUST(sendto(one, "four", 4, 0, &four, four.len));
-    MUST(sendto(other, "six", 3, 0, &six, six.len));
-    at_one = local_of(one), at_other = local_of(other);
-    struct address mapped = any_v6(port_of(&at_one));
-    memcpy(&mapped.v6.sin6_addr, "\0\0\0\0\0\0\0\0\0\0\377\377\177\0\0\1", 16);
-    for (int i = 0; i < 2; i++) {
-        MUST(sendto(sender, "before", 6, 0, &mapped, mapped.len));
+    if (!later) MUST(sendto(other, "six", 3, 0, &six, six.len));
+    for (int i = 0; i < 4; i++) {
+        MUST(sendto(sender, "before", 6, 0, &at_one, at_one.len));
         await(one, POLLIN);
         receive(one);
     }
+    if (later) MUST(sendto(other, "six", 3, 0, &six, six.len));
     MUST(sendto(sender, "other", 5, 0, &at_other, at_other.len));
     await(other, POLLIN);
     MUST(dup2(other, one));
     receive(one);
 }
+CASE(a_sender_with_two_addresses, UDP6) { two_addresses(false); }
+CASE(a_sender_with_another_address_later, UDP6) { two_addresses(true); }
 
 CASE(no_internet_socket, UDP4) {
     int ends[2], netlink = (int)MUST(socket(AF_NETLINK, SOCK_RAW, 0));
