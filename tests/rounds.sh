@@ -10,9 +10,9 @@ round() { # round NAME ARGUMENT...: the tests that the arguments choose
     shift
     echo "round: $name"
     if cargo nextest --version >/dev/null 2>&1; then
-        cargo nextest run --release --no-fail-fast --test-threads 4 "$@" || failed="$failed, $name"
+        cargo nextest run --cargo-profile tests --no-fail-fast --test-threads 4 "$@" || failed="$failed, $name"
     else
-        cargo test --release --no-fail-fast "$@" -- --test-threads 4 || failed="$failed, $name"
+        cargo test --profile tests --no-fail-fast "$@" -- --test-threads 4 || failed="$failed, $name"
     fi
 }
 

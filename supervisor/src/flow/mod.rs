@@ -1,6 +1,7 @@
 //! Encrypted flows of this run: one connection to a peer, by QUIC or of data channels, carries all sockets that speak with it. The
 //! program's own socket is joined to its stream here, at the gate; what it sends as datagrams passes a socket of the supervisor's.
 
+mod alert;
 mod called;
 mod caller;
 mod datagrams;

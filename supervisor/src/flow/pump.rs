@@ -16,6 +16,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::alert::Alert;
 use super::{rest, short};
 
 impl fmt::Display for Broken {
@@ -107,13 +108,15 @@ pub async fn pump_promised(
     let _ = socket.set_nodelay(true);
     short::own(&socket);
     let (brake, mut backlog) = (link.brake(&stream), link.backlog(stream.id()));
+    let alert = Alert::begin(link);
+    alert.stay();
     let Stream { mut send, mut receive } = stream;
     let outcome = {
         let (mut reader, writer) = socket.split();
-        let mut down = pin!(downwards(writer, &mut receive, (&mut backlog, &brake), gone, ending));
+        let mut down = pin!(downwards(writer, &mut receive, (&mut backlog, &brake, &alert), gone, ending));
         let (mut up_ended, mut down_ended, mut down_whole) = (false, false, false);
         let ended = {
-            let mut up = pin!(upwards(&mut reader, (&mut send, &mut said), &brake, link));
+            let mut up = pin!(upwards(&mut reader, (&mut send, &mut said), (&brake, &alert), link));
             loop {
                 let ended = tokio::select! {
                     ended = &mut up, if !up_ended => { up_ended = true; ended }
@@ -184,7 +187,7 @@ pub async fn pump_promised(
 async fn upwards(
     from: &mut ReadHalf<'_>,
     (to, said): (&mut SendStream, &mut bool),
-    brake: &Brake,
+    (brake, alert): (&Brake, &Alert),
     link: &Link,
 ) -> Result<(), Broken> {
     let mut stopped = pin!(to.stopped());
@@ -239,6 +242,7 @@ async fn upwards(
         if count == room {
             piece = (2 * piece).min(PIECE[1]);
         }
+        alert.stay();
         (*said, much) = (true, count >= MUCH);
         brake.sent(count);
         to.write(buffer.split().freeze()).await?;
@@ -261,7 +265,7 @@ async fn upwards(
 async fn downwards(
     mut to: WriteHalf<'_>,
     from: &mut RecvStream,
-    (backlog, brake): (&mut Backlog, &Brake),
+    (backlog, brake, alert): (&mut Backlog, &Brake, &Alert),
     gone: impl Future<Output = Result<(), String>>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Broken> {
@@ -282,7 +286,9 @@ async fn downwards(
             count = from.read_many(&mut chunks) => count,
             _ = &mut ended => return Err(Broken::NoReader),
         };
-        let mut open = match count? {
+        let count = count?;
+        alert.stay();
+        let mut open = match count {
             Some(count) => {
                 write(&to, &mut chunks[..count], backlog, std::mem::take(&mut fresh)).await.map_err(Broken::Program)?;
                 true
