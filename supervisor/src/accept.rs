@@ -71,8 +71,28 @@ pub fn listen(mut call: Call) {
 /// A connection taken from a listener's queue.
 struct Accepted {
     fd: OwnedFd,
-    /// What was announced of it, and where its listener is; None for AF_UNIX.
-    announced: Option<(Expected, Bound)>,
+    /// None for AF_UNIX.
+    announced: Option<Announced>,
+}
+
+/// What is known of a connection that was announced.
+struct Announced {
+    expected: Expected,
+    /// Where its listener is.
+    bound: Bound,
+    /// For the table, which does not know it yet.
+    socket: Option<Socket>,
+}
+
+impl Announced {
+    /// Says it to the table, unless that was done.
+    fn know(&mut self, supervisor: &Supervisor, fd: &OwnedFd) {
+        let Some(socket) = self.socket.take() else { return };
+        match sock::socket_cookie(fd.as_fd()) {
+            Ok(cookie) => supervisor.table.lock().insert_accepted(cookie, socket, self.bound),
+            Err(error) => tracing::warn!(%error, "an accepted socket is not known"),
+        }
+    }
 }
 
 /// accept(2) and accept4(2).
@@ -98,7 +118,7 @@ pub fn accept(mut call: Call, flags: i32) {
         }
         result => {
             target.close();
-            deliver(call, result, &peer, flags);
+            deliver(call, result, &peer, flags, true);
         }
     }
 }
@@ -128,7 +148,7 @@ async fn accept_later(call: Call, watch: Watch, target: Target, inet: bool, flag
     match watch.hold(taking).await {
         Held::Done(result) => {
             drop(target);
-            deliver(call, result, &peer, flags);
+            deliver(call, result, &peer, flags, false);
         }
         Held::Interrupted => call.interrupted(limit),
         Held::Gone => {}
@@ -183,49 +203,54 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32, peer: 
         };
         let listener = table.get(target.cookie).and_then(|s| Some((s.v6, s.v6only, s.bound?)));
         let Some((v6, v6only, bound)) = listener else { continue };
-        let cookie = sock::socket_cookie(fd.as_fd()).map_err(errno)?;
         let seen = Supervisor::seen_by(v6, expected.peer);
         let local = match expected.local {
             Some(local) => Supervisor::seen_by(v6, local),
             None if bound.virtual_.ip().is_unspecified() => supervisor.local_for(&seen, bound.virtual_.port()),
             None => bound.virtual_,
         };
-        table.insert_accepted(
-            cookie,
-            Socket {
-                proto: Proto::Tcp,
-                v6,
-                v6only,
-                bound: None,
-                former: None,
-                state: State::Connected { local, peer: seen, session: expected.session, _guard: None },
-                error: None,
-                datagram: None,
-            },
-            bound,
-        );
+        let socket = Socket {
+            proto: Proto::Tcp,
+            v6,
+            v6only,
+            bound: None,
+            former: None,
+            state: State::Connected { local, peer: seen, session: expected.session, _guard: None },
+            error: None,
+            datagram: None,
+        };
         peer.set(&sockaddr_bytes(&seen));
-        return Ok(Accepted { fd, announced: Some((expected, bound)) });
+        return Ok(Accepted { fd, announced: Some(Announced { expected, bound, socket: Some(socket) }) });
     }
 }
 
-fn deliver(call: Call, result: Result<Accepted, Errno>, peer: &Name, flags: i32) {
-    let accepted = match result {
+/// The answer of accept(). `alone`: in the thread that receives what is trapped, so that nobody can ask for the new socket before this returns, and
+/// the table need not hear of it before the program runs.
+fn deliver(call: Call, result: Result<Accepted, Errno>, peer: &Name, flags: i32, alone: bool) {
+    let Accepted { fd, mut announced } = match result {
         Ok(a) => a,
         Err(e) => return call.finish(Err(e)),
     };
+    let supervisor = call.supervisor;
     let out = AddressOut { address: call.argument(1), length: call.argument(2) };
-    if let Err(e) = call.n.write_address(out, peer) {
+    let written = call.n.write_address(out, peer);
+    if let Some(announced) = &mut announced
+        && (!alone || written.is_err())
+    {
+        announced.know(supervisor, &fd);
+    }
+    if let Err(e) = written {
         return call.finish(Err(e));
     }
-    let supervisor = call.supervisor;
-    let Accepted { fd, announced } = accepted;
-    call.install(fd, flags & libc::SOCK_CLOEXEC != 0, |fd, e| {
+    call.install(fd, flags & libc::SOCK_CLOEXEC != 0, |fd, installed| match (installed, announced) {
         // Natively a connection for which there is no descriptor stays in the queue.
-        if matches!(e, Errno::EMFILE | Errno::ENFILE)
-            && let Some((expected, bound)) = announced
-        {
+        (Err(Errno::EMFILE | Errno::ENFILE), Some(Announced { expected, bound, .. })) => {
             doorbell::put_back(supervisor, fd, bound, expected);
+        }
+        (_, announced) => {
+            // Its end is noticed only when it is known.
+            announced.into_iter().for_each(|mut announced| announced.know(supervisor, &fd));
+            sandbox::direct::close(fd);
         }
     });
 }

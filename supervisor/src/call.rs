@@ -173,13 +173,14 @@ impl Call {
         self.n.reply.proceed();
     }
 
-    /// Answers with a new descriptor for `fd`. Where there can be none, `failed` has it back before the program is told.
-    pub fn install(self, fd: OwnedFd, close_on_exec: bool, failed: impl FnOnce(OwnedFd, Errno)) {
+    /// Answers with a new descriptor for `fd`, which `done` has back: the program has its own and runs, or there can be none, and it has not been
+    /// told yet.
+    pub fn install(self, fd: OwnedFd, close_on_exec: bool, done: impl FnOnce(OwnedFd, Result<(), Errno>)) {
         self.print(|| "a new socket".to_owned());
         match self.n.reply.install(fd.as_fd(), close_on_exec) {
-            Ok(()) => sandbox::direct::close(fd),
+            Ok(()) => done(fd, Ok(())),
             Err((reply, e)) => {
-                failed(fd, e);
+                done(fd, Err(e));
                 reply.error(e);
             }
         }

@@ -122,7 +122,7 @@ pub fn socket(mut call: Call) {
         Ok(target)
     })();
     match result {
-        Ok(target) => call.install(target.fd, kind & libc::SOCK_CLOEXEC != 0, |_, _| {}),
+        Ok(target) => call.install(target.fd, kind & libc::SOCK_CLOEXEC != 0, |fd, _| sandbox::direct::close(fd)),
         Err(e) => call.finish(Err(e)),
     }
 }

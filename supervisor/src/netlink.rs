@@ -108,7 +108,7 @@ pub fn socket(mut call: Call) {
         supervisor.netlink.answerer(supervisor)?.socket(made, kind & libc::SOCK_NONBLOCK != 0).map_err(errno)
     });
     match made {
-        Ok(fd) => call.install(fd, kind & libc::SOCK_CLOEXEC != 0, |_, _| {}),
+        Ok(fd) => call.install(fd, kind & libc::SOCK_CLOEXEC != 0, |fd, _| sandbox::direct::close(fd)),
         Err(e) => call.finish(Err(e)),
     }
 }
