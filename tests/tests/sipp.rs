@@ -7,6 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tests::{Launch, Process, World, free_port, sip, until, within};
 
 /// More than SIPp's own, which is more than the 45 s that are the least between two refreshes.
@@ -118,8 +119,15 @@ fn a_fork_that_two_accept() {
     let place = format!("127.64.255.253;{}", listener.local_addr().unwrap().port());
     let both = [called(&world, "accept.xml", at, &place), called(&world, "accept.xml", at, &place)];
     register(at, "two", &both.each_ref().map(|(_, port)| *port));
+    both[1].0.signal(Signal::SIGSTOP);
     let client = call(&world, &registrar, "two").args([ANYWHERE, "7000"]).start();
     let (mut stream, _) = listener.accept().unwrap();
+    both[1].0.signal(Signal::SIGCONT);
+    // The connection stands until both have their ACK: a caller that has ended acknowledges nothing.
+    for (_, port) in &both {
+        let ack = format!("ACK sip:accept@127.0.0.1:{port}");
+        assert!(within(LIMIT, || hub.stderr().contains(&ack).then_some(())).is_some(), "no {ack}:\n{}", hub.stderr());
+    }
     let mut reader = stream.try_clone().unwrap();
     let copied = std::io::copy(&mut reader, &mut stream).unwrap();
     drop((reader, stream));
