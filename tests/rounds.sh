@@ -16,6 +16,9 @@ round() { # round NAME ARGUMENT...: the tests that the arguments choose
     fi
 }
 
+# The sipbox that they start.
+cargo build --release -p supervisor || exit 1
+
 apart=""
 for name in "$@"; do
     apart="$apart --test $name"

@@ -265,6 +265,9 @@ fn here(filter: &mut ScmpFilterContext) -> Result<(), FilterError> {
     // An IPv6 datagram travels as an IPv4 one, whose errors are asked for by another option.
     let errors = [int_is(1, libc::IPPROTO_IPV6), int_is(2, libc::IPV6_RECVERR)];
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("setsockopt")?, &errors)?;
+    // A protocol on top of TCP (kTLS) is the kernel's to set, and is to be known of.
+    let upper = [int_is(1, libc::IPPROTO_TCP), int_is(2, libc::TCP_ULP)];
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("setsockopt")?, &upper)?;
     // The supervisor plays the kernel's part: the program has interfaces of its own.
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("socket")?, &[int_is(0, libc::AF_NETLINK)])?;
     for request in INTERFACE_QUESTIONS {

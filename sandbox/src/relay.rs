@@ -1,7 +1,7 @@
 //! A relay between two connected stream sockets, by splice(2): the bytes stay in the kernel.
 //!
 //! To the two programs it looks like one connection: the end of one direction is passed on as such (FIN) while the other goes on, and a
-//! reset on one side becomes a reset on the other. Urgent (out-of-band) data is not passed on.
+//! reset on one side becomes a reset on the other. Urgent (out-of-band) data of TCP is passed on as such.
 //!
 //! A write to a socket that was reset raises SIGPIPE, which the Rust runtime ignores; a process that changes that must not use this.
 
@@ -13,7 +13,7 @@ use std::task::Poll;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::sys::socket::{self, Shutdown, sockopt};
+use nix::sys::socket::{self, MsgFlags, Shutdown, sockopt};
 use nix::unistd::pipe2;
 use parking_lot::Mutex;
 use tokio::io::Interest;
@@ -131,7 +131,7 @@ fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     sock::set_nonblocking(fd.as_fd())?;
     // The program's own side decides about Nagle; here it would only add to the delay. AF_UNIX has no such thing.
     let _ = socket::setsockopt(&fd, sockopt::TcpNoDelay, &true);
-    let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
+    let interest = Interest::READABLE | Interest::PRIORITY | Interest::WRITABLE | Interest::ERROR;
     // SAFETY: an OwnedFd names the same open descriptor, which nobody else closes, until the AsyncFd that owns it is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
@@ -194,7 +194,38 @@ struct Half {
     /// There while bytes are under way in it.
     pipe: Option<Pipe>,
     inside: usize,
+    /// What follows that.
+    mark: Option<Mark>,
     total: u64,
+}
+
+/// Urgent data, and what was read behind it.
+struct Mark {
+    urgent: Option<u8>,
+    after: Vec<u8>,
+}
+
+impl Mark {
+    /// At most so many bytes are read behind the urgent one.
+    const AFTER: usize = 4096;
+
+    /// Of a socket that is at its mark. EAGAIN: the urgent byte is still to come.
+    fn take(from: BorrowedFd<'_>) -> io::Result<Mark> {
+        let receive =
+            |room: &mut [u8], flags| match socket::recv(from.as_raw_fd(), room, flags | MsgFlags::MSG_DONTWAIT) {
+                // The byte was read before.
+                Err(Errno::EINVAL) if flags == MsgFlags::MSG_OOB => Ok(0),
+                received => received,
+            };
+        let mut byte = [0];
+        let urgent = (receive(&mut byte, MsgFlags::MSG_OOB)? > 0).then_some(byte[0]);
+        // This leaves the mark, even if there is nothing behind it (tcp_recvmsg_locked).
+        let mut after = vec![0; Mark::AFTER];
+        let length =
+            receive(&mut after, MsgFlags::empty()).or_else(|e| if e == Errno::EAGAIN { Ok(0) } else { Err(e) })?;
+        after.truncate(length);
+        Ok(Mark { urgent, after })
+    }
 }
 
 impl Half {
@@ -206,15 +237,16 @@ impl Half {
         let at_source = |e| (source, e);
         let at_sink = |e| (sink, e);
         loop {
-            let mut ready = from.readable().await.map_err(at_source)?;
-            match ready.try_io(|from| self.fill(from.get_ref().as_fd())) {
-                Ok(Ok(0)) => break,
-                Ok(filled) => drop(filled.map_err(at_source)?),
+            let mut ready = from.ready(Interest::READABLE | Interest::PRIORITY).await.map_err(at_source)?;
+            let urgent = ready.ready().is_priority();
+            match ready.try_io(|from| self.take(from.get_ref().as_fd(), urgent)) {
+                Ok(Ok(false)) => break,
+                Ok(taken) => drop(taken.map_err(at_source)?),
                 Err(_would_block) => continue,
             }
-            while self.inside > 0 {
+            while self.inside > 0 || self.mark.is_some() {
                 let mut ready = to.writable().await.map_err(at_sink)?;
-                if let Ok(emptied) = ready.try_io(|to| self.empty(to.get_ref().as_fd())) {
+                if let Ok(emptied) = ready.try_io(|to| self.give(to.get_ref().as_fd())) {
                     emptied.map_err(at_sink)?;
                 }
             }
@@ -224,6 +256,41 @@ impl Half {
             // It was reset meanwhile: the pending error, if nobody took it yet, says more.
             Err(e) => Err(at_sink(sock::check_error(to.get_ref().as_fd()).err().unwrap_or(e.into()))),
         }
+    }
+
+    /// From the socket; `false` at the end of the stream. splice(2) goes up to urgent data and no further, as if that were the end
+    /// (tcp_read_sock).
+    fn take(&mut self, from: BorrowedFd<'_>, urgent: bool) -> io::Result<bool> {
+        let filled = self.fill(from);
+        let is_stuck = filled.as_ref().map_or_else(|e| e.kind() == io::ErrorKind::WouldBlock, |n| *n == 0);
+        if is_stuck && urgent && sock::is_at_mark(from)? {
+            self.mark = Some(Mark::take(from)?);
+            return Ok(true);
+        }
+        Ok(filled? > 0)
+    }
+
+    /// Into the socket, as much as it takes.
+    fn give(&mut self, to: BorrowedFd<'_>) -> io::Result<()> {
+        if self.inside > 0 {
+            return self.empty(to);
+        }
+        let Some(mark) = &mut self.mark else { return Ok(()) };
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        if let Some(byte) = mark.urgent {
+            socket::send(to.as_raw_fd(), &[byte], flags | MsgFlags::MSG_OOB)?;
+            mark.urgent = None;
+            self.total += 1;
+        }
+        if !mark.after.is_empty() {
+            let sent = socket::send(to.as_raw_fd(), &mark.after, flags)?;
+            mark.after.drain(..sent);
+            self.total += sent as u64;
+        }
+        if mark.after.is_empty() {
+            self.mark = None;
+        }
+        Ok(())
     }
 
     /// From the socket into the pipe; 0 at the end of the stream. The pipe is empty before.

@@ -273,6 +273,20 @@ pub fn waiting(fd: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
+/// Whether what a stream reads next is urgent data, or was before it was read as such (SIOCATMARK, sockatmark(3)).
+///
+/// # Errors
+/// EBADF, ENOTTY.
+pub fn is_at_mark(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    /// asm-generic/sockios.h
+    const SIOCATMARK: libc::Ioctl = 0x8905;
+    let mut answer: libc::c_int = 0;
+    // SAFETY: the kernel writes one int.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), SIOCATMARK, &raw mut answer) };
+    Errno::result(rc)?;
+    Ok(answer != 0)
+}
+
 /// Whether the socket listens (SO_ACCEPTCONN).
 ///
 /// # Errors

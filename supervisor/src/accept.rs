@@ -182,6 +182,7 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32, peer: 
         let Some(source) = peer.inet_v4() else { continue };
         let mut table = supervisor.table.lock();
         let (fd, expected) = if let Some(rung) = table.take_rung(source) {
+            supervisor.era.end();
             // Of the supervisor's own making, or of an accept() with other flags.
             let media = rung.media.as_fd();
             match flags & libc::SOCK_NONBLOCK {
@@ -191,8 +192,11 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32, peer: 
             .map_err(errno)?;
             (rung.media, rung.expected)
         } else if let Some(expected) = table.take_expected(&source, target.cookie) {
-            if expected.session.is_some() {
-                supervisor.sessions.links.shorten_accepted(fd.as_fd(), target.as_fd(), source);
+            if expected.session.is_some()
+                && !supervisor.sessions.links.shorten_accepted(fd.as_fd(), target.as_fd(), source)
+            {
+                // The peer's own program may send urgent data.
+                supervisor.era.end();
             }
             (fd, expected)
         } else {

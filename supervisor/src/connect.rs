@@ -596,7 +596,10 @@ impl Connecting {
     fn name(&self, supervisor: &Supervisor, flow: &Flow) -> Result<(), Errno> {
         match supervisor.guard(Proto::Tcp, flow.media) {
             Ok(guard) => {
-                supervisor.sessions.links.shorten(self.target.as_fd(), flow.media);
+                if !supervisor.sessions.links.shorten(self.target.as_fd(), flow.media) {
+                    // The peer's own program may send urgent data.
+                    supervisor.era.end();
+                }
                 set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session), guard);
                 Ok(())
             }

@@ -190,7 +190,11 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
             }
             to
         }
-        (None, Some(Way::Resolver)) => supervisor.resolver,
+        (None, Some(Way::Resolver)) => {
+            // By the name of the name server that was meant last.
+            supervisor.table.lock().hear(target.cookie, supervisor.resolver, canonical(peer));
+            supervisor.resolver
+        }
         (None, Some(Way::Peer(callee))) => {
             let free = supervisor.stub.place(supervisor, &bound.physical, target.cookie);
             let free = free.inspect_err(|_| crate::stub::say_too_many(supervisor, &bound.virtual_))?;
@@ -615,7 +619,7 @@ pub enum Guessed {
 }
 
 /// Receives from a descriptor which is most likely this socket of UDP. As [`receive_plain`] where that is so, and where it is another one of
-/// UDP. Nothing is taken from what is none: MSG_OOB means nothing to UDP alone (udp_recvmsg), and to streams that their urgent data is
+/// UDP, but that what a peer of this one sends to the address that it had is received, as natively. Nothing is taken from what is none: MSG_OOB means nothing to UDP alone (udp_recvmsg), and to streams that their urgent data is
 /// wanted, which there must be none of ([`Era`](crate::table::Era)).
 ///
 /// # Errors

@@ -99,6 +99,9 @@ fn receive_now(call: &Call, room: &mut [u8], buffer: ForeignSlice, out: AddressO
             return written.map(Begun::Done);
         }
     }
+    if let Some((length, _)) = taken.filter(|_| kind != Some(Proto::Udp)) {
+        tracing::warn!(number, length, "urgent data was taken from a socket that another one's number became");
+    }
     Ok(Begun::Rest(target, kind))
 }
 

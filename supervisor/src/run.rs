@@ -45,7 +45,8 @@ const BAD_POLICY: i32 = 2;
 
 /// How long the end of a run waits for the answers to its last messages.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// Threads that receive notifications.
+/// Threads that receive notifications. One: what it begins is done before the next call of the program is seen, which accept() relies on when it
+/// enters a socket that the program has already, and recvfrom() when it looks whether there was urgent data.
 const NOTIFICATION_THREADS: usize = 1;
 
 /// Runs the program and returns the exit status.

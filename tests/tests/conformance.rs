@@ -202,7 +202,7 @@ fn document(outcomes: &[Outcome]) -> String {
         "# Conformance\n\n\
          What the cases of `tests/conformance` see natively, as an ordinary user, and under `sipbox run` with nothing \
          but the program's own loopback. Written and checked by `tests/tests/conformance.rs`; to write it anew: \
-         `SIPBOX_UPDATE=1 cargo nextest run --release -p tests --test conformance`.\n\n",
+         `SIPBOX_UPDATE=1 cargo nextest run --cargo-profile tests -p tests --test conformance`.\n\n",
     );
     let different = outcomes.iter().filter(|o| o.differs()).count();
     let mut cases: Vec<_> = outcomes.iter().map(|o| (&o.group, &o.case)).collect();

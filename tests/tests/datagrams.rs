@@ -257,3 +257,123 @@ fn datagrams_that_cross_arrive() {
         }
     }
 }
+
+/// One socket asks a name server by sendto(), another one is connected to a second one and gets the first one's number, or asks both itself.
+const ASKS: &str = r#"
+import os, socket, struct
+def query(number):
+    return struct.pack("!HHHHHH", number, 0x0100, 1, 0, 0, 0) + b"\x04none\x04test\x00" + struct.pack("!HH", 1, 1)
+def answer(s, number):
+    data, source = s.recvfrom(512)
+    assert data[:2] == struct.pack("!H", number), data
+    return source
+FIRST, SECOND = ("198.51.100.1", 53), ("198.51.100.2", 53)
+asks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asks.settimeout(20)
+for number in (1, 2, 3):
+    asks.sendto(query(number), FIRST)
+    assert answer(asks, number) == FIRST
+connected = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+connected.connect(SECOND)
+kept = os.dup(asks.fileno())
+os.dup2(connected.fileno(), asks.fileno())
+connected.send(query(4))
+assert answer(asks, 4) == SECOND
+os.dup2(kept, asks.fileno())
+asks.sendto(query(5), FIRST)
+assert answer(asks, 5) == FIRST
+asks.connect(SECOND)
+asks.send(query(6))
+assert answer(asks, 6) == SECOND
+print("each by its name")
+"#;
+
+/// Answers of name servers come from the one that was asked, whichever number the socket has by then.
+#[test]
+fn answers_come_from_the_name_server_that_was_asked() {
+    let world = World::new("asks");
+    world.run(&[], "python3").args(["-c", ASKS]).finish().success().says("each by its name");
+}
+
+/// The number of a socket that has received datagrams becomes that of a connection whose peer, another run's, has sent an urgent byte.
+const URGENT: &str = r#"
+import os, select, socket
+listener = socket.create_server(("0.0.0.0", 7000))
+print("listening on 7000", flush=True)
+one, other = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+for s in (one, other):
+    s.bind(("127.0.0.1", 0))
+for n in range(3):
+    other.sendto(b"datagram", one.getsockname())
+    assert one.recvfrom(100) == (b"datagram", other.getsockname())
+peer, _ = listener.accept()
+urgent = select.poll()
+urgent.register(peer, select.POLLPRI)
+assert urgent.poll(20000), "no urgent byte came"
+os.dup2(peer.fileno(), one.fileno())
+assert one.recvfrom(6)[0] == b"before", "what came before"
+assert peer.recv(1, socket.MSG_OOB) == b"!", "the urgent byte"
+assert peer.recv(5, socket.MSG_WAITALL) == b"after", "what came after"
+peer.send(b"?", socket.MSG_OOB)
+peer.shutdown(socket.SHUT_WR)
+assert peer.recv(1) == b"", "the end"
+print("nothing is lost", flush=True)
+"#;
+
+const SENDS_URGENT: &str = r#"
+import select, socket
+s = socket.create_connection(("198.18.0.9", 7000))
+for data, flags in (b"before", 0), (b"!", socket.MSG_OOB), (b"after", 0):
+    s.send(data, flags)
+urgent = select.poll()
+urgent.register(s, select.POLLPRI)
+assert urgent.poll(20000), "no urgent byte came back"
+assert s.recv(1, socket.MSG_OOB) == b"?"
+assert s.recv(1) == b"", "the end"
+print("as urgent as sent", flush=True)
+"#;
+
+/// Urgent data that comes from outside by a direct flow, also through the relay of a network of its own, is neither lost nor taken for a datagram.
+#[test]
+fn urgent_data_of_a_direct_flow_is_not_taken_for_a_datagram() {
+    let world = World::new("urgent");
+    let mut server = world.run(&["--as", "echo", "--flow", "direct"], "python3").args(["-c", URGENT]).start();
+    server.wait_for("listening on");
+    let client = world.run(&["--to", "echo", "--flow", "direct"], "python3").args(["-c", SENDS_URGENT]).start();
+    server.wait().success().says("nothing is lost");
+    client.wait().success().says("as urgent as sent");
+}
+
+const IN_LINE: &str = r#"
+import socket
+listener = socket.create_server(("0.0.0.0", 7000))
+print("listening on 7000", flush=True)
+peer, _ = listener.accept()
+assert peer.recv(12, socket.MSG_WAITALL) == b"before!after"
+peer.send(b"?", socket.MSG_OOB)
+peer.send(b"!")
+assert peer.recv(1) == b"", "the end"
+print("in its place", flush=True)
+"#;
+
+const WRITES_URGENT: &str = r#"
+import socket
+s = socket.create_connection(("198.18.0.9", 7000))
+for data, flags in (b"before", 0), (b"!", socket.MSG_OOB), (b"after", 0):
+    s.send(data, flags)
+assert s.recv(2, socket.MSG_WAITALL) == b"?!"
+print("also back", flush=True)
+"#;
+
+/// Encrypted flows have no urgent data: the byte comes in its place.
+#[test]
+fn urgent_data_goes_through_an_encrypted_flow_in_its_place() {
+    let world = World::new("urgent-in-line");
+    for flow in ["quic", "tls"] {
+        let mut server = world.run(&["--as", "echo", "--flow", flow], "python3").args(["-c", IN_LINE]).start();
+        server.wait_for("listening on");
+        let client = world.run(&["--to", "echo", "--flow", flow], "python3").args(["-c", WRITES_URGENT]).start();
+        server.wait().success().says("in its place");
+        client.wait().success().says("also back");
+    }
+}

@@ -1,4 +1,5 @@
 use super::*;
+use nix::poll::PollFlags;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -177,6 +178,47 @@ fn a_reset_is_noticed_while_the_pipe_is_full() {
     assert_eq!(relay.join().unwrap().unwrap_err().side, Side::B);
     left.set_nonblocking(false).unwrap();
     is_reset(&left);
+}
+
+/// Urgent data comes as such, each side, also where nothing follows it, and what is before and behind it as well.
+#[test]
+fn urgent_data_is_passed_on() {
+    let (left, right, relay) = relayed();
+    let send = |from: &TcpStream, bytes: &[u8], flags| {
+        assert_eq!(socket::send(from.as_raw_fd(), bytes, flags).unwrap(), bytes.len());
+    };
+    let urgent = |to: &TcpStream| {
+        let ready = sock::wait_for(to.as_fd(), PollFlags::POLLPRI, Duration::from_secs(10)).unwrap();
+        assert!(ready.contains(PollFlags::POLLPRI), "no urgent data came");
+        let mut byte = [0];
+        assert_eq!(socket::recv(to.as_raw_fd(), &mut byte, MsgFlags::MSG_OOB), Ok(1));
+        byte[0]
+    };
+    for (mut from, mut to) in [(&left, &right), (&right, &left), (&left, &right)] {
+        let mut room = [0; 5];
+        send(from, b"!", MsgFlags::MSG_OOB);
+        assert_eq!(urgent(to), b'!');
+        from.write_all(b"first").unwrap();
+        to.read_exact(&mut room).unwrap();
+        assert_eq!(&room, b"first");
+        send(from, b"mixed", MsgFlags::empty());
+        send(from, b"?", MsgFlags::MSG_OOB);
+        send(from, b"after", MsgFlags::empty());
+        assert_eq!(urgent(to), b'?');
+        for expected in [b"mixed", b"after"] {
+            to.read_exact(&mut room).unwrap();
+            assert_eq!(&room, expected);
+        }
+    }
+    for from in [&left, &right] {
+        send(from, b".", MsgFlags::MSG_OOB);
+        from.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    for mut to in [&right, &left] {
+        assert_eq!(urgent(to), b'.');
+        assert_eq!(to.read(&mut [0]).unwrap(), 0);
+    }
+    assert_eq!(relay.join().unwrap().unwrap(), Totals { a_to_b: 2 * 17 + 1, b_to_a: 17 + 1 });
 }
 
 #[test]

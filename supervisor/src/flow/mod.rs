@@ -249,18 +249,22 @@ impl Links {
         trunks.iter().for_each(|trunk| trunk.link.changed());
     }
 
-    /// A socket of the program that is about to be connected to `media`: if its bytes pass this process its queue is kept short.
-    pub fn shorten(&self, socket: BorrowedFd<'_>, media: SocketAddrV4) {
-        if self.gate.get().is_some_and(|gate| gate.address == media) {
+    /// A socket of the program that is about to be connected to `media`: if its bytes pass this process its queue is kept short. Whether they do.
+    pub fn shorten(&self, socket: BorrowedFd<'_>, media: SocketAddrV4) -> bool {
+        let is_own = self.gate.get().is_some_and(|gate| gate.address == media);
+        if is_own {
             short::of_program(socket, socket);
         }
+        is_own
     }
 
     /// A socket that the program accepts, likewise, if this process is at its other end.
-    pub fn shorten_accepted(&self, socket: BorrowedFd<'_>, listener: BorrowedFd<'_>, source: SocketAddrV4) {
-        if *source.ip() == self.physical {
+    pub fn shorten_accepted(&self, socket: BorrowedFd<'_>, listener: BorrowedFd<'_>, source: SocketAddrV4) -> bool {
+        let is_own = *source.ip() == self.physical;
+        if is_own {
             short::of_program(socket, listener);
         }
+        is_own
     }
 
     /// Counts what carries bytes, as long as it is held.
@@ -295,6 +299,14 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.send_modify(|count| *count -= 1);
     }
+}
+
+/// A socket of this process, whose other end the program has, before its bytes are carried.
+fn prepare(socket: &tokio::net::TcpStream) {
+    let _ = socket.set_nodelay(true);
+    // A flow has no urgent data: the byte goes on in its place, as past other middleboxes (RFC 6093 section 3.2), rather than not at all.
+    let _ = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::OobInline, &true);
+    short::own(socket);
 }
 
 /// A socket of the run's own address, as [`SocketAddrV4`].

@@ -10,14 +10,14 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use nix::sys::socket::{MsgFlags, sendmsg};
 use sipcore::flow::{Backlog, Brake, Link, RecvStream, SendStream, Stopped, Stream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::alert::Alert;
-use super::{rest, short};
+use super::rest;
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,8 +105,7 @@ pub async fn pump_promised(
     gone: impl Future<Output = Result<(), String>>,
 ) -> Result<(), Untaken> {
     let mut said = false;
-    let _ = socket.set_nodelay(true);
-    short::own(&socket);
+    super::prepare(&socket);
     let (brake, mut backlog) = (link.brake(&stream), link.backlog(stream.id()));
     let alert = Alert::begin(link);
     alert.stay();
@@ -183,6 +182,24 @@ pub async fn pump_promised(
     Ok(())
 }
 
+/// Reads what there is, if there is anything. (poll_read() takes a short read for the last one: one that ends at urgent data is not.)
+fn read(from: &TcpStream, room: &mut impl BufMut) -> io::Result<Option<usize>> {
+    let most = room.remaining_mut();
+    let mut count = None;
+    let outcome = from.try_io(Interest::READABLE, || {
+        let read = from.try_read_buf(room)?;
+        count = Some(read);
+        match (1..most).contains(&read) && !sandbox::sock::is_at_mark(from.as_fd())? {
+            true => Err(io::ErrorKind::WouldBlock.into()),
+            false => Ok(()),
+        }
+    });
+    match outcome {
+        Err(e) if count.is_none() && e.kind() != io::ErrorKind::WouldBlock => Err(e),
+        _ => Ok(count),
+    }
+}
+
 /// `said`: the program has written something.
 async fn upwards(
     from: &mut ReadHalf<'_>,
@@ -193,6 +210,8 @@ async fn upwards(
     let mut stopped = pin!(to.stopped());
     let (mut buffer, mut piece, mut much) = (BytesMut::new(), PIECE[0], false);
     loop {
+        // A program that writes without end leaves others their turn.
+        tokio::task::coop::consume_budget().await;
         // Nobody reads there any more, and the program need not write to find out.
         let owes = to.owes_answer();
         let ready = tokio::select! {
@@ -226,12 +245,8 @@ async fn upwards(
         }
         let room = buffer.capacity().min(turn.most);
         let mut within = (&mut buffer).limit(room);
-        let count = tokio::select! {
-            biased;
-            count = from.read_buf(&mut within) => count.map_err(Broken::Program)?,
-            // It was read already: others have their turn.
-            () = std::future::ready(()) => continue,
-        };
+        // Where it was read already others have their turn.
+        let Some(count) = read(from.as_ref(), &mut within).map_err(Broken::Program)? else { continue };
         if count == 0 {
             // It is reset only by what it has been told since.
             to.answer().await?;

@@ -45,8 +45,7 @@ struct Pump {
 
 /// Carries bytes until both directions have ended. `ending`: the program is gone, and what comes for it need not be delivered.
 pub async fn pump(program: TcpStream, peer: Secure, mut ending: watch::Receiver<bool>) {
-    let _ = program.set_nodelay(true);
-    short::own(&program);
+    super::prepare(&program);
     let mut pump = Pump {
         program,
         peer,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// While an era goes on, each UDP socket of the program lives, who they hear is called as before, and the program has not sent urgent data
-/// (MSG_OOB): another number each time.
+/// While an era goes on, each UDP socket of the program lives, who they hear is called as before, and no urgent data (MSG_OOB) can be waiting at a
+/// TCP socket: the program has sent none, and no other program is at the end of a direct flow of its. Another number each time.
 #[derive(Clone)]
 pub struct Era(Arc<AtomicU64>);
 
@@ -37,7 +37,7 @@ impl Era {
         let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
     }
 
-    /// Urgent data is about to be sent: there is none from now on.
+    /// Urgent data may come: there is no era from now on.
     pub fn end(&self) {
         self.0.store(NONE, Ordering::SeqCst);
     }

@@ -75,7 +75,6 @@ impl Datagram {
                 self.drop_source(sources, &gone);
             }
         }
-        self.departed.retain(|(_, gone)| *gone != media);
         if self.by_virtual.len() >= DESTINATIONS {
             // What has no session is found again when it is needed.
             self.by_virtual.retain(|_, p| matches!(p, Peer::Ready { session: Some(_), .. } | Peer::Pending(_)));
@@ -95,6 +94,7 @@ impl Datagram {
 
     /// `source` may send to this socket, which knows it as `name`.
     pub(super) fn hear(&mut self, sources: &mut Sources, source: SocketAddrV4, name: SocketAddr) {
+        self.departed.retain(|(_, gone)| *gone != source);
         let before = self.by_physical.insert(source, name);
         sources.note(source, name, before.is_none());
     }
