@@ -258,12 +258,16 @@ impl Half {
         }
     }
 
-    /// From the socket; `false` at the end of the stream. splice(2) goes up to urgent data and no further, as if that were the end
-    /// (tcp_read_sock).
+    /// From the socket; `false` at the end of the stream. splice(2) goes up to urgent data and no further, and that looks like the end if the end has
+    /// come, too (tcp_read_sock). `urgent`: there may be some.
     fn take(&mut self, from: BorrowedFd<'_>, urgent: bool) -> io::Result<bool> {
         let filled = self.fill(from);
-        let is_stuck = filled.as_ref().map_or_else(|e| e.kind() == io::ErrorKind::WouldBlock, |n| *n == 0);
-        if is_stuck && urgent && sock::is_at_mark(from)? {
+        let is_stuck = match &filled {
+            Ok(count) => *count == 0,
+            Err(e) => urgent && e.kind() == io::ErrorKind::WouldBlock,
+        };
+        // AF_UNIX may have no mark.
+        if is_stuck && sock::is_at_mark(from).unwrap_or(false) {
             self.mark = Some(Mark::take(from)?);
             return Ok(true);
         }
@@ -334,12 +338,12 @@ impl Half {
     /// Delivers what a broken socket still has, as far as the other takes it without waiting.
     fn drain(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
         loop {
-            while self.inside > 0 {
-                if self.empty(to).is_err() {
+            while self.inside > 0 || self.mark.is_some() {
+                if self.give(to).is_err() {
                     return;
                 }
             }
-            if !matches!(self.fill(from), Ok(n) if n > 0) {
+            if !self.take(from, true).unwrap_or(false) {
                 return;
             }
         }

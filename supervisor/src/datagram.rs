@@ -619,8 +619,9 @@ pub enum Guessed {
 }
 
 /// Receives from a descriptor which is most likely this socket of UDP. As [`receive_plain`] where that is so, and where it is another one of
-/// UDP, but that what a peer of this one sends to the address that it had is received, as natively. Nothing is taken from what is none: MSG_OOB means nothing to UDP alone (udp_recvmsg), and to streams that their urgent data is
-/// wanted, which there must be none of ([`Era`](crate::table::Era)).
+/// UDP, but that what a peer of this one sends to the address that it had is received, as natively. Nothing is taken from what is none: MSG_OOB
+/// means nothing to UDP alone (udp_recvmsg), and to streams that their urgent data is wanted, which there must be none of
+/// ([`Era`](crate::table::Era)).
 ///
 /// # Errors
 /// What waits as an error on the socket: it is off it then.

@@ -279,7 +279,6 @@ impl Table {
         }
         self.note_session(session, cookie);
         if let Some(datagram) = self.sockets.get_mut(&cookie).and_then(|s| s.datagram.as_mut()) {
-            datagram.departed.retain(|(_, gone)| *gone != media);
             datagram.hear(&mut self.sources, media, peer);
             if let Some((physical, former, _)) = datagram.crossed.insert(peer, (media, session, guard)) {
                 datagram.replaced.push((former, physical));

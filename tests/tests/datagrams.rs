@@ -333,15 +333,20 @@ assert s.recv(1) == b"", "the end"
 print("as urgent as sent", flush=True)
 "#;
 
+/// A server and a client of this flow, with the words that each ends with.
+fn both(world: &World, flow: &str, (server, served): (&str, &str), (client, done): (&str, &str)) {
+    let mut server = world.run(&["--as", "echo", "--flow", flow], "python3").args(["-c", server]).start();
+    server.wait_for("listening on");
+    let client = world.run(&["--to", "echo", "--flow", flow], "python3").args(["-c", client]).start();
+    server.wait().success().says(served);
+    client.wait().success().says(done);
+}
+
 /// Urgent data that comes from outside by a direct flow, also through the relay of a network of its own, is neither lost nor taken for a datagram.
 #[test]
 fn urgent_data_of_a_direct_flow_is_not_taken_for_a_datagram() {
     let world = World::new("urgent");
-    let mut server = world.run(&["--as", "echo", "--flow", "direct"], "python3").args(["-c", URGENT]).start();
-    server.wait_for("listening on");
-    let client = world.run(&["--to", "echo", "--flow", "direct"], "python3").args(["-c", SENDS_URGENT]).start();
-    server.wait().success().says("nothing is lost");
-    client.wait().success().says("as urgent as sent");
+    both(&world, "direct", (URGENT, "nothing is lost"), (SENDS_URGENT, "as urgent as sent"));
 }
 
 const IN_LINE: &str = r#"
@@ -370,10 +375,6 @@ print("also back", flush=True)
 fn urgent_data_goes_through_an_encrypted_flow_in_its_place() {
     let world = World::new("urgent-in-line");
     for flow in ["quic", "tls"] {
-        let mut server = world.run(&["--as", "echo", "--flow", flow], "python3").args(["-c", IN_LINE]).start();
-        server.wait_for("listening on");
-        let client = world.run(&["--to", "echo", "--flow", flow], "python3").args(["-c", WRITES_URGENT]).start();
-        server.wait().success().says("in its place");
-        client.wait().success().says("also back");
+        both(&world, flow, (IN_LINE, "in its place"), (WRITES_URGENT, "also back"));
     }
 }

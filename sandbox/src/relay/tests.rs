@@ -221,6 +221,45 @@ fn urgent_data_is_passed_on() {
     assert_eq!(relay.join().unwrap().unwrap(), Totals { a_to_b: 2 * 17 + 1, b_to_a: 17 + 1 });
 }
 
+/// Urgent data may come with the end of the stream, after it was last looked whether there is any.
+#[test]
+fn urgent_data_before_the_end_is_not_taken_for_the_end() {
+    let (near, far) = pair();
+    for (bytes, flags) in [(b"!", MsgFlags::MSG_OOB), (b".", MsgFlags::empty())] {
+        assert_eq!(socket::send(near.as_raw_fd(), bytes, flags), Ok(1));
+    }
+    near.shutdown(std::net::Shutdown::Write).unwrap();
+    let begun = Instant::now();
+    while !sock::is_shut_for_reading(far.as_fd()) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the end did not come");
+        thread::yield_now();
+    }
+    far.set_nonblocking(true).unwrap();
+    let mut half = Half::default();
+    assert!(half.take(far.as_fd(), false).unwrap());
+    let mark = half.mark.take().unwrap();
+    assert_eq!((mark.urgent, mark.after.as_slice()), (Some(b'!'), b".".as_slice()));
+    assert!(!half.take(far.as_fd(), false).unwrap());
+}
+
+/// What was read at urgent data is delivered, too, when its socket breaks.
+#[test]
+fn a_break_loses_nothing_behind_urgent_data() {
+    let ((near, far), (left, mut right)) = (pair(), pair());
+    for (bytes, flags) in [(b"!", MsgFlags::MSG_OOB), (b".", MsgFlags::empty())] {
+        assert_eq!(socket::send(near.as_raw_fd(), bytes, flags), Ok(1));
+    }
+    sock::wait_for(far.as_fd(), PollFlags::POLLPRI, Duration::from_secs(10)).unwrap();
+    far.set_nonblocking(true).unwrap();
+    let mut half = Half::default();
+    assert!(half.take(far.as_fd(), true).unwrap() && half.mark.is_some());
+    half.drain(far.as_fd(), left.as_fd());
+    drop(left);
+    let mut rest = Vec::new();
+    right.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b".");
+}
+
 #[test]
 fn a_unix_socket_can_be_one_side() {
     let ((left, a), (b, mut right)) = (UnixStream::pair().unwrap(), pair());

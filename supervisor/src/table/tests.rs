@@ -174,6 +174,22 @@ fn a_departed_peer_is_still_known_by_what_it_sent() {
     assert!(!d.by_virtual.contains_key(&peer));
 }
 
+/// A client that is started again on its port, and only sends, is heard for good.
+#[test]
+fn a_departed_peer_that_is_back_is_not_forgotten() {
+    let mut table = Table::default();
+    table.socket(1, || socket(Proto::Udp, false, State::Idle));
+    let (peer, media) = ("198.18.0.9:53".parse().unwrap(), "127.64.0.2:4000".parse().unwrap());
+    let id = SessionId::next();
+    table.note_session(id, 1);
+    table.note_peer(1, peer, media, Some(id), None);
+    table.forget_session(id);
+    let departed = |table: &Table| table.get(1).unwrap().datagram.as_ref().unwrap().departed.len();
+    assert_eq!(departed(&table), 1);
+    table.hear(1, media, peer);
+    assert_eq!(departed(&table), 0);
+}
+
 /// A server's socket for one client takes the session over; what both ends sent each other at once is not lost.
 #[test]
 fn sessions_of_datagram_sockets_with_one_port() {
