@@ -1,11 +1,13 @@
 //! listen and accept of TCP sockets (and accept of AF_UNIX ones).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddrV4;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::PollFlags;
+use nix::sys::socket::SockFlag;
 use sandbox::memory::{AddressOut, sockaddr_bytes};
 use sandbox::message::Name;
 use sandbox::ready::when_ready;
@@ -17,7 +19,7 @@ use crate::call::{Call, Held, Target, Watch, errno};
 use crate::doorbell;
 use crate::names::is_reachable;
 use crate::supervisor::Supervisor;
-use crate::table::{Bound, Expected, Socket, State};
+use crate::table::{Bound, Cookie, Expected, Socket, State, Table};
 use crate::unix;
 
 /// listen(2).
@@ -99,11 +101,24 @@ impl Announced {
 pub fn accept(mut call: Call, flags: i32) {
     let number = call.int(0);
     call.note(|| format!("accept4({number}, {flags:#x})"));
-    let target = match call.target(number) {
+    let fd = match call.n.descriptor(number) {
+        Ok(fd) => fd,
+        Err(e) => return call.finish(Err(e)),
+    };
+    if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 {
         // The order of __sys_accept4.
-        Ok(_) | Err(Errno::ENOTSOCK) if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 => {
-            return call.finish(Err(Errno::EINVAL));
+        return call.finish(Err(Errno::EINVAL));
+    }
+    let mut peer = Name::default();
+    let mut first = None;
+    if call.supervisor.network.is_none() {
+        match take_at_once(call.supervisor, fd.as_fd(), flags, &mut peer) {
+            AtOnce::Accepted(accepted) => return deliver(call, Ok(accepted), &peer, flags, Some(fd)),
+            AtOnce::Unknown(fd) => first = Some(fd),
+            AtOnce::Nothing => {}
         }
+    }
+    let target = match Target::of(fd) {
         Ok(t) => t,
         Err(e) => return call.finish(Err(e)),
     };
@@ -111,15 +126,11 @@ pub fn accept(mut call: Call, flags: i32) {
         Ok(p) => p.is_some(),
         Err(e) => return call.finish(Err(e)),
     };
-    let mut peer = Name::default();
-    match take(call.supervisor, &target, inet, flags, &mut peer) {
+    match take(call.supervisor, &target, inet, flags, &mut peer, first) {
         Err(Errno::EAGAIN) if sock::is_nonblocking(target.as_fd()).is_ok_and(|n| !n) => {
             wait(call, target, inet, flags);
         }
-        result => {
-            target.close();
-            deliver(call, result, &peer, flags, true);
-        }
+        result => deliver(call, result, &peer, flags, Some(target.fd)),
     }
 }
 
@@ -139,7 +150,7 @@ async fn accept_later(call: Call, watch: Watch, target: Target, inet: bool, flag
     let mut peer = Name::default();
     let taking = async {
         let ready =
-            when_ready(target.as_fd(), Interest::READABLE, || take(supervisor, &target, inet, flags, &mut peer));
+            when_ready(target.as_fd(), Interest::READABLE, || take(supervisor, &target, inet, flags, &mut peer, None));
         match limit {
             Some(limit) => tokio::time::timeout(limit, ready).await.unwrap_or(Err(Errno::EAGAIN)),
             None => ready.await,
@@ -148,7 +159,7 @@ async fn accept_later(call: Call, watch: Watch, target: Target, inet: bool, flag
     match watch.hold(taking).await {
         Held::Done(result) => {
             drop(target);
-            deliver(call, result, &peer, flags, false);
+            deliver(call, result, &peer, flags, None);
         }
         Held::Interrupted => call.interrupted(limit),
         Held::Gone => {}
@@ -162,19 +173,67 @@ pub fn receive_timeout(target: &Target) -> Option<Duration> {
     u64::try_from(t.num_microseconds()).ok().filter(|us| *us > 0).map(Duration::from_micros)
 }
 
+/// What [`take_at_once`] found.
+enum AtOnce {
+    Accepted(Accepted),
+    /// A connection that says nothing of its listener.
+    Unknown(OwnedFd),
+    Nothing,
+}
+
+/// As [`take`], for a listener that has not been asked for its name (SO_COOKIE), which costs a sixth of what else is done here: the connection's
+/// source says who was meant, and nobody else is where that one listens.
+fn take_at_once(supervisor: &Supervisor, listener: BorrowedFd<'_>, flags: i32, peer: &mut Name) -> AtOnce {
+    let _one = supervisor.accepting.lock();
+    if !sock::is_ready(listener, PollFlags::POLLIN) {
+        return AtOnce::Nothing;
+    }
+    let Ok(fd) = sock::accept(listener, how(flags), peer) else { return AtOnce::Nothing };
+    let Some(source) = peer.inet_v4() else { return AtOnce::Unknown(fd) };
+    let mut table = supervisor.table.lock();
+    let Some(expected) = table.take_expected_of_one(&source) else { return AtOnce::Unknown(fd) };
+    shorten(supervisor, &fd, listener, source, &expected);
+    match introduce(supervisor, &table, expected.listener, fd, expected, peer) {
+        Some(accepted) => AtOnce::Accepted(accepted),
+        None => AtOnce::Nothing,
+    }
+}
+
+/// How a connection is accepted here for accept4(2) with these flags.
+fn how(flags: i32) -> SockFlag {
+    let nonblocking = if flags & libc::SOCK_NONBLOCK != 0 { SockFlag::SOCK_NONBLOCK } else { SockFlag::empty() };
+    SockFlag::SOCK_CLOEXEC | nonblocking
+}
+
+/// The flow of a session that has just come: without a relay, if it can.
+fn shorten(supervisor: &Supervisor, fd: &OwnedFd, listener: BorrowedFd<'_>, source: SocketAddrV4, expected: &Expected) {
+    if expected.session.is_some() && !supervisor.sessions.links.shorten_accepted(fd.as_fd(), listener, source) {
+        // The peer's own program may send urgent data.
+        supervisor.era.end();
+    }
+}
+
 /// Takes the next connection that was announced, with the peer's name that the program is to see; connections that nobody announced are reset. Never blocks, even if
-/// the listener's file description is in blocking mode.
-fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32, peer: &mut Name) -> Result<Accepted, Errno> {
+/// the listener's file description is in blocking mode. `first`: one that was taken already.
+fn take(
+    supervisor: &Supervisor,
+    target: &Target,
+    inet: bool,
+    flags: i32,
+    peer: &mut Name,
+    mut first: Option<OwnedFd>,
+) -> Result<Accepted, Errno> {
+    let _one = supervisor.accepting.lock();
     loop {
-        let _one = supervisor.accepting.lock();
-        if !sock::is_ready(target.as_fd(), PollFlags::POLLIN) && sock::is_listening(target.as_fd()).map_err(errno)? {
-            return Err(Errno::EAGAIN);
-        }
-        let mut how = nix::sys::socket::SockFlag::SOCK_CLOEXEC;
-        if flags & libc::SOCK_NONBLOCK != 0 {
-            how |= nix::sys::socket::SockFlag::SOCK_NONBLOCK;
-        }
-        let fd = sock::accept(target.as_fd(), how, peer).map_err(errno)?;
+        let fd = match first.take() {
+            Some(fd) => fd,
+            None if !sock::is_ready(target.as_fd(), PollFlags::POLLIN)
+                && sock::is_listening(target.as_fd()).map_err(errno)? =>
+            {
+                return Err(Errno::EAGAIN);
+            }
+            None => sock::accept(target.as_fd(), how(flags), peer).map_err(errno)?,
+        };
         if !inet {
             supervisor.unix.senders.accepted(supervisor, fd.as_fd());
             return Ok(Accepted { fd, announced: None });
@@ -192,12 +251,7 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32, peer: 
             .map_err(errno)?;
             (rung.media, rung.expected)
         } else if let Some(expected) = table.take_expected(&source, target.cookie) {
-            if expected.session.is_some()
-                && !supervisor.sessions.links.shorten_accepted(fd.as_fd(), target.as_fd(), source)
-            {
-                // The peer's own program may send urgent data.
-                supervisor.era.end();
-            }
+            shorten(supervisor, &fd, target.as_fd(), source, &expected);
             (fd, expected)
         } else {
             drop(table);
@@ -205,41 +259,58 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32, peer: 
             let _ = sock::reset_on_close(fd.as_fd());
             continue;
         };
-        let listener = table.get(target.cookie).and_then(|s| Some((s.v6, s.v6only, s.bound?)));
-        let Some((v6, v6only, bound)) = listener else { continue };
-        let seen = Supervisor::seen_by(v6, expected.peer);
-        let local = match expected.local {
-            Some(local) => Supervisor::seen_by(v6, local),
-            None if bound.virtual_.ip().is_unspecified() => supervisor.local_for(&seen, bound.virtual_.port()),
-            None => bound.virtual_,
-        };
-        let socket = Socket {
-            proto: Proto::Tcp,
-            v6,
-            v6only,
-            bound: None,
-            former: None,
-            state: State::Connected { local, peer: seen, session: expected.session, _guard: None },
-            error: None,
-            datagram: None,
-        };
-        peer.set(&sockaddr_bytes(&seen));
-        return Ok(Accepted { fd, announced: Some(Announced { expected, bound, socket: Some(socket) }) });
+        if let Some(accepted) = introduce(supervisor, &table, target.cookie, fd, expected, peer) {
+            return Ok(accepted);
+        }
     }
 }
 
-/// The answer of accept(). `alone`: in the thread that receives what is trapped, so that nobody can ask for the new socket before this returns, and
-/// the table need not hear of it before the program runs.
-fn deliver(call: Call, result: Result<Accepted, Errno>, peer: &Name, flags: i32, alone: bool) {
+/// A connection that has come to this listener, with what the program sees of it; None if the listener is not known any more.
+fn introduce(
+    supervisor: &Supervisor,
+    table: &Table,
+    listener: Cookie,
+    fd: OwnedFd,
+    expected: Expected,
+    peer: &mut Name,
+) -> Option<Accepted> {
+    let (v6, v6only, bound) = table.get(listener).and_then(|s| Some((s.v6, s.v6only, s.bound?)))?;
+    let seen = Supervisor::seen_by(v6, expected.peer);
+    let local = match expected.local {
+        Some(local) => Supervisor::seen_by(v6, local),
+        None if bound.virtual_.ip().is_unspecified() => supervisor.local_for(&seen, bound.virtual_.port()),
+        None => bound.virtual_,
+    };
+    let socket = Socket {
+        proto: Proto::Tcp,
+        v6,
+        v6only,
+        bound: None,
+        former: None,
+        state: State::Connected { local, peer: seen, session: expected.session, _guard: None },
+        error: None,
+        datagram: None,
+    };
+    peer.set(&sockaddr_bytes(&seen));
+    Some(Accepted { fd, announced: Some(Announced { expected, bound, socket: Some(socket) }) })
+}
+
+/// The answer of accept(). `listener`: this process' duplicate, in the thread that receives what is trapped: nobody can ask for the new socket before
+/// this returns, and the table need not hear of it before the program runs. Nor does the program miss the duplicate: what it closes then, and what is
+/// in the listener's queue, is looked at by its next call, which comes after.
+fn deliver(call: Call, result: Result<Accepted, Errno>, peer: &Name, flags: i32, listener: Option<OwnedFd>) {
     let Accepted { fd, mut announced } = match result {
         Ok(a) => a,
-        Err(e) => return call.finish(Err(e)),
+        Err(e) => {
+            listener.into_iter().for_each(sandbox::direct::close);
+            return call.finish(Err(e));
+        }
     };
     let supervisor = call.supervisor;
     let out = AddressOut { address: call.argument(1), length: call.argument(2) };
     let written = call.n.write_address(out, peer);
     if let Some(announced) = &mut announced
-        && (!alone || written.is_err())
+        && (listener.is_none() || written.is_err())
     {
         announced.know(supervisor, &fd);
     }
@@ -255,6 +326,7 @@ fn deliver(call: Call, result: Result<Accepted, Errno>, peer: &Name, flags: i32,
             // Its end is noticed only when it is known.
             announced.into_iter().for_each(|mut announced| announced.know(supervisor, &fd));
             sandbox::direct::close(fd);
+            listener.into_iter().for_each(sandbox::direct::close);
         }
     });
 }

@@ -517,6 +517,18 @@ impl Table {
         Some(self.expected_any.swap_remove(i).1)
     }
 
+    /// The announcement that a connection from `source` fulfils, if the listener that was meant is alone at its address, so that the connection
+    /// came to no other.
+    pub fn take_expected_of_one(&mut self, source: &SocketAddrV4) -> Option<Expected> {
+        let expected = self.expected.get(source)?;
+        let bound = self.sockets.get(&expected.listener)?.bound?;
+        let there = self.ports.get(&(Proto::Tcp, bound.virtual_.port()))?;
+        if there.all() != [expected.listener] {
+            return None;
+        }
+        self.expected.remove(source)
+    }
+
     /// Whether two listeners share one physical address (SO_REUSEPORT: the kernel may hand a connection to any).
     fn are_one(&self, one: Cookie, other: Cookie) -> bool {
         let place = |cookie| self.sockets.get(&cookie).and_then(|s| Some((s.proto, s.bound?.physical)));

@@ -94,12 +94,18 @@ fn floor_anywhere(world: &World, call: &str) -> f64 {
 fn trapped(table: &mut Table, world: &World, call: &str, name: &str) {
     let (mut native, mut bare, mut least, mut anywhere) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut sipbox = ISOLATIONS.map(|_| Vec::new());
+    let (mut native_on_one, mut bare_on_one, mut on_one) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let alone = micro(&Side { world, boxed: false }, &[call, CALLS]);
         native.push(alone);
         bare.push(alone + floor(world, &[]));
         least.push(floor(world, &[call]));
         anywhere.push(floor_anywhere(world, call));
+        let alone = median_of(pinned(world, &[], call));
+        native_on_one.push(alone);
+        bare_on_one.push(alone + floor(world, &[]));
+        let sipbox_path = world.sipbox_path().to_string_lossy();
+        on_one.push(median_of(pinned(world, &[&sipbox_path, "run", "--isolation", ISOLATIONS[0], "--"], call)));
         for (isolation, values) in ISOLATIONS.iter().zip(&mut sipbox) {
             let side = Side { world, boxed: true };
             values.push(median_of(side.server_with(&["--isolation", isolation], "bench-micro").args([call, CALLS])));
@@ -117,4 +123,13 @@ fn trapped(table: &mut Table, world: &World, call: &str, name: &str) {
     table.row("  (that least to native + bare round trip)", "us", &bare, &least, Goal::None);
     // Where a descriptor is installed the kernel wakes the program on another processor, if that is idle.
     table.row("  (and where the kernel puts both)", "us", &bare, &anywhere, Goal::None);
+    // There the table compares what is done for a call, not where the kernel puts who does it.
+    table.row(&format!("{name}, {}, one processor", ISOLATIONS[0]), "us", &native_on_one, &on_one, Goal::None);
+    table.row("  to native + bare round trip", "us", &bare_on_one, &on_one, Goal::AtMost(2.0));
+}
+
+/// The program, under what `boxed` starts, with all of it on one processor.
+fn pinned(world: &World, boxed: &[&str], call: &str) -> Launch {
+    let program = world.program("bench-micro");
+    world.native("taskset").args(["--cpu-list", "0"]).args(boxed).arg(&program).args([call, CALLS])
 }

@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
@@ -299,15 +301,20 @@ impl Drop for World {
     }
 }
 
-/// A port that nothing uses now, TCP or UDP, below the range that the system hands out by itself.
+/// A port that nothing uses now, TCP or UDP, below the range that the system hands out by itself. No other call gets it, in this process
+/// or in another test's of this machine, until this process ends: an abstract name of AF_UNIX (unix(7)) keeps it.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
-    let start = std::process::id().wrapping_mul(7919) ^ (nanos >> 8);
+    static KEPT: Mutex<Vec<UnixDatagram>> = Mutex::new(Vec::new());
+    let start = std::process::id().wrapping_mul(7919);
     for _ in 0..2000 {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let Ok(port) = u16::try_from(10_000 + start.wrapping_add(step.wrapping_mul(37)) % 20_000) else { continue };
+        let name = SocketAddr::from_abstract_name(format!("sipbox-test-port-{port}"))
+            .unwrap_or_else(|e| panic!("a name for {port}: {e}"));
+        let Ok(kept) = UnixDatagram::bind_addr(&name) else { continue };
         if TcpListener::bind(("::", port)).is_ok() && UdpSocket::bind(("::", port)).is_ok() {
+            KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
             return port;
         }
     }

@@ -16,6 +16,12 @@ fn a_program_pair_runs_natively() {
 }
 
 #[test]
+fn a_free_port_is_given_once() {
+    let ports: std::collections::BTreeSet<u16> = (0..500).map(|_| free_port()).collect();
+    assert_eq!(ports.len(), 500);
+}
+
+#[test]
 fn dropping_a_world_ends_what_runs_in_it() {
     let world = World::new("harness-drop");
     // A process that leaves its parent and its group behind, as a hub that starts by itself does.
