@@ -6,6 +6,7 @@
 //! the listener of notifications above all, so that a trapped call is answered ENOSYS by the kernel itself, and connections that a relay
 //! served are at their end; it ends when no socket is left on the program's address. It costs nothing while the supervisor lives.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -101,15 +102,18 @@ fn keep(supervisor: &OwnedFd, kept: Kept) {
     // A full table has room for a look into it.
     // SAFETY: nobody else uses the table any more, and this function not the descriptor.
     unsafe { libc::close(supervisor.as_raw_fd()) };
-    let Some(home) = close_all_but(kept) else { return };
+    let homes = close_all_but(kept);
+    if homes.is_empty() {
+        return;
+    }
     let Ok(inspector) = Inspector::here() else { return };
-    while is_used(&inspector, home, kept) {
+    while is_used(&inspector, &homes, kept) {
         std::thread::sleep(LOOK);
     }
 }
 
 /// Closes every descriptor but those that are kept; where the sockets are that need them.
-fn close_all_but(kept: Kept) -> Option<Ipv4Addr> {
+fn close_all_but(kept: Kept) -> HashSet<Ipv4Addr> {
     let all = |_| {
         let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
         (0..RawFd::try_from(most).unwrap_or(RawFd::MAX)).collect()
@@ -117,7 +121,7 @@ fn close_all_but(kept: Kept) -> Option<Ipv4Addr> {
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
         .map(|all| all.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect())
         .unwrap_or_else(all);
-    let mut home = None;
+    let mut homes = HashSet::new();
     for number in open {
         // SAFETY: nobody else uses the table any more, and a number without a descriptor is answered EBADF.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
@@ -125,22 +129,22 @@ fn close_all_but(kept: Kept) -> Option<Ipv4Addr> {
             Ok(SocketAddr::V4(local)) => kept(local),
             _ => None,
         };
-        if of.is_some() {
-            home = of;
+        if let Some(home) = of {
+            homes.insert(home);
         } else {
             // SAFETY: as above; this process has one thread, which has no use for it.
             unsafe { libc::close(number) };
         }
     }
-    home
+    homes
 }
 
-/// Whether there are sockets at `home` beside those that are kept.
-fn is_used(inspector: &Inspector, home: Ipv4Addr, kept: Kept) -> bool {
+/// Whether there are sockets at one of `homes` beside those that are kept.
+fn is_used(inspector: &Inspector, homes: &HashSet<Ipv4Addr>, kept: Kept) -> bool {
     [true, false].into_iter().any(|tcp| {
         let there = inspector.endpoints(tcp).unwrap_or_default();
         there.into_iter().any(|endpoint| match sock::canonical(endpoint.local) {
-            SocketAddr::V4(local) => *local.ip() == home && kept(local).is_none(),
+            SocketAddr::V4(local) => homes.contains(local.ip()) && kept(local).is_none(),
             SocketAddr::V6(_) => false,
         })
     })

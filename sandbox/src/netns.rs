@@ -433,7 +433,7 @@ fn make(v4: Ipv4Addr, v6: Ipv6Addr) -> io::Result<(Option<File>, File, File)> {
     for ip in &own {
         route.everything_to(OUTSIDE, *ip)?;
     }
-    all_ports_for_all();
+    make_own();
 
     let move_to = |net: &File| setns(net, CloneFlags::CLONE_NEWNET).map_err(|e| said("setns", e));
     move_to(&peers)?;
@@ -443,7 +443,7 @@ fn make(v4: Ipv4Addr, v6: Ipv6Addr) -> io::Result<(Option<File>, File, File)> {
     for ip in &own {
         route.everything_is_here(*ip, INSIDE)?;
     }
-    all_ports_for_all();
+    make_own();
     for (ip, probe) in own.iter().zip(PROBES) {
         move_to(&peers)?;
         let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -468,9 +468,13 @@ pub(crate) fn is_privileged() -> bool {
     u64::from_str_radix(effective, 16).is_ok_and(|mask| mask & NEEDED == NEEDED)
 }
 
-/// In this network a port below 1024 is nobody's privilege. (Where /proc/sys is read-only, it is.)
-fn all_ports_for_all() {
+/// In this network a port below 1024 is nobody's privilege; and no more connections keep their ports after their end (TIME-WAIT) than leave some to
+/// be found: no segment of theirs is on its way for a minute here (tcp_max_tw_buckets; the kernel's own limit is far above the number of
+/// ports). (Where /proc/sys is read-only, it is as it was.)
+fn make_own() {
+    const KEPT: &str = "4096";
     let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+    let _ = std::fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", KEPT);
 }
 
 /// A new link drops what it is given until the kernel has noticed that it has a carrier.

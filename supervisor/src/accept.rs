@@ -17,6 +17,7 @@ use tokio::io::Interest;
 
 use crate::call::{Call, Held, Target, Watch, errno};
 use crate::doorbell;
+use crate::flow::Links;
 use crate::names::is_reachable;
 use crate::supervisor::Supervisor;
 use crate::table::{Bound, Cookie, Expected, Socket, State, Table};
@@ -111,12 +112,10 @@ pub fn accept(mut call: Call, flags: i32) {
     }
     let mut peer = Name::default();
     let mut first = None;
-    if call.supervisor.network.is_none() {
-        match take_at_once(call.supervisor, fd.as_fd(), flags, &mut peer) {
-            AtOnce::Accepted(accepted) => return deliver(call, Ok(accepted), &peer, flags, Some(fd)),
-            AtOnce::Unknown(fd) => first = Some(fd),
-            AtOnce::Nothing => {}
-        }
+    if call.supervisor.network.is_none()
+        && let Some(accepted) = take_at_once(call.supervisor, fd.as_fd(), flags, &mut peer, &mut first)
+    {
+        return deliver(call, Ok(accepted), &peer, flags, Some(fd));
     }
     let target = match Target::of(fd) {
         Ok(t) => t,
@@ -173,30 +172,28 @@ pub fn receive_timeout(target: &Target) -> Option<Duration> {
     u64::try_from(t.num_microseconds()).ok().filter(|us| *us > 0).map(Duration::from_micros)
 }
 
-/// What [`take_at_once`] found.
-enum AtOnce {
-    Accepted(Accepted),
-    /// A connection that says nothing of its listener.
-    Unknown(OwnedFd),
-    Nothing,
-}
-
 /// As [`take`], for a listener that has not been asked for its name (SO_COOKIE), which costs a sixth of what else is done here: the connection's
-/// source says who was meant, and nobody else is where that one listens.
-fn take_at_once(supervisor: &Supervisor, listener: BorrowedFd<'_>, flags: i32, peer: &mut Name) -> AtOnce {
+/// source says who was meant, and nobody else is where that one listens. `first` becomes a connection that does not say so.
+fn take_at_once(
+    supervisor: &Supervisor,
+    listener: BorrowedFd<'_>,
+    flags: i32,
+    peer: &mut Name,
+    first: &mut Option<OwnedFd>,
+) -> Option<Accepted> {
     let _one = supervisor.accepting.lock();
     if !sock::is_ready(listener, PollFlags::POLLIN) {
-        return AtOnce::Nothing;
+        return None;
     }
-    let Ok(fd) = sock::accept(listener, how(flags), peer) else { return AtOnce::Nothing };
-    let Some(source) = peer.inet_v4() else { return AtOnce::Unknown(fd) };
+    let fd = sock::accept(listener, how(flags), peer).ok()?;
     let mut table = supervisor.table.lock();
-    let Some(expected) = table.take_expected_of_one(&source) else { return AtOnce::Unknown(fd) };
+    let expected = peer.inet_v4().and_then(|source| Some((source, table.take_expected_of_one(&source)?)));
+    let Some((source, expected)) = expected else {
+        *first = Some(fd);
+        return None;
+    };
     shorten(supervisor, &fd, listener, source, &expected);
-    match introduce(supervisor, &table, expected.listener, fd, expected, peer) {
-        Some(accepted) => AtOnce::Accepted(accepted),
-        None => AtOnce::Nothing,
-    }
+    introduce(supervisor, &table, expected.listener, fd, expected, peer)
 }
 
 /// How a connection is accepted here for accept4(2) with these flags.
@@ -207,7 +204,12 @@ fn how(flags: i32) -> SockFlag {
 
 /// The flow of a session that has just come: without a relay, if it can.
 fn shorten(supervisor: &Supervisor, fd: &OwnedFd, listener: BorrowedFd<'_>, source: SocketAddrV4, expected: &Expected) {
-    if expected.session.is_some() && !supervisor.sessions.links.shorten_accepted(fd.as_fd(), listener, source) {
+    if expected.session.is_none() {
+        return;
+    }
+    if supervisor.homes.has(*source.ip()) {
+        Links::shorten_accepted(fd.as_fd(), listener);
+    } else {
         // The peer's own program may send urgent data.
         supervisor.era.end();
     }

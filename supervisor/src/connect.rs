@@ -127,7 +127,7 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, new: bo
             None => call.finish(Err(e)),
         };
     }
-    let bound = match supervisor.ensure_still_bound(&target) {
+    let bound = match supervisor.ensure_bound_to_connect(&target) {
         Ok(b) => b,
         // It has a name already: somebody else made it, and perhaps connected it. (One that could be bound is as socket(2) made it.)
         Err(e) if new => {

@@ -68,7 +68,7 @@ pub fn put_back(supervisor: &Supervisor, media: OwnedFd, bound: Bound, expected:
 async fn connect(supervisor: &Supervisor, peer: SocketAddr) -> std::io::Result<OwnedFd> {
     let _guard = supervisor.guards.hold(Proto::Tcp, peer.port())?;
     let media = sock::tcp4()?;
-    sock::bind(media.as_fd(), &SocketAddr::from((supervisor.physical, 0)))?;
+    sock::bind(media.as_fd(), &SocketAddr::from((supervisor.homes.next(), 0)))?;
     sock::connect_nowait(media.as_fd(), &peer)?;
     sandbox::ready::connected(media.as_fd()).await?;
     Ok(media)

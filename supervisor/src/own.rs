@@ -660,7 +660,7 @@ pub fn note_error(network: &Network, supervisor: &Arc<Supervisor>, cookie: Cooki
 /// The supervisor's own end of a flow, in the host's network.
 fn media_socket(supervisor: &Supervisor) -> std::io::Result<(OwnedFd, std::net::SocketAddrV4)> {
     let media = sock::tcp4()?;
-    sock::bind(media.as_fd(), &SocketAddr::from((supervisor.physical, 0)))?;
+    sock::bind(media.as_fd(), &SocketAddr::from((supervisor.homes.next(), 0)))?;
     match sock::local_addr(media.as_fd())? {
         SocketAddr::V4(source) => Ok((media, source)),
         SocketAddr::V6(_) => Err(Errno::EAFNOSUPPORT.into()),

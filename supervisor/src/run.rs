@@ -1,7 +1,7 @@
 //! `sipbox run`: from the command line to the exit status of the program.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +23,8 @@ use sipcore::agent::Proto;
 
 use crate::deaths::Deaths;
 use crate::flow::Settings;
-use crate::guard::{self, Guards, MARK_PORT};
+use crate::guard::{self, Guards};
+use crate::homes::Homes;
 use crate::identity::{self, Identity, PASSWORD_VARIABLE, TURN_PASSWORD_VARIABLE, password};
 use crate::interfaces::Interfaces;
 use crate::netlink::Netlink;
@@ -266,7 +267,6 @@ fn flows(policy: &Policy, identity: &Identity) -> Result<Settings, String> {
 /// What lives as long as the run does.
 struct Run {
     supervisor: Arc<Supervisor>,
-    _guard: UdpSocket,
 }
 
 impl Run {
@@ -278,7 +278,8 @@ impl Run {
         network: Option<Arc<Network>>,
         runtime: &tokio::runtime::Runtime,
     ) -> Result<Run, String> {
-        let (physical, guard) = claim_address()?;
+        let homes = Homes::claim()?;
+        let physical = homes.first();
         let _inside = runtime.enter();
         let guards = Guards::of(physical);
         let dns = || {
@@ -305,6 +306,7 @@ impl Run {
             sessions: Sessions::new(identity, flows, IpAddr::V4(physical), limit),
             published: Published::new(policy.may_publish()),
             physical,
+            homes,
             own_v4,
             own_v6,
             resolver: match dns.address() {
@@ -336,25 +338,8 @@ impl Run {
             .deaths
             .serve(&supervisor)
             .map_err(|e| format!("sock_diag cannot be used: {e}; see `sipbox doctor`"))?;
-        Ok(Run { supervisor, _guard: guard })
+        Ok(Run { supervisor })
     }
-}
-
-/// A loopback address that no other run has: in 127.64.0.0/10, marked by a bound port.
-fn claim_address() -> Result<(Ipv4Addr, UdpSocket), String> {
-    const TRIES: usize = 64;
-    let mut last = None;
-    for _ in 0..TRIES {
-        let mut random = [0u8; 4];
-        getrandom::fill(&mut random).map_err(|e| format!("no random numbers: {e}"))?;
-        let [a, b, c, _] = random;
-        let ip = Ipv4Addr::new(127, 64 | (a & 0x3f), b, c.clamp(1, 254));
-        match UdpSocket::bind(SocketAddrV4::new(ip, MARK_PORT)) {
-            Ok(guard) => return Ok((ip, guard)),
-            Err(e) => last = Some(e),
-        }
-    }
-    Err(format!("no loopback address in 127.64.0.0/10 can be bound: {last:?}"))
 }
 
 /// Starts the threads that answer trapped calls.

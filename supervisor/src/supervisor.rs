@@ -18,6 +18,7 @@ use crate::call::{Call, Target, errno};
 use crate::deaths::Deaths;
 use crate::former::{Callers, Former};
 use crate::guard::{Guard, Guards};
+use crate::homes::Homes;
 use crate::netlink::Netlink;
 use crate::nobody::Nobody;
 use crate::own::{self, Network};
@@ -44,8 +45,9 @@ pub struct Supervisor {
     pub sessions: Sessions,
     /// What peers are told of the program's sockets.
     pub published: Published,
-    /// The loopback address of this run: all its physical endpoints are there.
+    /// The loopback address of this run: all its physical endpoints are there, but those of connections that come fast.
     pub physical: Ipv4Addr,
+    pub homes: Homes,
     /// The address by which the program's peers see it.
     pub own_v4: Ipv4Addr,
     pub own_v6: Ipv6Addr,
@@ -315,6 +317,11 @@ impl Supervisor {
 
     /// Binds a socket that has no name yet to the run's address, as the kernel does at connect() and sendto().
     pub fn ensure_bound(&self, target: &Target) -> Result<Bound, Errno> {
+        self.bound_at(target, |_| self.physical)
+    }
+
+    /// As [`Supervisor::ensure_bound`]; `place` says where, by what the socket is.
+    fn bound_at(&self, target: &Target, place: impl FnOnce(Proto) -> Ipv4Addr) -> Result<Bound, Errno> {
         let (proto, v6, former) = match self.table.lock().get(target.cookie) {
             Some(Socket { bound: Some(bound), .. }) => return Ok(*bound),
             Some(s) => (s.proto, s.v6, s.former),
@@ -322,7 +329,7 @@ impl Supervisor {
         };
         let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let ip = former.unwrap_or(any);
-        let physical = self.bind_physical(target, proto, v6, 0)?;
+        let physical = self.bind_kernel(target, proto, v6, SocketAddrV4::new(place(proto), 0))?;
         let bound = Bound { virtual_: SocketAddr::new(ip, physical.port()), physical, port_chosen: false };
         self.table.lock().bind(target.cookie, bound);
         Ok(bound)
@@ -331,8 +338,20 @@ impl Supervisor {
     /// As [`Supervisor::ensure_bound`], for a socket whose association may have ended: the kernel has then taken its port
     /// back. One that the program asked for stays its own, elsewhere in the kernel; in place of another it gets a new one.
     pub fn ensure_still_bound(&self, target: &Target) -> Result<Bound, Errno> {
+        self.still_bound_at(target, |_| self.physical)
+    }
+
+    /// As [`Supervisor::ensure_still_bound`], before connect().
+    pub fn ensure_bound_to_connect(&self, target: &Target) -> Result<Bound, Errno> {
+        self.still_bound_at(target, |proto| match proto {
+            Proto::Tcp => self.homes.next(),
+            Proto::Udp => self.physical,
+        })
+    }
+
+    fn still_bound_at(&self, target: &Target, place: impl FnOnce(Proto) -> Ipv4Addr) -> Result<Bound, Errno> {
         let before = self.table.lock().get(target.cookie).and_then(|s| Some((s.proto, s.v6, s.bound?)));
-        let Some((proto, v6, bound)) = before else { return self.ensure_bound(target) };
+        let Some((proto, v6, bound)) = before else { return self.bound_at(target, place) };
         let physical = match self.bind_physical(target, proto, v6, 0) {
             Err(Errno::EINVAL) => return Ok(bound),
             other => other?,
@@ -362,7 +381,16 @@ impl Supervisor {
 
     /// Binds the kernel's socket on the run's address; port 0 lets the kernel choose.
     pub fn bind_physical(&self, target: &Target, proto: Proto, v6: bool, port: u16) -> Result<SocketAddrV4, Errno> {
-        let wanted = SocketAddrV4::new(self.physical, port);
+        self.bind_kernel(target, proto, v6, SocketAddrV4::new(self.physical, port))
+    }
+
+    fn bind_kernel(
+        &self,
+        target: &Target,
+        proto: Proto,
+        v6: bool,
+        wanted: SocketAddrV4,
+    ) -> Result<SocketAddrV4, Errno> {
         let fd = std::os::fd::AsFd::as_fd(target);
         let address = if v6 { SocketAddr::V6(sock::mapped(wanted)) } else { SocketAddr::V4(wanted) };
         match sock::bind(fd, &address).map_err(errno) {
@@ -372,7 +400,7 @@ impl Supervisor {
             }
             other => other?,
         }
-        if port != 0 {
+        if wanted.port() != 0 {
             return Ok(wanted);
         }
         let chosen = || match sock::canonical(sock::local_addr(fd).map_err(errno)?) {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, which may fail as tests do
 //! Many TCP connections in one session: none of them stands in the way of the others.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tests::{Process, World, free_port, within};
 
@@ -129,4 +129,54 @@ fn the_last_words_of_a_program_arrive() {
             server.wait_within(Duration::from_secs(60)).success().says(&format!("read {count}"));
         }
     }
+}
+
+/// More connections, one after the other, than one address has ports that the kernel chooses (28,232), all within the minute for which each keeps its
+/// own (TIME-WAIT), and than a run may have sessions at once.
+const CONNECTIONS: u32 = 35_000;
+/// The first ones, by which the others are measured.
+const FEW: u32 = 1000;
+/// All take at most so many times what they took; where the kernel has to look long for a port it was up to 20 times that.
+const TIMES: f64 = 6.0;
+
+/// `bench-connects` to the server of `epoll-server PORT CONNECTIONS`.
+fn connects(host: &str, port: &str, program: &str) -> String {
+    let rest = CONNECTIONS - FEW;
+    format!("for n in {FEW} {rest}; do {program} {host} {port} $n || exit; done")
+}
+
+/// None of them waited for a port.
+fn never_slower(report: &str, all: Duration) {
+    let first: f64 = report.split("whole ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let mean = all.as_secs_f64() * 1e6 / f64::from(CONNECTIONS);
+    println!("connect, echo, close: {first} us at first, {mean:.1} us of all");
+    assert!(mean < TIMES * first, "{first} us at first, {mean:.1} us of all");
+}
+
+#[test]
+fn more_connections_than_ports_to_itself() {
+    let world = World::new("streams-itself");
+    let port = free_port().to_string();
+    let [epoll, connect] = ["epoll-server", "bench-connects"].map(|name| world.program(name).display().to_string());
+    let connects = connects("127.0.0.1", &port, &connect);
+    let both = format!(
+        "{epoll} {port} {CONNECTIONS} >listening &\n\
+         until grep -q 'listening on' listening; do sleep 0.02; done; {connects}; wait $!"
+    );
+    let start = Instant::now();
+    let run = world.run(&[], "sh").args(["-c", &both]).finish_within(Duration::from_secs(120)).success();
+    never_slower(&run.stdout, start.elapsed());
+}
+
+#[test]
+fn more_connections_than_ports_to_a_peer() {
+    let world = World::new("streams-ports");
+    let port = free_port().to_string();
+    let server = serve(&world, "epoll-server", &[&port, &CONNECTIONS.to_string()]);
+    let connects = connects(ANYWHERE, &port, &world.program("bench-connects").display().to_string());
+    let client = world.run(&["--flow", "quic", "--to", "streams"], "sh").args(["-c", &connects]);
+    let start = Instant::now();
+    let client = client.finish_within(Duration::from_secs(120)).success();
+    never_slower(&client.stdout, start.elapsed());
+    server.wait().success();
 }

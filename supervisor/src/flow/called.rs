@@ -136,6 +136,10 @@ async fn serve(supervisor: Arc<Supervisor>, trunk: Arc<Trunk>, mut incoming: Inc
                             let _ = sock::reset_on_close(socket.as_fd());
                         }
                     }
+                    // In a network of its own nobody tells when the program closes its socket.
+                    if supervisor.network.is_some() {
+                        supervisor.sessions.close(id);
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a listener did not take a connection");
@@ -198,7 +202,7 @@ async fn to_listener(supervisor: &Supervisor, endpoint: Endpoint, id: SessionId)
         return TcpStream::from_std(network.to_listener(supervisor, endpoint).await?.into());
     }
     let socket: OwnedFd = sock::tcp4()?;
-    sock::bind(socket.as_fd(), &SocketAddr::from((IpAddr::V4(supervisor.physical), 0)))?;
+    sock::bind(socket.as_fd(), &SocketAddr::from((IpAddr::V4(supervisor.homes.next()), 0)))?;
     let source = v4(sock::local_addr(socket.as_fd())?)?;
     let Endpoint { cookie, bound, peer } = endpoint;
     // Before the connection: the program's accept() may be faster than what follows it.

@@ -258,13 +258,9 @@ impl Links {
         is_own
     }
 
-    /// A socket that the program accepts, likewise, if this process is at its other end.
-    pub fn shorten_accepted(&self, socket: BorrowedFd<'_>, listener: BorrowedFd<'_>, source: SocketAddrV4) -> bool {
-        let is_own = *source.ip() == self.physical;
-        if is_own {
-            short::of_program(socket, listener);
-        }
-        is_own
+    /// A socket that the program accepts, likewise: this process is at its other end.
+    pub fn shorten_accepted(socket: BorrowedFd<'_>, listener: BorrowedFd<'_>) {
+        short::of_program(socket, listener);
     }
 
     /// Counts what carries bytes, as long as it is held.

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use sandbox::diag;
+use sandbox::diag::{self, Counted};
 use sandbox::sock::canonical;
 use sipcore::agent::{Proto, RegistrationFlow, SessionId};
 
+use crate::homes::Homes;
 use crate::json::{quoted, text};
 use crate::supervisor::Supervisor;
 use crate::table::Cookie;
@@ -93,7 +94,7 @@ impl Report {
             let socket = sockets.iter().find(|socket| socket.session == Some(*id));
             Some((socket, party.far, party.peer.clone(), party.own?))
         });
-        let own = own(of_one.take(MOST).collect(), supervisor.physical.into());
+        let own = own(of_one.take(MOST).collect(), &supervisor.homes);
         Report {
             pid: std::process::id(),
             program: program.to_owned(),
@@ -243,8 +244,8 @@ impl Report {
 }
 
 /// What is known of the sessions of one socket each, with that socket, if it is known, this process's own one to the peer, if there is one, the peer
-/// and the flow. `physical`: where this process has its ends to the program.
-fn own(sessions: Vec<(Option<&Socket>, Option<Cookie>, String, &'static str)>, physical: IpAddr) -> Vec<Own> {
+/// and the flow. `homes`: where this process has its ends to the program.
+fn own(sessions: Vec<(Option<&Socket>, Option<Cookie>, String, &'static str)>, homes: &Homes) -> Vec<Own> {
     let sockets = sessions.iter().flat_map(|(socket, far, ..)| [socket.as_ref().and_then(|s| s.stream), *far]);
     let streams: HashSet<Cookie> = sockets.flatten().collect();
     let counted = diag::counted(&streams).unwrap_or_else(|error| {
@@ -254,7 +255,8 @@ fn own(sessions: Vec<(Option<&Socket>, Option<Cookie>, String, &'static str)>, p
     let one = |(socket, far, peer, flow): (Option<&Socket>, Option<Cookie>, String, _)| {
         let stream = socket.and_then(|socket| counted.get(&socket.stream?));
         // One that ends at this process has the round trip to this process.
-        let direct = stream.filter(|s| flow == "direct" && canonical(s.peer).ip() != physical);
+        let is_here = |s: &&Counted| matches!(canonical(s.peer).ip(), IpAddr::V4(ip) if homes.has(ip));
+        let direct = stream.filter(|s| flow == "direct" && !is_here(s));
         let far = far.and_then(|far| counted.get(&far)).or(direct);
         let bytes = socket.and_then(|socket| socket.moved).or(stream.map(|s| (s.sent, s.received)));
         Own { peer, flow, rtt: far.and_then(|s| s.rtt), bytes }
