@@ -107,8 +107,8 @@ pub fn accept(mut call: Call, flags: i32) {
         Err(e) => return call.finish(Err(e)),
     };
     if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 {
-        // The order of __sys_accept4.
-        return call.finish(Err(Errno::EINVAL));
+        // The order of __sys_accept4: after the descriptor (O_PATH), before the socket.
+        return call.finish(Err(Target::of(fd).err().filter(|e| *e != Errno::ENOTSOCK).unwrap_or(Errno::EINVAL)));
     }
     let mut peer = Name::default();
     let mut first = None;
