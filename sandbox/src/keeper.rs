@@ -4,7 +4,7 @@
 //! sockets point to are kept from others by descriptors of the supervisor, and would be free with its end. So the keeper shares the table
 //! of descriptors (CLONE_FILES, clone(2)): a supervisor that is killed leaves all of them to it. It closes at once what is not to be kept,
 //! the listener of notifications above all, so that a trapped call is answered ENOSYS by the kernel itself, and connections that a relay
-//! served are at their end; it ends when no socket is left on the program's address. It costs nothing while the supervisor lives.
+//! served are at their end; it ends when no socket is left on the program's addresses. It costs nothing while the supervisor lives.
 
 use std::collections::HashSet;
 use std::io;

@@ -1,13 +1,11 @@
 //! listen and accept of TCP sockets (and accept of AF_UNIX ones).
 
-use std::net::SocketAddrV4;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::PollFlags;
-use nix::sys::socket::SockFlag;
 use sandbox::memory::{AddressOut, sockaddr_bytes};
 use sandbox::message::Name;
 use sandbox::ready::when_ready;
@@ -20,7 +18,7 @@ use crate::doorbell;
 use crate::flow::Links;
 use crate::names::is_reachable;
 use crate::supervisor::Supervisor;
-use crate::table::{Bound, Cookie, Expected, Socket, State, Table};
+use crate::table::{Bound, Expected, Socket, State};
 use crate::unix;
 
 /// listen(2).
@@ -102,22 +100,11 @@ impl Announced {
 pub fn accept(mut call: Call, flags: i32) {
     let number = call.int(0);
     call.note(|| format!("accept4({number}, {flags:#x})"));
-    let fd = match call.n.descriptor(number) {
-        Ok(fd) => fd,
-        Err(e) => return call.finish(Err(e)),
-    };
-    if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 {
-        // The order of __sys_accept4: after the descriptor (O_PATH), before the socket.
-        return call.finish(Err(Target::of(fd).err().filter(|e| *e != Errno::ENOTSOCK).unwrap_or(Errno::EINVAL)));
-    }
-    let mut peer = Name::default();
-    let mut first = None;
-    if call.supervisor.network.is_none()
-        && let Some(accepted) = take_at_once(call.supervisor, fd.as_fd(), flags, &mut peer, &mut first)
-    {
-        return deliver(call, Ok(accepted), &peer, flags, Some(fd));
-    }
-    let target = match Target::of(fd) {
+    let target = match call.target(number) {
+        // The order of __sys_accept4.
+        Ok(_) | Err(Errno::ENOTSOCK) if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 => {
+            return call.finish(Err(Errno::EINVAL));
+        }
         Ok(t) => t,
         Err(e) => return call.finish(Err(e)),
     };
@@ -125,7 +112,8 @@ pub fn accept(mut call: Call, flags: i32) {
         Ok(p) => p.is_some(),
         Err(e) => return call.finish(Err(e)),
     };
-    match take(call.supervisor, &target, inet, flags, &mut peer, first) {
+    let mut peer = Name::default();
+    match take(call.supervisor, &target, inet, flags, &mut peer) {
         Err(Errno::EAGAIN) if sock::is_nonblocking(target.as_fd()).is_ok_and(|n| !n) => {
             wait(call, target, inet, flags);
         }
@@ -149,7 +137,7 @@ async fn accept_later(call: Call, watch: Watch, target: Target, inet: bool, flag
     let mut peer = Name::default();
     let taking = async {
         let ready =
-            when_ready(target.as_fd(), Interest::READABLE, || take(supervisor, &target, inet, flags, &mut peer, None));
+            when_ready(target.as_fd(), Interest::READABLE, || take(supervisor, &target, inet, flags, &mut peer));
         match limit {
             Some(limit) => tokio::time::timeout(limit, ready).await.unwrap_or(Err(Errno::EAGAIN)),
             None => ready.await,
@@ -172,70 +160,19 @@ pub fn receive_timeout(target: &Target) -> Option<Duration> {
     u64::try_from(t.num_microseconds()).ok().filter(|us| *us > 0).map(Duration::from_micros)
 }
 
-/// As [`take`], for a listener that has not been asked for its name (SO_COOKIE), which costs a sixth of what else is done here: the connection's
-/// source says who was meant, and nobody else is where that one listens. `first` becomes a connection that does not say so.
-fn take_at_once(
-    supervisor: &Supervisor,
-    listener: BorrowedFd<'_>,
-    flags: i32,
-    peer: &mut Name,
-    first: &mut Option<OwnedFd>,
-) -> Option<Accepted> {
-    let _one = supervisor.accepting.lock();
-    if !sock::is_ready(listener, PollFlags::POLLIN) {
-        return None;
-    }
-    let fd = sock::accept(listener, how(flags), peer).ok()?;
-    let mut table = supervisor.table.lock();
-    let expected = peer.inet_v4().and_then(|source| Some((source, table.take_expected_of_one(&source)?)));
-    let Some((source, expected)) = expected else {
-        *first = Some(fd);
-        return None;
-    };
-    shorten(supervisor, &fd, listener, source, &expected);
-    introduce(supervisor, &table, expected.listener, fd, expected, peer)
-}
-
-/// How a connection is accepted here for accept4(2) with these flags.
-fn how(flags: i32) -> SockFlag {
-    let nonblocking = if flags & libc::SOCK_NONBLOCK != 0 { SockFlag::SOCK_NONBLOCK } else { SockFlag::empty() };
-    SockFlag::SOCK_CLOEXEC | nonblocking
-}
-
-/// The flow of a session that has just come: without a relay, if it can.
-fn shorten(supervisor: &Supervisor, fd: &OwnedFd, listener: BorrowedFd<'_>, source: SocketAddrV4, expected: &Expected) {
-    if expected.session.is_none() {
-        return;
-    }
-    if supervisor.homes.has(*source.ip()) {
-        Links::shorten_accepted(fd.as_fd(), listener);
-    } else {
-        // The peer's own program may send urgent data.
-        supervisor.era.end();
-    }
-}
-
 /// Takes the next connection that was announced, with the peer's name that the program is to see; connections that nobody announced are reset. Never blocks, even if
-/// the listener's file description is in blocking mode. `first`: one that was taken already.
-fn take(
-    supervisor: &Supervisor,
-    target: &Target,
-    inet: bool,
-    flags: i32,
-    peer: &mut Name,
-    mut first: Option<OwnedFd>,
-) -> Result<Accepted, Errno> {
-    let _one = supervisor.accepting.lock();
+/// the listener's file description is in blocking mode.
+fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32, peer: &mut Name) -> Result<Accepted, Errno> {
     loop {
-        let fd = match first.take() {
-            Some(fd) => fd,
-            None if !sock::is_ready(target.as_fd(), PollFlags::POLLIN)
-                && sock::is_listening(target.as_fd()).map_err(errno)? =>
-            {
-                return Err(Errno::EAGAIN);
-            }
-            None => sock::accept(target.as_fd(), how(flags), peer).map_err(errno)?,
-        };
+        let _one = supervisor.accepting.lock();
+        if !sock::is_ready(target.as_fd(), PollFlags::POLLIN) && sock::is_listening(target.as_fd()).map_err(errno)? {
+            return Err(Errno::EAGAIN);
+        }
+        let mut how = nix::sys::socket::SockFlag::SOCK_CLOEXEC;
+        if flags & libc::SOCK_NONBLOCK != 0 {
+            how |= nix::sys::socket::SockFlag::SOCK_NONBLOCK;
+        }
+        let fd = sock::accept(target.as_fd(), how, peer).map_err(errno)?;
         if !inet {
             supervisor.unix.senders.accepted(supervisor, fd.as_fd());
             return Ok(Accepted { fd, announced: None });
@@ -253,7 +190,14 @@ fn take(
             .map_err(errno)?;
             (rung.media, rung.expected)
         } else if let Some(expected) = table.take_expected(&source, target.cookie) {
-            shorten(supervisor, &fd, target.as_fd(), source, &expected);
+            if expected.session.is_some() {
+                if supervisor.homes.has(*source.ip()) {
+                    Links::shorten_accepted(fd.as_fd(), target.as_fd());
+                } else {
+                    // The peer's own program may send urgent data.
+                    supervisor.era.end();
+                }
+            }
             (fd, expected)
         } else {
             drop(table);
@@ -261,40 +205,27 @@ fn take(
             let _ = sock::reset_on_close(fd.as_fd());
             continue;
         };
-        if let Some(accepted) = introduce(supervisor, &table, target.cookie, fd, expected, peer) {
-            return Ok(accepted);
-        }
+        let listener = table.get(target.cookie).and_then(|s| Some((s.v6, s.v6only, s.bound?)));
+        let Some((v6, v6only, bound)) = listener else { continue };
+        let seen = Supervisor::seen_by(v6, expected.peer);
+        let local = match expected.local {
+            Some(local) => Supervisor::seen_by(v6, local),
+            None if bound.virtual_.ip().is_unspecified() => supervisor.local_for(&seen, bound.virtual_.port()),
+            None => bound.virtual_,
+        };
+        let socket = Socket {
+            proto: Proto::Tcp,
+            v6,
+            v6only,
+            bound: None,
+            former: None,
+            state: State::Connected { local, peer: seen, session: expected.session, _guard: None },
+            error: None,
+            datagram: None,
+        };
+        peer.set(&sockaddr_bytes(&seen));
+        return Ok(Accepted { fd, announced: Some(Announced { expected, bound, socket: Some(socket) }) });
     }
-}
-
-/// A connection that has come to this listener, with what the program sees of it; None if the listener is not known any more.
-fn introduce(
-    supervisor: &Supervisor,
-    table: &Table,
-    listener: Cookie,
-    fd: OwnedFd,
-    expected: Expected,
-    peer: &mut Name,
-) -> Option<Accepted> {
-    let (v6, v6only, bound) = table.get(listener).and_then(|s| Some((s.v6, s.v6only, s.bound?)))?;
-    let seen = Supervisor::seen_by(v6, expected.peer);
-    let local = match expected.local {
-        Some(local) => Supervisor::seen_by(v6, local),
-        None if bound.virtual_.ip().is_unspecified() => supervisor.local_for(&seen, bound.virtual_.port()),
-        None => bound.virtual_,
-    };
-    let socket = Socket {
-        proto: Proto::Tcp,
-        v6,
-        v6only,
-        bound: None,
-        former: None,
-        state: State::Connected { local, peer: seen, session: expected.session, _guard: None },
-        error: None,
-        datagram: None,
-    };
-    peer.set(&sockaddr_bytes(&seen));
-    Some(Accepted { fd, announced: Some(Announced { expected, bound, socket: Some(socket) }) })
 }
 
 /// The answer of accept(). `listener`: this process' duplicate, in the thread that receives what is trapped: nobody can ask for the new socket before

@@ -35,7 +35,7 @@ struct Trace {
     rule: String,
 }
 
-/// A socket of the program for the length of one call. It is dropped before the call is answered: once the program goes on
+/// A socket of the program for the length of one call. It is dropped before the call is answered (but see accept(2)): once the program goes on
 /// it may close its own, and what close() does (FIN, the port free again) must not wait for a duplicate here.
 pub struct Target {
     pub fd: OwnedFd,

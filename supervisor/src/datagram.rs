@@ -116,7 +116,7 @@ pub fn socket(mut call: Call) {
         let fd = socket(family, SockType::Datagram, flags, SockProtocol::Udp)?;
         let target = Target::of(fd)?;
         call.supervisor.known(&target)?;
-        call.supervisor.bind_physical(&target, Proto::Udp, v6, 0)?;
+        call.supervisor.bind_physical(&target, Proto::Udp, v6, call.supervisor.anywhere())?;
         // The port that the kernel chose goes back, the address stays (__udp_disconnect).
         sock::disconnect(target.as_fd()).map_err(errno)?;
         Ok(target)

@@ -24,7 +24,7 @@ type Port = (Proto, u16);
 /// not pay for them each time.
 const IDLE: usize = 64;
 
-/// The addresses of runs, one each, that the sockets of its program have: 127.64.0.0/10.
+/// The addresses of runs, that the sockets of their programs have (see [`crate::homes`]): 127.64.0.0/10.
 const OWN: std::ops::RangeInclusive<u32> = 0x7f40_0000..=0x7f7f_ffff;
 /// From a run's address to that of its guards.
 const BESIDE: u32 = 0x0040_0000;

@@ -67,7 +67,7 @@ fn bind_here(
     virtual_: SocketAddr,
     v6only: bool,
 ) -> Result<(), Errno> {
-    let physical = supervisor.bind_physical(target, proto, virtual_.is_ipv6(), 0)?;
+    let physical = supervisor.bind_physical(target, proto, virtual_.is_ipv6(), supervisor.anywhere())?;
     let mut table = supervisor.table.lock();
     table.bind(target.cookie, Bound { virtual_, physical, port_chosen: true });
     if let Some(s) = table.get_mut(target.cookie) {

@@ -194,7 +194,6 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
             }
         };
     let physical = bind_somewhere(supervisor, target, proto, v6, v6only, wanted)?;
-    let port = if wanted.port() == 0 { physical.port() } else { wanted.port() };
     // A name that only IPv6 has makes the socket IPv6's alone (inet6_bind).
     if v6
         && ip.is_ipv6()
@@ -203,10 +202,11 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
     {
         s.v6only = true;
     }
-    // The address alone: flow and scope are not kept (inet6_bind).
-    let virtual_ = SocketAddr::new(wanted.ip(), port);
     let mut table = supervisor.table.lock();
     table.unbind(target.cookie);
+    let port = if wanted.port() == 0 { table.free_port(proto, physical.port()) } else { wanted.port() };
+    // The address alone: flow and scope are not kept (inet6_bind).
+    let virtual_ = SocketAddr::new(wanted.ip(), port);
     table.bind(target.cookie, Bound { virtual_, physical, port_chosen: wanted.port() != 0 });
     drop(table);
     if proto == Proto::Udp && wanted.port() != 0 {
@@ -236,15 +236,15 @@ fn bind_somewhere(
             (Proto::Tcp, _) => supervisor.table.lock().worn(&wanted, v6only),
             (Proto::Udp, _) => {
                 let left = supervisor.table.lock().left(&wanted, v6only);
-                if let Some(bound) = left.and_then(|l| supervisor.bind_physical(target, proto, v6, l.port()).ok()) {
+                if let Some(bound) = left.and_then(|l| supervisor.bind_physical(target, proto, v6, l).ok()) {
                     return Ok(bound);
                 }
                 None
             }
         };
-        return supervisor.bind_physical(target, proto, v6, worn.map_or(0, |w| w.port()));
+        return supervisor.bind_physical(target, proto, v6, worn.unwrap_or_else(|| supervisor.anywhere()));
     };
-    let mut bound = supervisor.bind_physical(target, proto, v6, holder.1.port());
+    let mut bound = supervisor.bind_physical(target, proto, v6, holder.1);
     if bound == Err(Errno::EADDRINUSE) {
         // The holder may be gone, and the kernel's report of that on its way.
         let is_bound = || sandbox::diag::is_bound(holder.1, holder.1, proto == Proto::Tcp).unwrap_or(false);
@@ -254,7 +254,7 @@ fn bind_somewhere(
             None => return bind_somewhere(supervisor, target, proto, v6, v6only, wanted),
             Some(other) if other != holder => {
                 holder = other;
-                bound = supervisor.bind_physical(target, proto, v6, holder.1.port());
+                bound = supervisor.bind_physical(target, proto, v6, holder.1);
             }
             Some(_) => {}
         }

@@ -329,9 +329,11 @@ impl Supervisor {
         };
         let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let ip = former.unwrap_or(any);
-        let physical = self.bind_kernel(target, proto, v6, SocketAddrV4::new(place(proto), 0))?;
-        let bound = Bound { virtual_: SocketAddr::new(ip, physical.port()), physical, port_chosen: false };
-        self.table.lock().bind(target.cookie, bound);
+        let physical = self.bind_physical(target, proto, v6, SocketAddrV4::new(place(proto), 0))?;
+        let mut table = self.table.lock();
+        let port = table.free_port(proto, physical.port());
+        let bound = Bound { virtual_: SocketAddr::new(ip, port), physical, port_chosen: false };
+        table.bind(target.cookie, bound);
         Ok(bound)
     }
 
@@ -352,14 +354,14 @@ impl Supervisor {
     fn still_bound_at(&self, target: &Target, place: impl FnOnce(Proto) -> Ipv4Addr) -> Result<Bound, Errno> {
         let before = self.table.lock().get(target.cookie).and_then(|s| Some((s.proto, s.v6, s.bound?)));
         let Some((proto, v6, bound)) = before else { return self.bound_at(target, place) };
-        let physical = match self.bind_physical(target, proto, v6, 0) {
+        let physical = match self.bind_physical(target, proto, v6, self.anywhere()) {
             Err(Errno::EINVAL) => return Ok(bound),
             other => other?,
         };
-        let port = if bound.port_chosen { bound.virtual_.port() } else { physical.port() };
-        let bound = Bound { virtual_: SocketAddr::new(bound.virtual_.ip(), port), physical, ..bound };
         let mut table = self.table.lock();
         table.unbind(target.cookie);
+        let port = if bound.port_chosen { bound.virtual_.port() } else { table.free_port(proto, physical.port()) };
+        let bound = Bound { virtual_: SocketAddr::new(bound.virtual_.ip(), port), physical, ..bound };
         table.bind(target.cookie, bound);
         Ok(bound)
     }
@@ -379,12 +381,13 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Binds the kernel's socket on the run's address; port 0 lets the kernel choose.
-    pub fn bind_physical(&self, target: &Target, proto: Proto, v6: bool, port: u16) -> Result<SocketAddrV4, Errno> {
-        self.bind_kernel(target, proto, v6, SocketAddrV4::new(self.physical, port))
+    /// On the run's address, the port as the kernel chooses.
+    pub fn anywhere(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.physical, 0)
     }
 
-    fn bind_kernel(
+    /// Binds the kernel's socket at an address of the run's; port 0 lets the kernel choose.
+    pub fn bind_physical(
         &self,
         target: &Target,
         proto: Proto,

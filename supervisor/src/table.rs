@@ -412,6 +412,15 @@ impl Table {
         }
     }
 
+    /// The virtual port of a socket for which the kernel chose one: that, or another one that no socket has. For the kernel's is free at one of the run's
+    /// addresses, of which TCP has several.
+    pub fn free_port(&self, proto: Proto, chosen: u16) -> u16 {
+        /// The lowest one that the kernel chooses by itself (ip_local_port_range, ip(7)).
+        const FIRST: u16 = 32768;
+        let is_free = |port: &u16| proto == Proto::Udp || !self.ports.contains_key(&(proto, *port));
+        (chosen..=u16::MAX).chain(FIRST..chosen.max(FIRST)).find(is_free).unwrap_or(chosen)
+    }
+
     /// The socket that is known at this physical address.
     pub fn at(&self, proto: Proto, physical: SocketAddrV4) -> Option<Cookie> {
         let named_alike = || {
@@ -515,18 +524,6 @@ impl Table {
         let meant = |(ip, e): &(Ipv4Addr, Expected)| ip == source.ip() && self.are_one(listener, e.listener);
         let i = self.expected_any.iter().position(meant)?;
         Some(self.expected_any.swap_remove(i).1)
-    }
-
-    /// The announcement that a connection from `source` fulfils, if the listener that was meant is alone at its address, so that the connection
-    /// came to no other.
-    pub fn take_expected_of_one(&mut self, source: &SocketAddrV4) -> Option<Expected> {
-        let expected = self.expected.get(source)?;
-        let bound = self.sockets.get(&expected.listener)?.bound?;
-        let there = self.ports.get(&(Proto::Tcp, bound.virtual_.port()))?;
-        if there.all() != [expected.listener] {
-            return None;
-        }
-        self.expected.remove(source)
     }
 
     /// Whether two listeners share one physical address (SO_REUSEPORT: the kernel may hand a connection to any).
