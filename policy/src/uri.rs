@@ -115,7 +115,8 @@ fn scheme_length(text: &str) -> Option<usize> {
 }
 
 fn split(uri: &str) -> Result<Parts<'_>, Wrong> {
-    if let Some(odd) = uri.chars().find(|c| !c.is_ascii_graphic() || "<>\"\\^`{|}".contains(*c)) {
+    let is_odd = |c: &char| !c.is_ascii_graphic() || matches!(c, '<' | '>' | '"' | '\\' | '^' | '`' | '{' | '|' | '}');
+    if let Some(odd) = uri.chars().find(is_odd) {
         return Err(Wrong::new(format!("{odd:?} cannot stand in a SIP URI")));
     }
     let length = scheme_length(uri).ok_or_else(|| Wrong::new("it does not begin with sip: or sips:"))?;
@@ -167,10 +168,17 @@ fn check_user(user: &str) -> Result<(), Wrong> {
     if !escapes_right {
         return Err(Wrong::new("`%` must be followed by two hexadecimal digits"));
     }
-    match user.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_.!~*'()&=+$,;?/%".contains(*c)) {
+    match user.chars().find(|c| !c.is_ascii_alphanumeric() && !is_mark(*c)) {
         Some(odd) => Err(Wrong::new(format!("{odd:?} cannot stand in the name of a user"))),
         None => Ok(()),
     }
+}
+
+fn is_mark(c: char) -> bool {
+    matches!(
+        c,
+        '-' | '_' | '.' | '!' | '~' | '*' | '\'' | '(' | ')' | '&' | '=' | '+' | '$' | ',' | ';' | '?' | '/' | '%'
+    )
 }
 
 fn check_host(host: &str) -> Result<(), Wrong> {

@@ -400,7 +400,7 @@ impl Link {
     }
 
     /// Whether the other end is known to listen on this socket, and has been heard a moment ago: a stream for it need not wait for an answer
-    /// ([`Link::open_early`]).
+    /// ([`Link::open_early`]). Waits for nobody who sends or receives by this connection.
     pub fn promises(&self, label: Label) -> bool {
         let heard = self.silence() < HEARD_WITHIN;
         matches!(self.carrier, Carrier::Quic(_)) && self.news.knows(label) && self.road.works() && heard
@@ -609,6 +609,7 @@ impl Link {
 
     /// Ends the connection. What was not delivered is lost.
     pub fn close(&self) {
+        self.news.end();
         match &self.carrier {
             Carrier::Quic(connection) => connection.close(0u32.into(), b""),
             Carrier::Channels(association) => association.close(),

@@ -10,7 +10,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use quinn::{Connection, ConnectionError, ReadError, ReadExactError};
@@ -30,6 +30,8 @@ pub(super) struct News {
     last: AtomicU32,
     changed: Notify,
     known: Mutex<Known>,
+    /// The connection has ended.
+    ended: AtomicBool,
 }
 
 /// Of the other end.
@@ -42,7 +44,8 @@ struct Known {
 impl News {
     pub fn new() -> Arc<News> {
         // As of 0 is nothing promised.
-        Arc::new(News { last: AtomicU32::new(1), changed: Notify::new(), known: Mutex::default() })
+        let (last, ended) = (AtomicU32::new(1), AtomicBool::new(false));
+        Arc::new(News { last, changed: Notify::new(), known: Mutex::default(), ended })
     }
 
     /// The last change of this end's listening sockets.
@@ -71,6 +74,13 @@ impl News {
             _ = connection.closed() => {}
             None::<()> = telling => {}
         }
+        connection.closed().await;
+        self.end();
+    }
+
+    /// The connection has ended: nothing is promised any more.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
     }
 
     /// Listens to the other end, after the first byte, until the stream ends.
@@ -88,7 +98,7 @@ impl News {
 
     /// Whether the other end takes streams for this socket, as far as one knows.
     pub fn knows(&self, label: Label) -> bool {
-        self.known.lock().open.contains(&label)
+        !self.ended.load(Ordering::SeqCst) && self.known.lock().open.contains(&label)
     }
 }
 

@@ -103,6 +103,37 @@ async fn streams_and_datagrams() {
     assert!(matches!(timeout(PATIENCE, serving).await.unwrap().unwrap(), LinkError::Lost(_)));
 }
 
+/// Where a connection has ended nothing is promised: at once at the end that closes it, and at the other as soon as that hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promise_ends_with_the_connection() {
+    let (caller, called) = pair().await;
+    let label = opening().label;
+    let take = async {
+        let mut incoming = called.accept().await.unwrap();
+        assert_eq!(incoming.purpose().await, Some(Purpose::Socket(asked())));
+        incoming.take(called.last_change()).await.unwrap()
+    };
+    let give = async {
+        let mut incoming = caller.accept().await.unwrap();
+        assert_eq!(incoming.purpose().await, Some(Purpose::Socket(asked())));
+        incoming.take(caller.last_change()).await.unwrap()
+    };
+    assert!(!caller.promises(label) && !called.promises(label));
+    let both = async { tokio::join!(caller.open(opening(), false), take, called.open(opening(), false), give) };
+    let (first, _taken, second, _given) = timeout(PATIENCE, both).await.unwrap();
+    assert!(first.is_ok() && second.is_ok());
+    assert!(caller.promises(label) && called.promises(label));
+    called.close();
+    assert!(!called.promises(label));
+    timeout(PATIENCE, caller.closed()).await.unwrap();
+    let begun = std::time::Instant::now();
+    // Well before it has not been heard for a while.
+    while caller.promises(label) {
+        assert!(begun.elapsed() < Duration::from_millis(500));
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_certificate_is_refused() {
     for role in [Role::Offerer, Role::Answerer] {

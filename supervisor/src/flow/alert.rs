@@ -51,13 +51,12 @@ impl Watch {
         nanos(self.begun.elapsed())
     }
 
-    fn is_over(&self) -> bool {
-        self.now() >= self.until.load(Ordering::Acquire)
+    fn is_over(&self, now: u64) -> bool {
+        now >= self.until.load(Ordering::Acquire)
     }
 
     /// Others that are ready to run come first.
-    fn give_way(&self) {
-        let before = self.now();
+    fn give_way(&self, before: u64) {
         yield_now();
         let now = self.now();
         if now - before > nanos(BUSY) {
@@ -70,18 +69,20 @@ impl Watch {
 
     async fn keep(&self) {
         loop {
-            while !self.is_over() {
-                self.give_way();
+            let mut now = self.now();
+            while !self.is_over(now) {
+                self.give_way(now);
                 // Other tasks come next; then the runtime looks at its sockets.
                 tokio::task::yield_now().await;
+                now = self.now();
             }
-            if self.now() >= self.rest.load(Ordering::Relaxed) {
+            if now >= self.rest.load(Ordering::Relaxed) {
                 let pause = self.pause.load(Ordering::Relaxed);
                 self.pause.store((pause / LONGER).max(nanos(REST[0])), Ordering::Relaxed);
             }
             self.kept.store(false, Ordering::SeqCst);
             // It may have been made longer in between.
-            if self.is_over() || self.kept.swap(true, Ordering::SeqCst) {
+            if self.is_over(self.now()) || self.kept.swap(true, Ordering::SeqCst) {
                 return;
             }
         }

@@ -37,7 +37,7 @@ impl Links {
         }
         let gate = self.gate.get()?;
         let peer = self.peers.lock().get(&key(callee))?.clone();
-        let held = peer.trunk.try_lock().ok()?.as_ref().filter(|trunk| !trunk.link.is_closed())?.hold();
+        let held = peer.trunk.try_lock().ok()?.as_ref()?.hold();
         if !held.trunk().link.promises(opening.label) {
             return None;
         }

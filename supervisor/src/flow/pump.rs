@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use nix::sys::socket::{MsgFlags, sendmsg};
 use sipcore::flow::{Backlog, Brake, Link, RecvStream, SendStream, Stopped, Stream};
 use tokio::io::{AsyncWriteExt, Interest};
@@ -41,8 +41,8 @@ const MUCH: usize = 4 * 1024;
 /// Who has opened a stream, and does not wait to hear that it was taken, hears it after so long at the latest. What his program is waiting for says
 /// so itself.
 const ANSWER_WITHIN: Duration = Duration::from_millis(20);
-/// Packets' payloads that are handed to the program at once.
-const CHUNKS: usize = 64;
+/// Packets' payloads that are handed to the program at once: few first, twice as many each time there were more.
+const CHUNKS: [usize; 2] = [4, 64];
 
 /// Why a direction ended before its end.
 #[derive(Debug)]
@@ -200,6 +200,11 @@ fn read(from: &TcpStream, room: &mut impl BufMut) -> io::Result<Option<usize>> {
     }
 }
 
+/// What ends comes after all that is to be done now: nobody waits for it as for what begins, and who hears of it has to clear away.
+async fn last() {
+    tokio::task::yield_now().await;
+}
+
 /// `said`: the program has written something.
 async fn upwards(
     from: &mut ReadHalf<'_>,
@@ -248,6 +253,7 @@ async fn upwards(
         // Where it was read already others have their turn.
         let Some(count) = read(from.as_ref(), &mut within).map_err(Broken::Program)? else { continue };
         if count == 0 {
+            last().await;
             // It is reset only by what it has been told since.
             to.answer().await?;
             to.finish();
@@ -284,7 +290,7 @@ async fn downwards(
     gone: impl Future<Output = Result<(), String>>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<(), Broken> {
-    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+    let mut chunks = vec![Bytes::new(); CHUNKS[0]];
     // The runtime does not know yet that a fresh socket takes something.
     let mut fresh = true;
     // The sender lives as long as the run.
@@ -306,6 +312,9 @@ async fn downwards(
         let mut open = match count {
             Some(count) => {
                 write(&to, &mut chunks[..count], backlog, std::mem::take(&mut fresh)).await.map_err(Broken::Program)?;
+                if count == chunks.len() {
+                    chunks.resize((2 * count).min(CHUNKS[1]), Bytes::new());
+                }
                 true
             }
             None => {
@@ -337,6 +346,7 @@ async fn downwards(
             }
         }
         if !open {
+            last().await;
             return to.shutdown().await.map_err(Broken::Program);
         }
     }
@@ -345,33 +355,20 @@ async fn downwards(
 /// Writes them, in as few calls as it takes; what the program does not read in time is kept. They are given back empty.
 /// `fresh`: the kernel is asked, not the runtime.
 async fn write(to: &WriteHalf<'_>, chunks: &mut [Bytes], backlog: &mut Backlog, mut fresh: bool) -> io::Result<()> {
-    {
-        let mut slices: [IoSlice; CHUNKS] = std::array::from_fn(|n| IoSlice::new(chunks.get(n).map_or(&[], |c| c)));
-        let mut left = &mut slices[..chunks.len()];
-        // Empty ones are passed over.
-        IoSlice::advance_slices(&mut left, 0);
-        while !left.is_empty() {
-            let written = match std::mem::take(&mut fresh) {
-                true => send_now(to, left),
-                false => to.try_write_vectored(left),
-            };
-            match written {
-                Ok(count) => {
-                    backlog.passed(count);
-                    IoSlice::advance_slices(&mut left, count);
-                }
-                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
-                Err(_) => {
-                    let ready = match backlog.patience() {
-                        Some(patience) => timeout(patience, to.writable()).await,
-                        None => Ok(to.writable().await),
-                    };
-                    if let Ok(ready) = ready {
-                        ready?;
-                    } else {
-                        left.iter().for_each(|slice| backlog.push(slice));
-                        break;
-                    }
+    while chunks.iter().any(|chunk| !chunk.is_empty()) {
+        match write_now(to, chunks, std::mem::take(&mut fresh)) {
+            Ok(count) => backlog.passed(count),
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
+            Err(_) => {
+                let ready = match backlog.patience() {
+                    Some(patience) => timeout(patience, to.writable()).await,
+                    None => Ok(to.writable().await),
+                };
+                if let Ok(ready) = ready {
+                    ready?;
+                } else {
+                    chunks.iter().filter(|chunk| !chunk.is_empty()).for_each(|chunk| backlog.push(chunk));
+                    break;
                 }
             }
         }
@@ -380,14 +377,42 @@ async fn write(to: &WriteHalf<'_>, chunks: &mut [Bytes], backlog: &mut Backlog, 
     Ok(())
 }
 
-/// What the socket takes at once.
-fn send_now(to: &WriteHalf<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    Ok(sendmsg::<()>(to.as_ref().as_raw_fd(), slices, &[], flags, None)?)
+/// Writes what the socket takes at once: how much, by which they are shorter then.
+fn write_now(to: &WriteHalf<'_>, chunks: &mut [Bytes], fresh: bool) -> io::Result<usize> {
+    let slices: [IoSlice; CHUNKS[1]] = std::array::from_fn(|n| IoSlice::new(chunks.get(n).map_or(&[], |c| c)));
+    let slices = &slices[..chunks.len()];
+    let count = match fresh {
+        true => {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            sendmsg::<()>(to.as_ref().as_raw_fd(), slices, &[], flags, None)?
+        }
+        false => to.try_write_vectored(slices)?,
+    };
+    let mut left = count;
+    for chunk in chunks {
+        let taken = left.min(chunk.len());
+        chunk.advance(taken);
+        left -= taken;
+    }
+    Ok(count)
 }
 
 /// The program gave its socket up before anything was joined.
 pub fn withdraw(mut stream: Stream) {
     stream.send.reset();
     stream.receive.stop();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thousand connections are a thousand of these, and each is copied more than once when it begins.
+    #[test]
+    fn a_connection_takes_little() {
+        fn size<F>(_: impl FnOnce(TcpStream, Stream, &'static Link, watch::Receiver<bool>) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(size(pump) <= 4096, "{}", size(pump));
+    }
 }

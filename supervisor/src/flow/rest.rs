@@ -14,12 +14,12 @@ const LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10
 
 /// Throws away what the program writes; why that has to end. Does not end where the program only writes nothing more.
 pub async fn unheard(program: &TcpStream) -> io::Error {
-    let (mut buffer, mut count) = ([0; 16 << 10], 0);
+    let mut count = 0;
     while count <= UNHEARD {
         if let Err(e) = program.readable().await {
             return e;
         }
-        match program.try_read(&mut buffer) {
+        match throw_away(program) {
             Ok(0) => std::future::pending().await,
             Ok(read) => count += read,
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -27,6 +27,11 @@ pub async fn unheard(program: &TcpStream) -> io::Error {
         }
     }
     io::ErrorKind::BrokenPipe.into()
+}
+
+/// Reads what there is: how much. (Its buffer is not to be part of every connection that may come to this.)
+fn throw_away(program: &TcpStream) -> io::Result<usize> {
+    program.try_read(&mut [0; 16 << 10])
 }
 
 /// Waits until the program's socket has all that was written to it, or is gone.
