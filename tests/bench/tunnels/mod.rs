@@ -207,7 +207,7 @@ fn udp(table: &mut Table) {
 
 /// Connections one after the other, and how often: they take so little time that what else the machine does is seen in them.
 const CONNECTS: u32 = 200;
-const TIMES: usize = 4 * ROUNDS;
+const TIMES: usize = 12 * ROUNDS;
 
 fn connects(table: &mut Table) {
     let name = "connect, echo, close in a session / ssh -L";
