@@ -253,6 +253,8 @@ async fn upwards(
         // Where it was read already others have their turn.
         let Some(count) = read(from.as_ref(), &mut within).map_err(Broken::Program)? else { continue };
         if count == 0 {
+            // What begins may have its turn before.
+            drop(turn);
             last().await;
             // It is reset only by what it has been told since.
             to.answer().await?;
