@@ -48,14 +48,10 @@ impl Table {
         self.only.is_empty() || self.only.iter().any(|w| name.contains(w.as_str()))
     }
 
-    /// One row. `native` is what the ratio is taken against, where there is one: round by round, if there are as many values of it, and of these
-    /// ratios the median. (A shared machine is twice as fast in one minute as in the next; two values that follow each other are of the same.)
+    /// One row. `native` is what the ratio is taken against, where there is one.
     fn row(&mut self, name: &str, unit: &str, native: &[f64], sipbox: &[f64], goal: Goal) {
         let (base, value) = (median(native), median(sipbox));
-        let ratio = match native.len() == sipbox.len() {
-            true => median(&native.iter().zip(sipbox).map(|(base, value)| value / base).collect::<Vec<_>>()),
-            false => base.and_then(|b| value.map(|v| v / b)),
-        };
+        let ratio = base.and_then(|b| value.map(|v| v / b));
         let (wanted, reached) = match (goal, ratio, value) {
             (Goal::AtLeast(g), Some(r), _) => (format!("ratio >= {g}"), Some(r >= g)),
             (Goal::AtMost(g), Some(r), _) => (format!("ratio <= {g}"), Some(r <= g)),
