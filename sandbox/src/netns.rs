@@ -177,7 +177,12 @@ impl Networks {
         }
         let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
         let kind = [family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, libc::IPPROTO_TCP];
-        let mut made = ask(&self.broker.lock(), Net::Peers, kind, AT_ONCE)?;
+        let broker = self.broker.lock();
+        // Whoever asked meanwhile made some for the others too: of each kind fewer than AT_ONCE are kept.
+        if let Some(spare) = self.spare_of_peer(v6) {
+            return Ok(spare);
+        }
+        let mut made = ask(&broker, Net::Peers, kind, AT_ONCE)?;
         let one = made.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
         self.spare[usize::from(v6)].lock().append(&mut made);
         Ok(one)

@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -23,12 +23,13 @@ const V6: Ipv6Addr = Ipv6Addr::new(0xfd51, 0xb0, 0, 0, 0, 0, 0, 7);
 const NOBODY: u32 = 65534;
 
 type Test = fn(&Arc<Networks>);
-const TESTS: [(&str, Test); 7] = [
+const TESTS: [(&str, Test); 8] = [
     ("what_is_dialled_is_reached", what_is_dialled_is_reached),
     ("a_parked_connect_fails_when_told", a_parked_connect_fails_when_told),
     ("datagrams_have_their_own_addresses", datagrams_have_their_own_addresses),
     ("nothing_else_is_reached", nothing_else_is_reached),
     ("the_kernel_tells_of_the_program_s_sockets_only", the_kernel_tells_of_the_program_s_sockets_only),
+    ("few_sockets_are_made_in_advance", few_sockets_are_made_in_advance),
     ("a_broker_that_cannot_run_for_a_while_is_waited_for", a_broker_that_cannot_run_for_a_while_is_waited_for),
     ("a_broker_that_was_stopped_ends", a_broker_that_was_stopped_ends),
 ];
@@ -207,6 +208,26 @@ fn nothing_else_is_reached(networks: &Arc<Networks>) {
 }
 
 /// As on a busy machine; the watchdog interrupts whoever waits meanwhile.
+fn few_sockets_are_made_in_advance(networks: &Arc<Networks>) {
+    /// Callers that come all at once.
+    const CALLERS: usize = 64;
+    let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open_files();
+    let gate = Arc::new(Barrier::new(CALLERS));
+    let ask = |_| {
+        let (networks, gate) = (networks.clone(), gate.clone());
+        std::thread::spawn(move || {
+            gate.wait();
+            networks.of_peer(false).unwrap()
+        })
+    };
+    let askers: Vec<_> = (0..CALLERS).map(ask).collect();
+    let sockets: Vec<OwnedFd> = askers.into_iter().map(|a| a.join().unwrap()).collect();
+    drop(sockets);
+    let kept = open_files() - before;
+    assert!(kept < 8, "{kept} sockets for nobody");
+}
+
 fn a_broker_that_cannot_run_for_a_while_is_waited_for(networks: &Arc<Networks>) {
     watchdog::start().unwrap();
     watchdog::enlist();

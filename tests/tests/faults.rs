@@ -499,8 +499,10 @@ fn many_sockets_come_and_go() {
         let bench = world.run(&["--to", "redis"], "redis-benchmark").args(["-h", ANYWHERE, "-p", &port.to_string()]);
         bench.args(["-c", "50", "-n", "1000", "-t", "ping", "-q"]).finish().success();
     }
-    // The supervisor keeps nothing of the 150 connections.
-    let settled = within(PATIENCE, || (open_files(server.pid()) <= before + 5).then_some(()));
+    // The supervisor keeps nothing of the 300 connections: what it opens for the first stays, and in a network of the program's own
+    // up to seven sockets for connections to come (`few_sockets_are_made_in_advance`).
+    const STAYS: usize = 5 + 7;
+    let settled = within(PATIENCE, || (open_files(server.pid()) <= before + STAYS).then_some(()));
     assert!(settled.is_some(), "{} open files before, {} after", before, open_files(server.pid()));
 }
 
