@@ -106,7 +106,10 @@ fn stream(table: &mut Table) {
         table.row(both_ends, "s/GB", &cost(dumbpipe), &cost(quic), Goal::AtMost(1.0));
         for name in ["ssh -L", "stunnel", "no tunnel"] {
             table.row(&format!("  (against {name})"), "Gbit/s", &speed(of(name)), &speed(quic), Goal::None);
-            table.row("  (processor time)", "s/GB", &cost(of(name)), &cost(quic), Goal::None);
+            // Without a tunnel there is none to take time.
+            if name != "no tunnel" {
+                table.row("  (processor time)", "s/GB", &cost(of(name)), &cost(quic), Goal::None);
+            }
         }
     }
     if wants_tls {
