@@ -286,6 +286,12 @@ fn here(filter: &mut ScmpFilterContext) -> Result<(), FilterError> {
     // A port that the kernel chooses only at connect() cannot be announced to the peer: the option has no effect.
     let no_port = [int_is(1, libc::IPPROTO_IP), int_is(2, libc::IP_BIND_ADDRESS_NO_PORT)];
     filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &no_port)?;
+    // As before Linux 6.3: which of the machine's ports a socket of the run gets is nothing for the program to choose.
+    let range = [int_is(1, libc::IPPROTO_IP), int_is(2, IP_LOCAL_PORT_RANGE)];
+    filter.add_rule_conditional_exact(ScmpAction::Errno(libc::ENOPROTOOPT), call("setsockopt")?, &range)?;
+    // With what is held back the kernel keeps where it goes.
+    let cork = [int_is(1, libc::IPPROTO_UDP), int_is(2, libc::UDP_CORK)];
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("setsockopt")?, &cork)?;
     // How much of a datagram a checksum covers: UDP-Lite is UDP here.
     let coverage = [int_is(1, libc::IPPROTO_UDPLITE)];
     filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &coverage)?;
@@ -494,6 +500,8 @@ const INTERFACE_QUESTIONS: [libc::c_ulong; 13] = [
     libc::SIOCGIFTXQLEN,
     libc::SIOCGIFMAP,
 ];
+/// include/uapi/linux/in.h.
+const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 /// SOCK_PACKET of include/linux/net.h: with AF_INET it still means AF_PACKET (__sock_create).
 const OLD_SOCK_PACKET: libc::c_int = 10;
 /// include/uapi/linux/userfaultfd.h.

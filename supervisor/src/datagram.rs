@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -207,8 +208,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
     if v6 {
         ancillary::lend_errors(supervisor, target, Some(&peer))?;
     }
-    let anchor = Anchor { physical: to, _guard: guard, led: None };
-    // The one before is given up when nothing points there any more.
+    let anchor = Anchor { physical: to, guard, led: None };
     let before = supervisor.table.lock().set_anchor(target.cookie, Some(anchor));
     if let Err(error) = sock::connect_nowait(target.as_fd(), &physical(v6, to)) {
         supervisor.table.lock().set_anchor(target.cookie, before);
@@ -227,7 +227,6 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
             }
         }
     }
-    drop(before);
     if let Some((place, callee)) = to_be
         && let Some((media, led)) =
             supervisor.stub.expect(supervisor, place, bound.physical, Holder::of(call, target), (callee, peer))
@@ -237,7 +236,7 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
             Ok(guard) => (media, guard),
             Err(_) => (nobody, None),
         };
-        supervisor.table.lock().set_anchor(target.cookie, Some(Anchor { physical: to, _guard: guard, led: Some(led) }));
+        supervisor.table.lock().set_anchor(target.cookie, Some(Anchor { physical: to, guard, led: Some(led) }));
         sock::connect_nowait(target.as_fd(), &physical(v6, to)).map_err(errno)?;
     }
     supervisor.published.note();
@@ -392,14 +391,14 @@ fn send_first(
         if ancillary::hears_errors(supervisor, target, &to) {
             let nobody = supervisor.nobody.address(Proto::Udp);
             supervisor.table.lock().hear(target.cookie, nobody, canonical(to));
-            return message::send(target.as_fd(), data, inet(v6, nobody), control, flags);
+            return send_there(supervisor, target, v6, nobody, data, control, flags);
         }
         Ok(data.len())
     };
     // A socket with the same port has this peer.
     let shared = supervisor.table.lock().shared(target.cookie, &canonical(to));
     if let Some(media) = shared {
-        return message::send(target.as_fd(), data, inet(v6, media), control, flags);
+        return send_there(supervisor, target, v6, media, data, control, flags);
     }
     match supervisor.way(call, Proto::Udp, own_port(supervisor, target.cookie), to) {
         Way::Refused(Errno::ECONNREFUSED) if supervisor.is_own(to.ip()) => lost(),
@@ -407,7 +406,7 @@ fn send_first(
         Way::Refused(e) => Err(e),
         Way::Resolver => {
             note_peer(supervisor, target.cookie, to, supervisor.resolver, None, None);
-            message::send(target.as_fd(), data, inet(v6, supervisor.resolver), control, flags)
+            send_there(supervisor, target, v6, supervisor.resolver, data, control, flags)
         }
         Way::Own(other, b) => {
             let guard = match supervisor.guard(Proto::Udp, b.physical) {
@@ -420,7 +419,7 @@ fn send_first(
                 return lost();
             }
             note_own(supervisor, target.cookie, other, &to, b.physical, guard);
-            message::send(target.as_fd(), data, inet(v6, b.physical), control, flags)
+            send_there(supervisor, target, v6, b.physical, data, control, flags)
         }
         Way::Peer(callee) => {
             if let Some(s) = supervisor.table.lock().get_mut(target.cookie)
@@ -454,10 +453,6 @@ pub fn is_broadcast(ip: Ipv4Addr) -> bool {
     ip.is_broadcast() || ip == Ipv4Addr::new(127, 255, 255, 255)
 }
 
-fn inet<'a>(v6: bool, address: SocketAddrV4) -> Destination<'a> {
-    Destination::Inet(physical(v6, address))
-}
-
 pub fn has_room(queue: &VecDeque<Vec<u8>>) -> bool {
     queue.len() < QUEUE && queue.iter().map(Vec::len).sum::<usize>() < QUEUE_BYTES
 }
@@ -489,7 +484,85 @@ fn send_known(
             Some(Peer::Failed(_)) | None => return Ok(None),
         }
     };
-    message::send(target.as_fd(), data, inet(v6, media), control, flags).map(Some)
+    send_there(supervisor, target, v6, media, data, control, flags).map(Some)
+}
+
+/// Sends to an address of the run's. What the kernel holds back (MSG_MORE, UDP_CORK) goes there later, whoever has the port by then: it is
+/// kept from others for as long as the socket lives.
+fn send_there(
+    supervisor: &Supervisor,
+    target: &Target,
+    v6: bool,
+    to: SocketAddrV4,
+    data: &[u8],
+    control: &[u8],
+    flags: i32,
+) -> Result<usize, Errno> {
+    let held_back = flags & libc::MSG_MORE != 0 || corks(supervisor, target.cookie);
+    if held_back {
+        keep_port(supervisor, target.cookie, to)?;
+    }
+    let sent = message::send(target.as_fd(), data, Destination::Inet(physical(v6, to)), control, flags)?;
+    if !held_back {
+        // It may be one by now.
+        keep_of_corked(supervisor, target.cookie, to)?;
+    }
+    Ok(sent)
+}
+
+/// As [`keep_port`], for a socket that holds back what it sends.
+///
+/// # Errors
+/// As [`Supervisor::guard`].
+pub fn keep_of_corked(supervisor: &Supervisor, cookie: Cookie, to: SocketAddrV4) -> Result<(), Errno> {
+    if corks(supervisor, cookie) { keep_port(supervisor, cookie, to) } else { Ok(()) }
+}
+
+/// Whether UDP_CORK was set on this socket.
+fn corks(supervisor: &Supervisor, cookie: Cookie) -> bool {
+    supervisor.corks.load(Ordering::SeqCst)
+        && supervisor.table.lock().get(cookie).and_then(|s| s.datagram.as_ref()).is_some_and(|d| d.corks)
+}
+
+/// Keeps the port of `to` from others for as long as the socket lives.
+///
+/// # Errors
+/// As [`Supervisor::guard`].
+fn keep_port(supervisor: &Supervisor, cookie: Cookie, to: SocketAddrV4) -> Result<(), Errno> {
+    let is_kept = |s: &Socket| s.datagram.as_ref().is_some_and(|d| d.keeps(to.port()));
+    if supervisor.table.lock().get(cookie).is_none_or(is_kept) {
+        return Ok(());
+    }
+    if let Some(guard) = supervisor.guard(Proto::Udp, to)?
+        && let Some(s) = supervisor.table.lock().get_mut(cookie)
+    {
+        datagram_of(s).keep(guard);
+    }
+    Ok(())
+}
+
+/// setsockopt(2) of UDP_CORK: the kernel's, and what is sent from then on may be held back.
+pub fn set_cork(mut call: Call) {
+    let number = call.int(0);
+    call.note(|| format!("setsockopt({number}, UDP_CORK)"));
+    let supervisor = call.supervisor;
+    let result = (|| {
+        let target = call.target(number)?;
+        let kind = supervisor.known(&target)?;
+        if call.int(4) < size_of::<i32>() as i32 {
+            return Err(Errno::EINVAL);
+        }
+        let value = call.n.read_u32(call.argument(3))? as i32;
+        if kind == Some(Proto::Udp) && value != 0 {
+            supervisor.corks.store(true, Ordering::SeqCst);
+            if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
+                datagram_of(s).corks = true;
+            }
+        }
+        sock::set_option(target.as_fd(), libc::IPPROTO_UDP, libc::UDP_CORK, value).map_err(errno)?;
+        Ok(0)
+    })();
+    call.finish(result);
 }
 
 /// The session of one destination being set up. The duplicate of the program's socket is held no longer than that.
@@ -545,6 +618,9 @@ impl Opening {
             trace_flow(&supervisor, &self.to, &self.callee.uri, flow.kind);
         }
         if let Some((media, queue)) = sent {
+            if keep_of_corked(&supervisor, self.cookie, media).is_err() {
+                return;
+            }
             deliver(Some(&self.fd), self.v6, self.source, media, &queue).await;
         }
     }
@@ -713,10 +789,11 @@ fn virtual_source<T>(
     named: impl FnOnce(bool, &SocketAddr) -> T,
 ) -> Option<T> {
     let table = supervisor.table.lock();
-    let socket = table.get(socket)?;
-    let datagram = socket.datagram.as_ref()?;
-    let known = datagram.name_of(source).or(datagram.connected.as_ref())?;
-    Some(named(socket.v6, known))
+    let receiver = table.get(socket)?;
+    let own = receiver.datagram.as_ref().and_then(|d| d.name_of(source).or(d.connected.as_ref()));
+    let known = own.or_else(|| table.name_in_group(socket, source))?;
+    // No AF_INET socket hears IPv6.
+    (receiver.v6 || known.is_ipv4()).then(|| named(receiver.v6, known))
 }
 
 /// A datagram of somebody who may not send: it is out of the queue then.

@@ -78,6 +78,18 @@ impl Deaths {
         }
     }
 
+    /// Whether the kernel's tables show this socket. (Before Linux 6.8 not a TCP socket that is merely bound: false.)
+    pub fn is_alive(&self, cookie: Cookie) -> bool {
+        match sandbox::diag::live_cookies() {
+            Ok(live) => live.contains(&cookie),
+            Err(error) => {
+                // It stays known: the kernel's report, or a sweep, comes.
+                tracing::warn!(%error, "whether a socket lives could not be asked");
+                true
+            }
+        }
+    }
+
     /// Brings the table up to date now: the kernel's reports may lag behind what the program has closed.
     pub fn catch_up(&self, supervisor: &Supervisor) {
         let limit = supervisor.policy.limits().sockets as usize;

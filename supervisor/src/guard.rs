@@ -136,6 +136,13 @@ impl Guards {
     }
 }
 
+impl Guard {
+    /// The port that is kept.
+    pub fn port(&self) -> u16 {
+        self.port.1
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut kept = self.kept.lock();

@@ -242,7 +242,14 @@ fn bind_somewhere(
                 None
             }
         };
-        return supervisor.bind_physical(target, proto, v6, worn.unwrap_or_else(|| supervisor.anywhere()));
+        return match worn.map(|worn| (worn, supervisor.bind_physical(target, proto, v6, worn))) {
+            // The port in the kernel may be another's by now.
+            Some((worn, Err(Errno::EADDRINUSE))) if supervisor.table.lock().is_anothers(proto, worn, wanted.port()) => {
+                supervisor.bind_physical(target, proto, v6, supervisor.anywhere())
+            }
+            Some((_, bound)) => bound,
+            None => supervisor.bind_physical(target, proto, v6, supervisor.anywhere()),
+        };
     };
     let mut bound = supervisor.bind_physical(target, proto, v6, holder.1);
     if bound == Err(Errno::EADDRINUSE) {

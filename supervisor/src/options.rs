@@ -8,7 +8,7 @@ use nix::libc;
 use sandbox::sock;
 
 use crate::call::{Call, Target, errno};
-use crate::{ancillary, unix};
+use crate::{ancillary, datagram, unix};
 
 /// getsockopt(2) of these.
 pub fn get(mut call: Call) {
@@ -62,7 +62,7 @@ fn truncated(value: i32, given: usize) -> (Vec<u8>, u32) {
     (value.to_ne_bytes()[..n].to_vec(), n as u32)
 }
 
-/// setsockopt(2) of IPV6_V6ONLY, IPV6_RECVERR, SO_PASSCRED, SO_PASSPIDFD and TCP_ULP.
+/// setsockopt(2) of IPV6_V6ONLY, IPV6_RECVERR, SO_PASSCRED, SO_PASSPIDFD, TCP_ULP and UDP_CORK.
 pub fn set(call: Call) {
     match (call.int(1), call.int(2)) {
         (libc::SOL_SOCKET, _) => unix::set_asking(call),
@@ -71,6 +71,7 @@ pub fn set(call: Call) {
             call.supervisor.era.end();
             call.proceed();
         }
+        (libc::IPPROTO_UDP, _) => datagram::set_cork(call),
         (_, libc::IPV6_RECVERR) => set_receive_errors(call),
         _ => set_v6only(call),
     }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -324,6 +325,7 @@ impl Run {
             unsent: Unsent::default(),
             unix: Unix::default(),
             netlink: Netlink::new(Interfaces::new(own_v4, own_v6)),
+            corks: AtomicBool::default(),
             accepting: Mutex::default(),
             watcher: Watcher::start().map_err(|e| format!("no thread can be started: {e}"))?,
             deaths: Deaths::default(),

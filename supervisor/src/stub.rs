@@ -17,7 +17,7 @@ use sipcore::agent::{Label, Proto};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use crate::datagram::{Holder, RETRY_AFTER, has_room, note_peer, own_port, physical, trace_flow};
+use crate::datagram::{Holder, RETRY_AFTER, has_room, keep_of_corked, note_peer, own_port, physical, trace_flow};
 use crate::guard::{Guard, Guards};
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::{Supervisor, Unsent};
@@ -310,7 +310,7 @@ fn lead_back(supervisor: &Arc<Supervisor>, waiting: &Arc<Waiting>) -> Result<(),
     if !table.get(cookie).and_then(|s| s.datagram.as_deref()).is_some_and(points_there) {
         return Ok(());
     }
-    let anchor = Anchor { physical: place.address, _guard: None, led: None };
+    let anchor = Anchor { physical: place.address, guard: None, led: None };
     known.insert((place.address, source), Arc::new(waiting.at(place.address)));
     // Not connected any more: nothing is sent to where the peer was.
     let before = table.set_anchor(cookie, Some(anchor));
@@ -369,7 +369,7 @@ pub async fn settle(
     let turned = socket.as_ref().is_some_and(|socket| {
         // Turned to the peer before anything is sent: the answer must find the socket connected.
         let turn = || {
-            let anchor = Anchor { physical: flow.media, _guard: anchor, led: Some(waiting.clone()) };
+            let anchor = Anchor { physical: flow.media, guard: anchor, led: Some(waiting.clone()) };
             supervisor.table.lock().set_anchor(waiting.holder.cookie(), Some(anchor));
             if let Err(error) = sock::connect_nowait(socket.as_fd(), &physical(v6, flow.media)) {
                 tracing::warn!(%error, %peer, "connect to the media address failed");
@@ -386,7 +386,9 @@ pub async fn settle(
     }
     // The program has closed the socket, or connected it elsewhere; then it may still have its port.
     let has_port = |fd: &OwnedFd| sock::local_addr(fd.as_fd()).is_ok_and(|a| sock::canonical(a) == source.into());
-    deliver(socket.filter(has_port).as_ref(), v6, source, flow.media, &waiting.take_queue()).await;
+    if keep_of_corked(supervisor, waiting.holder.cookie(), flow.media).is_ok() {
+        deliver(socket.filter(has_port).as_ref(), v6, source, flow.media, &waiting.take_queue()).await;
+    }
     supervisor.sessions.close(flow.session);
 }
 

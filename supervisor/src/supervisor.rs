@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -78,6 +79,8 @@ pub struct Supervisor {
     pub watcher: Watcher,
     /// With `--isolation netns`: where the program's sockets are.
     pub network: Option<Arc<Network>>,
+    /// Whether UDP_CORK was set on any socket.
+    pub corks: AtomicBool,
     /// One accept at a time: between the look at a listener's queue and the taking nobody else may take.
     pub accepting: Mutex<()>,
 }
@@ -410,21 +413,26 @@ impl Supervisor {
             SocketAddr::V4(physical) => Ok(physical),
             SocketAddr::V6(_) => Err(Errno::EADDRNOTAVAIL),
         };
+        let known = |physical| self.table.lock().at(proto, physical).filter(|c| *c != target.cookie);
         let mut physical = chosen()?;
-        // What others of the run are connected to, still, is not for a socket with another name.
+        if proto == Proto::Tcp {
+            // Most often gone, and the report of it on its way.
+            if let Some(former) = known(physical) {
+                self.vacate(former);
+            }
+            return Ok(physical);
+        }
+        // What others of the run are connected to, still, is not for a socket with another name, nor is what another one has: the kernel lets two
+        // share a port that both say SO_REUSEADDR of, also where it chooses it.
         for _ in 0..PORTS_TRIED {
-            if proto == Proto::Tcp || !self.guards.is_held(proto, physical.port()) {
-                break;
+            if !self.guards.is_held(proto, physical.port()) && known(physical).is_none() {
+                return Ok(physical);
             }
             sock::disconnect(fd).and_then(|()| sock::bind(fd, &address)).map_err(errno)?;
             physical = chosen()?;
         }
-        // The kernel chose a port that nobody has: who is known there is gone, and the report of it on its way.
-        let former = self.table.lock().at(proto, physical).filter(|c| *c != target.cookie);
-        if let Some(former) = former {
-            self.vacate(former);
-        }
-        Ok(physical)
+        sock::disconnect(fd).map_err(errno)?;
+        Err(Errno::EADDRINUSE)
     }
 
     /// Keeps the port of `to` from others, before a socket of the program is pointed there. None where the supervisor itself is.
@@ -438,9 +446,13 @@ impl Supervisor {
         self.guards.hold(proto, to.port()).map(Some)
     }
 
-    /// A socket does not have its port any more: it is gone, but for a connection that was reset, which is still open and
-    /// keeps its names.
+    /// Another socket has the port of this one. Where the kernel shows it no more, it is gone, but for a connection that was reset, which is
+    /// still open and keeps its names; else the two share the port, whatever their options say by now.
     pub fn vacate(&self, cookie: Cookie) {
+        self.deaths.collect(self);
+        if self.table.lock().get(cookie).is_none() || self.deaths.is_alive(cookie) {
+            return;
+        }
         let mut table = self.table.lock();
         if table.get(cookie).is_some_and(|s| matches!(s.state, State::Connected { .. })) {
             table.unbind(cookie);

@@ -123,16 +123,18 @@ pub struct Table {
     by_session: HashMap<SessionId, Cookie>,
     /// Datagram sockets that send to a socket of this run, by its physical address.
     acquainted: HashMap<SocketAddrV4, Friends>,
-    /// Virtual UDP ports whose sockets are gone, while others are still connected there.
-    left: HashMap<u16, Bound>,
+    /// By virtual UDP port: names whose sockets are gone, while others are still connected there.
+    left: HashMap<u16, Vec<Left>>,
+    /// Earlier ones from the same source, the last first: it may connect to several listeners, and again when a connection was reset.
+    expected_more: VecDeque<(SocketAddrV4, Expected)>,
     /// Connections to come from a peer that could not name its source port, by address and listener.
     expected_any: Vec<(Ipv4Addr, Expected)>,
     /// Connections that were made to peers which listen themselves, behind their rings.
     pub rung: Vec<Rung>,
     /// Who was the last to bind a physical address whose port is another than its virtual one; `ports` has the others.
     by_address: KeyedMap<(Proto, SocketAddrV4), Cookie>,
-    /// Virtual TCP ports whose sockets are gone, but not all of their connections.
-    worn: KeyedMap<u16, Worn>,
+    /// By virtual TCP port: names whose sockets are gone, but not all of their connections.
+    worn: KeyedMap<u16, Vec<Worn>>,
     sources: Sources,
 }
 
@@ -144,14 +146,45 @@ struct Friends {
     left: Option<u16>,
 }
 
-/// A TCP port that connections still use, or did until a moment ago: the kernel decides by their state (TIME_WAIT) who may
+/// The name of a UDP socket that is gone.
+struct Left {
+    name: Bound,
+    v6only: bool,
+}
+
+/// A name of TCP that connections still use, or did until a moment ago: the kernel decides by their state (TIME_WAIT) who may
 /// bind it again.
 struct Worn {
     name: Bound,
+    v6only: bool,
     /// Accepted connections that are open.
     open: usize,
     /// When the last socket of this name was closed.
     since: Instant,
+}
+
+impl Worn {
+    fn is_used(&self) -> bool {
+        self.open > 0 || self.since.elapsed() < TIME_WAIT
+    }
+}
+
+/// Of former names: this one, else one that overlaps it.
+fn alike<'a, T: 'a>(
+    former: impl Iterator<Item = &'a T> + Clone,
+    name: impl Fn(&T) -> (Bound, bool),
+    (address, v6only): (&SocketAddr, bool),
+) -> Option<Bound> {
+    let same = |former: &&T| {
+        let (bound, only) = name(former);
+        (bound.virtual_.ip(), only) == (address.ip(), v6only)
+    };
+    let overlapping = |former: &&T| {
+        let (bound, only) = name(former);
+        overlap(&bound.virtual_, only, address, v6only)
+    };
+    let found = former.clone().find(same).or_else(|| former.clone().find(overlapping))?;
+    Some(name(found).0)
 }
 
 /// TCP_TIMEWAIT_LEN of the kernel.
@@ -178,24 +211,43 @@ impl Table {
         if let State::Connected { session: Some(s), .. } = &socket.state {
             self.by_session.insert(*s, cookie);
         }
+        let v6only = socket.v6only;
         self.sockets.insert(cookie, socket);
-        self.wear(listener).open += 1;
+        self.wear(listener, v6only).open += 1;
     }
 
-    fn wear(&mut self, name: Bound) -> &mut Worn {
+    fn wear(&mut self, name: Bound, v6only: bool) -> &mut Worn {
         if self.worn.len() >= WORN {
-            self.worn.retain(|_, w| w.open > 0 || w.since.elapsed() < TIME_WAIT);
+            self.worn.retain(|_, names| {
+                names.retain(Worn::is_used);
+                !names.is_empty()
+            });
         }
-        let worn = self.worn.entry(name.virtual_.port());
-        let worn = worn.or_insert_with(|| Worn { name, open: 0, since: Instant::now() });
-        worn.name = name;
-        worn
+        let names = self.worn.entry(name.virtual_.port()).or_default();
+        let at =
+            names.iter().position(|w| (w.name.virtual_, w.v6only) == (name.virtual_, v6only)).unwrap_or_else(|| {
+                names.push(Worn { name, v6only, open: 0, since: Instant::now() });
+                names.len() - 1
+            });
+        names[at].name = name;
+        &mut names[at]
+    }
+
+    /// A connection that was accepted, with this name of its end, is gone.
+    fn wear_less(&mut self, local: &SocketAddr) {
+        let Some(names) = self.worn.get_mut(&local.port()) else { return };
+        let exact = names.iter().position(|w| w.open > 0 && w.name.virtual_.ip() == local.ip());
+        let covers = |w: &Worn| w.open > 0 && overlap(&w.name.virtual_, w.v6only, local, false);
+        if let Some(at) = exact.or_else(|| names.iter().position(covers)) {
+            names[at].open -= 1;
+            names[at].since = Instant::now();
+        }
     }
 
     /// The physical address of connections whose socket is gone, and whose virtual address overlaps `address`.
     pub fn worn(&self, address: &SocketAddr, v6only: bool) -> Option<SocketAddrV4> {
-        let worn = self.worn.get(&address.port()).filter(|w| w.open > 0 || w.since.elapsed() < TIME_WAIT)?;
-        overlap(&worn.name.virtual_, false, address, v6only).then_some(worn.name.physical)
+        let used = self.worn.get(&address.port())?.iter().filter(|w| w.is_used());
+        alike(used, |w| (w.name, w.v6only), (address, v6only)).map(|name| name.physical)
     }
 
     /// How many sockets are known.
@@ -356,8 +408,8 @@ impl Table {
     /// Where a UDP socket with this address was that is gone, while others of the run are connected there: whoever has its
     /// address next hears them, as after the restart of a server.
     pub fn left(&self, address: &SocketAddr, v6only: bool) -> Option<SocketAddrV4> {
-        let bound = self.left.get(&address.port())?;
-        overlap(&bound.virtual_, false, address, v6only).then_some(bound.physical)
+        let left = self.left.get(&address.port())?.iter();
+        alike(left, |l| (l.name, l.v6only), (address, v6only)).map(|name| name.physical)
     }
 
     /// The sockets that send to this address of the run, each with the name that it has for it.
@@ -412,13 +464,35 @@ impl Table {
         }
     }
 
-    /// The virtual port of a socket for which the kernel chose one: that, or another one that no socket has. For the kernel's is free at one of the run's
-    /// addresses, of which TCP has several.
+    /// The virtual port of a socket for which the kernel chose one: that, or another one that no socket has. For the kernel's is free at one of
+    /// the run's addresses, of which TCP has several, and the program may have asked for it by number.
     pub fn free_port(&self, proto: Proto, chosen: u16) -> u16 {
         /// The lowest one that the kernel chooses by itself (ip_local_port_range, ip(7)).
         const FIRST: u16 = 32768;
-        let is_free = |port: &u16| proto == Proto::Udp || !self.ports.contains_key(&(proto, *port));
+        let is_free = |port: &u16| !self.ports.contains_key(&(proto, *port));
         (chosen..=u16::MAX).chain(FIRST..chosen.max(FIRST)).find(is_free).unwrap_or(chosen)
+    }
+
+    /// Whether a socket with another virtual port than this is known at this physical address.
+    pub fn is_anothers(&self, proto: Proto, physical: SocketAddrV4, port: u16) -> bool {
+        let there = self.at(proto, physical).and_then(|c| self.sockets.get(&c)?.bound);
+        there.is_some_and(|bound| bound.virtual_.port() != port)
+    }
+
+    /// The others with the physical address of this socket: the kernel hands what comes there to any of them (SO_REUSEPORT, SO_REUSEADDR).
+    fn group(&self, cookie: Cookie) -> impl Iterator<Item = (Cookie, &Socket)> {
+        let bound = self.sockets.get(&cookie).and_then(|s| Some((s.proto, s.bound?)));
+        let holders = bound.and_then(|(proto, bound)| self.ports.get(&(proto, bound.virtual_.port())));
+        let others = holders.map(Holders::all).unwrap_or_default().iter().filter(move |other| **other != cookie);
+        others.filter_map(move |other| {
+            let socket = self.sockets.get(other)?;
+            (socket.bound?.physical == bound?.1.physical).then_some((*other, socket))
+        })
+    }
+
+    /// What another socket with the physical address of this datagram socket calls `source`.
+    pub fn name_in_group(&self, cookie: Cookie, source: &SocketAddrV4) -> Option<&SocketAddr> {
+        self.group(cookie).find_map(|(_, other)| other.datagram.as_ref()?.name_of(source))
     }
 
     /// The socket that is known at this physical address.
@@ -500,7 +574,12 @@ impl Table {
     }
 
     pub fn expect(&mut self, source: SocketAddrV4, expected: Expected) {
-        self.expected.insert(source, expected);
+        /// So many connections beside, of sources that have several.
+        const MORE: usize = 1024;
+        if let Some(before) = self.expected.insert(source, expected) {
+            self.expected_more.truncate(MORE - 1);
+            self.expected_more.push_front((source, before));
+        }
     }
 
     pub fn expect_any(&mut self, source: Ipv4Addr, expected: Expected) {
@@ -515,15 +594,27 @@ impl Table {
 
     /// The announcement that a connection from `source` on `listener` fulfils.
     pub fn take_expected(&mut self, source: &SocketAddrV4, listener: Cookie) -> Option<Expected> {
-        if let Some(expected) = self.expected.remove(source) {
-            if self.are_one(listener, expected.listener) {
-                return Some(expected);
+        let last = self.expected.remove(source);
+        if let Some(expected) = last.filter(|e| self.are_one(listener, e.listener)) {
+            if let Some((_, before)) = self.earlier(source, |_| true).and_then(|i| self.expected_more.remove(i)) {
+                self.expected.insert(*source, before);
             }
+            return Some(expected);
+        }
+        if let Some(expected) = last {
             self.expected.insert(*source, expected);
+        }
+        let before = self.earlier(source, |e| self.are_one(listener, e.listener));
+        if let Some((_, before)) = before.and_then(|i| self.expected_more.remove(i)) {
+            return Some(before);
         }
         let meant = |(ip, e): &(Ipv4Addr, Expected)| ip == source.ip() && self.are_one(listener, e.listener);
         let i = self.expected_any.iter().position(meant)?;
         Some(self.expected_any.swap_remove(i).1)
+    }
+
+    fn earlier(&self, source: &SocketAddrV4, meant: impl Fn(&Expected) -> bool) -> Option<usize> {
+        self.expected_more.iter().position(|(from, e)| from == source && meant(e))
     }
 
     /// Whether two listeners share one physical address (SO_REUSEPORT: the kernel may hand a connection to any).
@@ -556,6 +647,7 @@ impl Table {
             }
         }
         self.expected.retain(|_, e| e.session != Some(session));
+        self.expected_more.retain(|(_, e)| e.session != Some(session));
         self.expected_any.retain(|(_, e)| e.session != Some(session));
         self.rung.retain(|r| r.expected.session != Some(session));
         left
@@ -581,11 +673,14 @@ impl Table {
         }
     }
 
-    /// Notes where the kernel's socket of a datagram socket is connected to. Where it was before.
+    /// Notes where the kernel's socket of a datagram socket is connected to. Where it was before; its port is kept.
     pub fn set_anchor(&mut self, cookie: Cookie, anchor: Option<Anchor>) -> Option<Anchor> {
         let to = anchor.as_ref().map(|a| a.physical);
         let datagram = self.sockets.get_mut(&cookie)?.datagram.get_or_insert_default();
-        let before = std::mem::replace(&mut datagram.anchor, anchor);
+        let mut before = std::mem::replace(&mut datagram.anchor, anchor);
+        if let Some(guard) = before.as_mut().and_then(|before| before.guard.take()) {
+            datagram.keep(guard);
+        }
         if let Some(before) = &before {
             self.part(&before.physical, cookie);
         }
@@ -601,15 +696,18 @@ impl Table {
         friends.cookies.remove(&cookie);
         if friends.cookies.is_empty()
             && let Some(port) = self.acquainted.remove(physical).and_then(|f| f.left)
-            && self.left.get(&port).is_some_and(|b| b.physical == *physical)
+            && let Some(names) = self.left.get_mut(&port)
         {
-            self.left.remove(&port);
+            names.retain(|left| left.name.physical != *physical);
+            if names.is_empty() {
+                self.left.remove(&port);
+            }
         }
     }
 
     /// A datagram socket of the run is gone. Those that knew it must not send to whoever has its address next; those that
     /// are connected there do so without being asked.
-    fn leave_friends(&mut self, bound: Bound) {
+    fn leave_friends(&mut self, bound: Bound, v6only: bool) {
         let Some(mut friends) = self.acquainted.remove(&bound.physical) else { return };
         friends.cookies.retain(|friend| {
             let Some(d) = self.sockets.get_mut(friend).and_then(|s| s.datagram.as_mut()) else { return false };
@@ -617,34 +715,59 @@ impl Table {
             d.anchor.as_ref().is_some_and(|anchor| anchor.physical == bound.physical)
         });
         if !friends.cookies.is_empty() {
-            friends.left = Some(bound.virtual_.port());
-            self.left.insert(bound.virtual_.port(), bound);
+            let port = bound.virtual_.port();
+            friends.left = Some(port);
+            let names = self.left.entry(port).or_default();
+            names.retain(|left| left.name.physical != bound.physical);
+            names.push(Left { name: bound, v6only });
             self.acquainted.insert(bound.physical, friends);
         }
     }
 
+    /// A datagram socket is gone, and this one of its group lives: natively whoever sends there goes on.
+    fn inherit(&mut self, heir: Cookie, gone: &mut Datagram) {
+        let Some(socket) = self.sockets.get_mut(&heir) else { return };
+        let datagram = socket.datagram.get_or_insert_default();
+        for (source, name) in &gone.by_physical {
+            if datagram.name_of(source).is_none() {
+                datagram.hear(&mut self.sources, *source, *name);
+            }
+        }
+        gone.by_virtual.retain(|name, peer| {
+            let moves = matches!(peer, Peer::Ready { session: Some(_), .. }) && !datagram.by_virtual.contains_key(name);
+            if moves && let Peer::Ready { session: Some(session), .. } = peer {
+                self.by_session.insert(*session, heir);
+                datagram.by_virtual.insert(*name, std::mem::replace(peer, Peer::Failed(Instant::now())));
+            }
+            !moves
+        });
+    }
+
     /// The kernel destroyed a socket: its entry goes; what it held is returned.
     pub fn remove(&mut self, cookie: Cookie) -> Option<Removed> {
-        let socket = self.sockets.remove(&cookie)?;
+        let is_heir = |(_, other): &(Cookie, &Socket)| {
+            let gone = self.sockets.get(&cookie);
+            other.is_open() && gone.is_some_and(|gone| gone.is_open() && gone.v6 == other.v6)
+        };
+        let heir = self.group(cookie).find(is_heir).map(|(heir, _)| heir);
+        let mut socket = self.sockets.remove(&cookie)?;
         if socket.proto == Proto::Udp {
             self.sources.era().pass();
+            if let (Some(heir), Some(gone)) = (heir, &mut socket.datagram) {
+                self.inherit(heir, gone);
+            }
         }
         match (&socket.state, socket.bound) {
             // Of a connect() only a port that the program chose: nobody asks for another by its number.
-            (State::Listening, Some(b)) => self.wear(b).since = Instant::now(),
-            (State::Connected { .. }, Some(b)) if b.port_chosen => self.wear(b).since = Instant::now(),
-            (State::Connected { local, .. }, None) => {
-                if let Some(worn) = self.worn.get_mut(&local.port()) {
-                    worn.open = worn.open.saturating_sub(1);
-                    worn.since = Instant::now();
-                }
-            }
+            (State::Listening, Some(b)) => self.wear(b, socket.v6only).since = Instant::now(),
+            (State::Connected { .. }, Some(b)) if b.port_chosen => self.wear(b, socket.v6only).since = Instant::now(),
+            (State::Connected { local, .. }, None) => self.wear_less(local),
             _ => {}
         }
         if let Some(b) = socket.bound {
             self.leave_port(cookie, socket.proto, &b);
             if socket.proto == Proto::Udp {
-                self.leave_friends(b);
+                self.leave_friends(b, socket.v6only);
             }
         }
         for source in socket.datagram.iter().flat_map(|d| d.by_physical.keys()) {
@@ -667,6 +790,7 @@ impl Table {
                 e.listener != cookie
             };
             self.expected.retain(|_, e| stays(e));
+            self.expected_more.retain_mut(|(_, e)| stays(e));
             self.expected_any.retain_mut(|(_, e)| stays(e));
             self.rung.retain_mut(|r| stays(&mut r.expected));
         }

@@ -1,5 +1,6 @@
 /* Ports that sockets of the program leave behind: what still points there is to reach nobody else who gets them. */
 #include "attack.h"
+#include <netinet/udp.h>
 
 static int udp(void) { return (int)MUST(socket(AF_INET, SOCK_DGRAM, 0)); }
 
@@ -81,6 +82,83 @@ static void sent_to(void) {
     for (int i = 0; i < 3; i++) sendto(fd, token(), token_length(), MSG_NOSIGNAL, &to.any, to.len);
 }
 
+/* Many other ports that the program's sockets pointed to for a moment: who keeps such ports keeps a number of them. */
+static void push_out(void) {
+    enum { OTHERS = 100 };
+    int fd[OTHERS][2];
+    for (int i = 0; i < OTHERS; i++) {
+        fd[i][0] = udp();
+        fd[i][1] = udp();
+        struct address to = bound(fd[i][0]);
+        MUST(connect(fd[i][1], &to.any, to.len));
+    }
+    for (int i = 0; i < OTHERS; i++) {
+        close(fd[i][0]);
+        close(fd[i][1]);
+    }
+    /* Whoever keeps them has to hear of it. */
+    usleep(300000);
+    int last[] = {udp(), udp()};
+    struct address to = bound(last[0]);
+    MUST(connect(last[1], &to.any, to.len));
+}
+
+/* Held back by the kernel, which keeps the destination with it: it goes there later, wherever the socket points by then. */
+static void held_back(void (*hold)(int fd, struct address to), void (*let_go)(int fd)) {
+    int peer = udp(), fd = udp();
+    struct address to = bound(peer), nowhere = {.any.sa_family = AF_UNSPEC, .len = sizeof nowhere.v4};
+    int port = kernel_port(peer, "/proc/self/net/udp");
+    hold(fd, to);
+    close(peer);
+    connect(fd, &nowhere.any, nowhere.len);
+    push_out();
+    taken("udp", port);
+    let_go(fd);
+}
+
+static void cork(int fd, int on) { MUST(setsockopt(fd, IPPROTO_UDP, UDP_CORK, &on, sizeof on)); }
+
+static void hold_connected(int fd, struct address to) {
+    MUST(connect(fd, &to.any, to.len));
+    MUST(send(fd, token(), token_length(), MSG_MORE));
+}
+
+static void hold_addressed(int fd, struct address to) { MUST(sendto(fd, token(), token_length(), MSG_MORE, &to.any, to.len)); }
+
+static void hold_corked(int fd, struct address to) {
+    cork(fd, 1);
+    MUST(sendto(fd, token(), token_length(), 0, &to.any, to.len));
+}
+
+static void push(int fd) { send(fd, "", 0, MSG_NOSIGNAL); }
+static void uncork(int fd) { cork(fd, 0); }
+
+static void held_connected(void) { held_back(hold_connected, push); }
+static void held_addressed(void) { held_back(hold_addressed, push); }
+static void held_corked(void) { held_back(hold_corked, uncork); }
+
+/* Others of the program get the very port of a connected socket, as both say SO_REUSEADDR: by choice (IP_LOCAL_PORT_RANGE), or by chance. */
+static void confused(void) {
+    enum { RANGE = 51, MANY = 30000 };
+    int peer = udp(), fd = udp(), one = 1;
+    MUST(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one));
+    struct address to = bound(peer), any = loopback_v4(0);
+    int port = kernel_port(peer, "/proc/self/net/udp");
+    MUST(connect(fd, &to.any, to.len));
+    unsigned mine = (unsigned)kernel_port(fd, "/proc/self/net/udp"), range = mine << 16 | mine;
+    for (int i = 0, chosen = 0; i < (chosen ? 100 : MANY); i++) {
+        int other = udp();
+        chosen = setsockopt(other, IPPROTO_IP, RANGE, &range, sizeof range) == 0;
+        MUST(setsockopt(other, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one));
+        bind(other, &any.any, any.len);
+        close(other);
+    }
+    close(peer);
+    push_out();
+    taken("udp", port);
+    says(fd);
+}
+
 /* A connect() whose first segment was lost, for the queue of the listener was full: the kernel repeats it after a second. */
 static void waiting(void) {
     int listener = (int)MUST(socket(AF_INET, SOCK_STREAM, 0)), fd[4];
@@ -102,4 +180,6 @@ static void waiting(void) {
     says(fd[3]);
 }
 
-ATTACKS({"port-left-behind", connected}, {"port-shared", shared}, {"port-sent-to", sent_to}, {"port-waited-for", waiting})
+ATTACKS({"port-left-behind", connected}, {"port-shared", shared}, {"port-sent-to", sent_to}, {"port-waited-for", waiting},
+        {"port-held-back", held_connected}, {"port-held-back-addressed", held_addressed}, {"port-held-back-corked", held_corked},
+        {"port-confused", confused})

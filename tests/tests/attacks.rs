@@ -131,6 +131,24 @@ const ATTACKS: &[Attack] = &[
     .by_words()
     .apart(OWN_PORTS),
     attack(
+        "ports",
+        "port-held-back",
+        "a datagram of a connected socket that is held back (MSG_MORE) until its peer's port is a service's",
+        GUARD,
+    )
+    .by_words()
+    .apart(OWN_PORTS),
+    attack("ports", "port-held-back-addressed", "the same by sendto()", GUARD).by_words().apart(OWN_PORTS),
+    attack("ports", "port-held-back-corked", "the same by UDP_CORK", GUARD).by_words().apart(OWN_PORTS),
+    attack(
+        "ports",
+        "port-confused",
+        "a connected UDP socket whose own port 30,000 others ask for (SO_REUSEADDR, IP_LOCAL_PORT_RANGE)",
+        GUARD,
+    )
+    .by_words()
+    .apart(OWN_PORTS),
+    attack(
         "plain",
         "untrapped",
         "data calls that are not trapped: write, splice, vmsplice, sendfile, MSG_ZEROCOPY",

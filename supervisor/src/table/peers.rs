@@ -32,13 +32,18 @@ pub struct Datagram {
     /// Peers whose sessions have ended: what they sent before may still wait in the kernel's queue.
     pub(super) departed: VecDeque<(Instant, SocketAddrV4)>,
     pub lent: Lent,
+    /// Ports that this socket pointed to, until it is gone: with what is held back (MSG_MORE, UDP_CORK) the kernel keeps its destination,
+    /// wherever the socket points by then, and a send that is under way has read it already.
+    pointed: KeyedMap<u16, Guard>,
+    /// UDP_CORK was set once: what is sent may be held back.
+    pub corks: bool,
 }
 
 /// The address that a connected socket sends to by itself.
 pub struct Anchor {
     pub physical: SocketAddrV4,
     /// None where the supervisor itself is.
-    pub _guard: Option<Guard>,
+    pub guard: Option<Guard>,
     /// How a session that the socket itself asked for came about: when its peer ends it, it may ask for another one.
     pub led: Option<Arc<Waiting>>,
 }
@@ -49,6 +54,16 @@ const DESTINATIONS: usize = 8192;
 const AFTERGLOW: Duration = Duration::from_secs(30);
 
 impl Datagram {
+    /// Keeps a port for as long as the socket lives.
+    pub fn keep(&mut self, guard: Guard) {
+        self.pointed.entry(guard.port()).or_insert(guard);
+    }
+
+    /// Whether a port is kept for as long as the socket lives.
+    pub fn keeps(&self, port: u16) -> bool {
+        self.pointed.contains_key(&port)
+    }
+
     /// Notes that a session is being set up for `peer`. False when the socket has too many destinations already.
     pub fn await_session(&mut self, peer: SocketAddr, first: &[&[u8]]) -> bool {
         if self.by_virtual.len() >= DESTINATIONS {
