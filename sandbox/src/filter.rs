@@ -204,6 +204,9 @@ fn notify(scope: Scope) -> Result<Vec<libc::sock_filter>, FilterError> {
         }
     }
 
+    // A connect() that waits for the first data may as well not wait for them.
+    let fast = [int_is(1, libc::IPPROTO_TCP), int_is(2, libc::TCP_FASTOPEN_CONNECT)];
+    filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &fast)?;
     // Programs and runtimes have a fallback for each of these errnos.
     for name in ["io_uring_setup", "io_uring_enter", "io_uring_register", "clone3"] {
         filter.add_rule_exact(ScmpAction::Errno(libc::ENOSYS), call(name)?)?;
@@ -292,6 +295,9 @@ fn here(filter: &mut ScmpFilterContext) -> Result<(), FilterError> {
     // With what is held back the kernel keeps where it goes.
     let cork = [int_is(1, libc::IPPROTO_UDP), int_is(2, libc::UDP_CORK)];
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("setsockopt")?, &cork)?;
+    // The physical address of the other end.
+    let peer = [int_is(1, libc::SOL_SOCKET), int_is(2, libc::SO_PEERNAME)];
+    filter.add_rule_conditional_exact(ScmpAction::Errno(libc::ENOPROTOOPT), call("getsockopt")?, &peer)?;
     // How much of a datagram a checksum covers: UDP-Lite is UDP here.
     let coverage = [int_is(1, libc::IPPROTO_UDPLITE)];
     filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &coverage)?;
@@ -360,7 +366,6 @@ fn hardening(scope: Scope) -> Result<Refusal, FilterError> {
         (libc::IPPROTO_IPV6, MCAST_JOIN_SOURCE_GROUP),
         (libc::IPPROTO_IPV6, IPV6_ADDRFORM),
         (libc::IPPROTO_TCP, libc::TCP_REPAIR),
-        (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT),
     ] {
         options.push(SeccompRule::new(vec![int(1, Eq, level)?, int(2, Eq, name)?])?);
     }

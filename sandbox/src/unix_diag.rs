@@ -45,6 +45,20 @@ pub fn is_bound_to(fd: BorrowedFd<'_>, device: u64, inode: u64) -> Result<bool, 
     }
 }
 
+/// How many sockets of this network namespace have a file of whose inode the low 32 bits are these, and this device: the kernel tells no more.
+/// With larger inodes (XFS of some terabytes) two files may be alike in that.
+///
+/// # Errors
+/// ENOENT where the kernel does not tell (CONFIG_UNIX_DIAG); what netlink(7) gives.
+pub fn alike(device: u64, inode: u64) -> Result<usize, Errno> {
+    let wanted = file(device, inode);
+    let mut found = 0;
+    all(&question()?, UDIAG_SHOW_VFS, |message| {
+        found += usize::from(attribute(message, UNIX_DIAG_VFS) == Some(&wanted[..]));
+    })?;
+    Ok(found)
+}
+
 /// The name (sun_path) that the socket with this file was bound by; None when no socket of this network namespace has it.
 ///
 /// # Errors
@@ -193,6 +207,8 @@ mod tests {
         let file = std::fs::metadata(&path).unwrap();
         assert_eq!(is_bound_to(receiver.as_fd(), file.dev(), file.ino()), Ok(true));
         assert_eq!(is_bound_to(receiver.as_fd(), file.dev(), file.ino() + 1), Ok(false));
+        assert_eq!([0, 1].map(|more| alike(file.dev(), file.ino() + more)), [Ok(1), Ok(0)]);
+        assert_eq!(alike(file.dev(), file.ino() | 1 << 32), Ok(1));
         assert_eq!(is_bound_to(sender.as_fd(), file.dev(), file.ino()), Ok(false));
         let name = name_of_file(file.dev(), file.ino()).unwrap().unwrap();
         assert_eq!(std::ffi::CStr::from_bytes_until_nul(&name).unwrap().to_str().ok(), path.to_str());

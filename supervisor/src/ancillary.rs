@@ -383,6 +383,8 @@ fn as_asked(m: &mut Control, wanted: &Wanted, from_v6: bool) -> bool {
     let (asked, lent, kind) = match (m.level, m.kind) {
         (libc::IPPROTO_IP, libc::IP_TTL) => (wanted.hop_limit, wanted.lent.ttl, libc::IPV6_HOPLIMIT),
         (libc::IPPROTO_IP, libc::IP_TOS) => (wanted.traffic_class, wanted.lent.tos, libc::IPV6_TCLASS),
+        // A datagram of IPv6 has no address of IPv4.
+        (libc::IPPROTO_IP, libc::IP_PKTINFO | libc::IP_ORIGDSTADDR) => return !from_v6,
         _ => return true,
     };
     if !from_v6 {
@@ -444,6 +446,8 @@ mod tests {
         assert!(!as_asked(&mut tos.clone(), &lent, false));
         assert!(as_asked(&mut tos, &lent, true));
         assert_eq!(tos, int(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, 9));
+        let mut at = Control { level: libc::IPPROTO_IP, kind: libc::IP_PKTINFO, data: vec![0; 12] };
+        assert_eq!([false, true].map(|from_v6| as_asked(&mut at, &lent, from_v6)), [true, false]);
         let not_asked = Wanted { hop_limit: false, lent: Lent::default(), ..lent };
         let mut ttl = int(libc::IPPROTO_IP, libc::IP_TTL, 64);
         assert!(as_asked(&mut ttl.clone(), &not_asked, false));

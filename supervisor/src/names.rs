@@ -1,9 +1,10 @@
 //! bind, getsockname, getpeername: the names of a socket's two ends.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, setsockopt, socket, sockopt};
 use sandbox::memory::{Address, AddressOut, AddressRoom, sockaddr_bytes};
 use sandbox::sock;
 use sipcore::agent::Proto;
@@ -225,7 +226,7 @@ fn bind_somewhere(
     v6: bool,
     v6only: bool,
     wanted: SocketAddr,
-) -> Result<std::net::SocketAddrV4, Errno> {
+) -> Result<SocketAddrV4, Errno> {
     let find = || match wanted.port() {
         0 => None,
         _ => supervisor.table.lock().holder(proto, &wanted, v6only),
@@ -251,6 +252,9 @@ fn bind_somewhere(
             None => supervisor.bind_physical(target, proto, v6, supervisor.anywhere()),
         };
     };
+    if let Some(bound) = beside(supervisor, target, (proto, v6, v6only), wanted)? {
+        return Ok(bound);
+    }
     let mut bound = supervisor.bind_physical(target, proto, v6, holder.1);
     if bound == Err(Errno::EADDRINUSE) {
         // The holder may be gone, and the kernel's report of that on its way.
@@ -271,6 +275,41 @@ fn bind_somewhere(
         supervisor.vacate(holder.0);
     }
     bound
+}
+
+/// A socket beside others whose names overlap its own and are none the same: the kernel says whether it may share their ports, and then it has
+/// one of its own, for what is sent to an address is for the socket that has it by name. None: another has the very name, or it may not. (Of
+/// streams that share no port by SO_REUSEPORT one alone may listen: that is found out where they have one port.)
+fn beside(
+    supervisor: &Supervisor,
+    target: &Target,
+    (proto, v6, v6only): (Proto, bool, bool),
+    wanted: SocketAddr,
+) -> Result<Option<SocketAddrV4>, Errno> {
+    let shares = getsockopt(&target.fd, sockopt::ReusePort)?;
+    if proto == Proto::Tcp && !shares {
+        return Ok(None);
+    }
+    let holders = supervisor.table.lock().holders(proto, &wanted, v6only);
+    if holders.iter().any(|(same, ..)| *same) {
+        return Ok(None);
+    }
+    let reuses = getsockopt(&target.fd, sockopt::ReuseAddr)?;
+    for (_, physical, holder) in holders {
+        let kind = if proto == Proto::Tcp { SockType::Stream } else { SockType::Datagram };
+        let probe = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&probe, sockopt::ReusePort, &shares)?;
+        setsockopt(&probe, sockopt::ReuseAddr, &reuses)?;
+        if sock::bind(probe.as_fd(), &physical.into()).is_err() {
+            return Ok(None);
+        }
+        drop(probe);
+        if !shares && !reuses {
+            // Nobody has it any more.
+            supervisor.vacate(holder);
+        }
+    }
+    supervisor.bind_physical(target, proto, v6, supervisor.anywhere()).map(Some)
 }
 
 /// True when peers may reach what is bound here.

@@ -66,15 +66,33 @@ fn truncated(value: i32, given: usize) -> (Vec<u8>, u32) {
 pub fn set(call: Call) {
     match (call.int(1), call.int(2)) {
         (libc::SOL_SOCKET, _) => unix::set_asking(call),
-        (libc::IPPROTO_TCP, _) => {
-            // What receives from such a socket takes a record, whatever the flags (tls_sw_recvmsg): nobody guesses which socket it is.
-            call.supervisor.era.end();
-            call.proceed();
-        }
+        (libc::IPPROTO_TCP, _) => set_upper_protocol(call),
         (libc::IPPROTO_UDP, _) => datagram::set_cork(call),
         (_, libc::IPV6_RECVERR) => set_receive_errors(call),
         _ => set_v6only(call),
     }
+}
+
+/// TCP_ULP: kernel TLS, which encrypts what goes where the socket is connected. Others (SMC, IPsec) go other ways: they are not there.
+fn set_upper_protocol(mut call: Call) {
+    let (number, level, name) = (call.int(0), call.int(1), call.int(2));
+    call.note(|| format!("setsockopt({number}, {level}, {name})"));
+    let result = (|| {
+        /// TCP_ULP_NAME_MAX of include/net/tcp.h, with a NUL.
+        const NAME_MAX: usize = 16;
+        let target = call.target(number)?;
+        call.supervisor.known(&target)?;
+        let length = usize::try_from(call.int(4)).ok().filter(|length| *length > 0).ok_or(Errno::EINVAL)?;
+        let upper = call.n.read(call.argument(3), length.min(NAME_MAX - 1))?;
+        if upper.split(|b| *b == 0).next() != Some(b"tls") {
+            return Err(Errno::ENOENT);
+        }
+        // What receives from such a socket takes a record, whatever the flags (tls_sw_recvmsg): nobody guesses which socket it is.
+        call.supervisor.era.end();
+        nix::sys::socket::setsockopt(&target, nix::sys::socket::sockopt::TcpUlp::default(), b"tls")?;
+        Ok(0)
+    })();
+    call.finish(result);
 }
 
 /// The kernel's own option, and what of IPv4 stands in for it.

@@ -24,7 +24,7 @@ mod sources;
 pub use era::Era;
 pub use peers::{Anchor, Datagram, Peer};
 
-use holders::{Holders, overlap};
+use holders::{Holders, overlap, same};
 use sources::Sources;
 
 /// SO_COOKIE of a kernel socket: unique for its life, never reused.
@@ -175,15 +175,15 @@ fn alike<'a, T: 'a>(
     name: impl Fn(&T) -> (Bound, bool),
     (address, v6only): (&SocketAddr, bool),
 ) -> Option<Bound> {
-    let same = |former: &&T| {
+    let is_it = |former: &&T| {
         let (bound, only) = name(former);
-        (bound.virtual_.ip(), only) == (address.ip(), v6only)
+        same(&bound.virtual_, only, address, v6only)
     };
     let overlapping = |former: &&T| {
         let (bound, only) = name(former);
         overlap(&bound.virtual_, only, address, v6only)
     };
-    let found = former.clone().find(same).or_else(|| former.clone().find(overlapping))?;
+    let found = former.clone().find(is_it).or_else(|| former.clone().find(overlapping))?;
     Some(name(found).0)
 }
 
@@ -225,7 +225,7 @@ impl Table {
         }
         let names = self.worn.entry(name.virtual_.port()).or_default();
         let at =
-            names.iter().position(|w| (w.name.virtual_, w.v6only) == (name.virtual_, v6only)).unwrap_or_else(|| {
+            names.iter().position(|w| same(&w.name.virtual_, w.v6only, &name.virtual_, v6only)).unwrap_or_else(|| {
                 names.push(Worn { name, v6only, open: 0, since: Instant::now() });
                 names.len() - 1
             });
@@ -505,13 +505,32 @@ impl Table {
         self.by_address.get(&(proto, physical)).copied().or_else(named_alike)
     }
 
-    /// A socket whose virtual address overlaps `address`, and its physical one; the kernel then decides whether they may share.
+    /// A socket whose virtual address is `address`, else one that it overlaps, and its physical one; the kernel then decides whether they may
+    /// share.
     pub fn holder(&self, proto: Proto, address: &SocketAddr, v6only: bool) -> Option<(Cookie, SocketAddrV4)> {
-        self.ports.get(&(proto, address.port()))?.all().iter().find_map(|c| {
+        let holders = self.ports.get(&(proto, address.port()))?.all().iter();
+        let overlapping = holders.filter_map(|c| {
             let s = self.sockets.get(c)?;
             let b = s.bound?;
-            overlap(&b.virtual_, s.v6only, address, v6only).then_some((*c, b.physical))
-        })
+            let same = same(&b.virtual_, s.v6only, address, v6only);
+            overlap(&b.virtual_, s.v6only, address, v6only).then_some((same, (*c, b.physical)))
+        });
+        overlapping.min_by_key(|(same, _)| !same).map(|(_, holder)| holder)
+    }
+
+    /// Where sockets are whose virtual address overlaps `address`, whether it is the same one, and one that is there.
+    pub fn holders(&self, proto: Proto, address: &SocketAddr, v6only: bool) -> Vec<(bool, SocketAddrV4, Cookie)> {
+        let all = self.ports.get(&(proto, address.port())).map(Holders::all).unwrap_or_default().iter();
+        let found = all.filter_map(|c| {
+            let s = self.sockets.get(c)?;
+            let b = s.bound?;
+            let same = same(&b.virtual_, s.v6only, address, v6only);
+            overlap(&b.virtual_, s.v6only, address, v6only).then_some((same, b.physical, *c))
+        });
+        let mut found: Vec<_> = found.collect();
+        found.sort_unstable();
+        found.dedup_by_key(|(same, physical, _)| (*same, *physical));
+        found
     }
 
     /// The socket of this run that a call to `address` reaches: a listener, or a datagram socket.
@@ -531,14 +550,15 @@ impl Table {
             if own.to_canonical() == ip && !connected {
                 return Some((*c, b));
             }
-            // A wildcard covers every address of its family; `::` also covers IPv4 unless V6ONLY.
+            // A wildcard covers every address of its family; `::` also covers IPv4 unless V6ONLY, and comes after 0.0.0.0 there.
             let covers = own.is_unspecified() && (own.is_ipv4() == ip.is_ipv4() || (own.is_ipv6() && !s.v6only));
             let covers = covers || own.to_canonical() == ip;
-            if covers && (best.is_none() || !connected) {
-                best = Some((*c, b));
+            let rank = (!connected, own.is_ipv4() == ip.is_ipv4());
+            if covers && best.is_none_or(|(_, other)| rank >= other) {
+                best = Some(((*c, b), rank));
             }
         }
-        best
+        best.map(|(found, _)| found)
     }
 
     /// The socket that an inbound session with this label means: the one bound to the port, else the only one of its

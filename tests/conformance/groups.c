@@ -235,3 +235,51 @@ CASE(started_again_among_many, TCP4) {
     }
     say("%d of %d refused", refused, 2 * LISTENERS);
 }
+
+/* Two sockets whose names overlap, and what is sent to three addresses that they cover: each is for the one that has it by name. */
+static void overlapping(int type, int option, struct address one, struct address two) {
+    int port = quiet_port(), has[2];
+    struct address at[] = {one, two}, to[] = {loopback_v4(port), loopback_v4(port), own_v6(port)};
+    to[1].v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 2);
+    for (int i = 0; i < 2; i++) {
+        at[i].v4.sin_port = htons((uint16_t)port);
+        has[i] = (int)MUST(socket(at[i].any.sa_family, type, 0));
+        MUST(set_int(has[i], SOL_SOCKET, option, 1));
+        R(bind(has[i], &at[i], at[i].len));
+        if (type == SOCK_STREAM) R(listen(has[i], 4));
+    }
+    for (int i = 0; i < 3; i++) {
+        show_address("to", &to[i]);
+        int c = (int)MUST(socket(to[i].any.sa_family, type, 0));
+        if (R(connect(c, &to[i], to[i].len)) < 0) continue;
+        if (type == SOCK_DGRAM) R(send(c, "x", 1, 0));
+        struct pollfd both[] = {{has[0], POLLIN, 0}, {has[1], POLLIN, 0}};
+        int ready = (int)MUST(poll(both, 2, type == SOCK_STREAM ? -1 : 300));
+        for (int k = 0; ready > 0 && k < 2; k++) {
+            if (!(both[k].revents & POLLIN)) continue;
+            char in[8];
+            struct address from = {.len = sizeof from.room};
+            if (type == SOCK_STREAM) {
+                int s = (int)MUST(accept(has[k], &from, &from.len));
+                say("socket %d", k);
+                show_names(s);
+                MUST(close(s));
+            } else {
+                MUST(recvfrom(has[k], in, sizeof in, 0, &from, &from.len));
+                say("socket %d", k);
+            }
+            show_address("from", &from);
+        }
+        MUST(close(c));
+    }
+}
+#define OVERLAP(name, type, option, one, two)                                                                        \
+    CASE(name, type == SOCK_STREAM ? TCP4 : UDP4) { overlapping(type, option, one, two); }
+OVERLAP(wildcard_and_specific, SOCK_DGRAM, SO_REUSEADDR, any_v4(0), loopback_v4(0))
+OVERLAP(specific_and_wildcard, SOCK_DGRAM, SO_REUSEADDR, loopback_v4(0), any_v4(0))
+OVERLAP(dual_and_v4, SOCK_DGRAM, SO_REUSEADDR, any_v6(0), any_v4(0))
+OVERLAP(v4_and_dual, SOCK_DGRAM, SO_REUSEADDR, any_v4(0), any_v6(0))
+OVERLAP(dual_and_v4_loopback, SOCK_DGRAM, SO_REUSEPORT, any_v6(0), loopback_v4(0))
+OVERLAP(streams_dual_and_v4, SOCK_STREAM, SO_REUSEPORT, any_v6(0), any_v4(0))
+OVERLAP(streams_v4_and_dual, SOCK_STREAM, SO_REUSEPORT, any_v4(0), any_v6(0))
+OVERLAP(streams_wildcard_and_specific, SOCK_STREAM, SO_REUSEPORT, any_v4(0), loopback_v4(0))

@@ -203,3 +203,15 @@ CASE(low_water_mark, TCP) {
     MUST(send(two[0], "cd", 2, 0));
     show_poll(two[1], POLLIN);
 }
+
+CASE(upper_protocol, TCP) {
+    int two[2], fd = fresh();
+    make_pair(two);
+    R(setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", 4));
+    R(setsockopt(two[0], IPPROTO_TCP, TCP_ULP, "tls", 0));
+    R(setsockopt(two[0], IPPROTO_TCP, TCP_ULP, NULL, 4));
+    R(setsockopt(two[0], IPPROTO_TCP, TCP_ULP, "nonesuch", 9));
+    R(setsockopt(two[0], IPPROTO_TCP, TCP_ULP, "tls", 3));
+    R(setsockopt(two[0], IPPROTO_TCP, TCP_ULP, "tls", 4));
+    R(setsockopt(bound(), IPPROTO_TCP, TCP_ULP, "tls", 4));
+}

@@ -1,5 +1,6 @@
 /* sendto(2), sendmsg(2), sendmmsg(2), write(2). */
 #include "c.h"
+#include <netinet/udp.h>
 #define GROUP "send"
 
 static char big[200000];
@@ -634,4 +635,38 @@ CASE(segments, UDP) {
     R(sendmsg(two[0], &m, 0));
     arrived(two[1]), arrived(two[1]), arrived(two[1]);
     nothing(two[1]);
+}
+
+/* Datagrams that are put together from several calls (udp(7)). */
+CASE(corked, UDP) {
+    int two[2], fd = fresh();
+    struct address at[2];
+    char in[32];
+    two_bound(two, at);
+    R(set_int(two[0], IPPROTO_UDP, UDP_CORK, 1));
+    OPTION(two[0], IPPROTO_UDP, UDP_CORK);
+    R(sendto(two[0], "ab", 2, 0, &at[1], at[1].len));
+    R(sendto(two[0], "cd", 2, 0, &at[1], at[1].len));
+    show_poll_now(two[1]);
+    R(set_int(two[0], IPPROTO_UDP, UDP_CORK, 0));
+    await(two[1], POLLIN);
+    show_data("data", in, R(recv(two[1], in, sizeof in, 0)));
+    R(sendto(two[0], "ef", 2, MSG_MORE, &at[1], at[1].len));
+    R(sendto(two[0], "gh", 2, 0, &at[1], at[1].len));
+    await(two[1], POLLIN);
+    show_data("data", in, R(recv(two[1], in, sizeof in, 0)));
+    R(connect(fd, &at[1], at[1].len));
+    R(send(fd, "ij", 2, MSG_MORE));
+    R(send(fd, "kl", 2, 0));
+    await(two[1], POLLIN);
+    show_data("data", in, R(recv(two[1], in, sizeof in, 0)));
+    R(setsockopt(fd, IPPROTO_UDP, UDP_CORK, NULL, 4));
+    R(setsockopt(fd, IPPROTO_UDP, UDP_CORK, in, 3));
+    R(setsockopt(fd, IPPROTO_UDP, UDP_CORK, in, -1));
+}
+
+CASE(corked_stream, TCP) {
+    int two[2];
+    make_pair(two);
+    R(set_int(two[0], IPPROTO_UDP, UDP_CORK, 1));
 }

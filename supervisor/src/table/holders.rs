@@ -38,6 +38,11 @@ impl Holders {
     }
 }
 
+/// Are two local addresses of one port the same? Whether only IPv6 is meant matters where both families could be.
+pub fn same(a: &SocketAddr, a_only: bool, b: &SocketAddr, b_only: bool) -> bool {
+    a.ip() == b.ip() && (a_only == b_only || !a.ip().is_unspecified())
+}
+
 /// Do two local addresses of one port get into each other's way (bind(2))?
 pub fn overlap(a: &SocketAddr, a_only: bool, b: &SocketAddr, b_only: bool) -> bool {
     let covers =

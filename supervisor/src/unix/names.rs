@@ -55,9 +55,10 @@ impl Names {
                     return;
                 }
                 let is_certain = match sandbox::unix_diag::is_bound_to(target.as_fd(), stat.st_dev, stat.st_ino) {
-                    Ok(true) => true,
+                    // Another's may have been put there whose inode is alike in what the kernel tells of it.
+                    Ok(true) if sandbox::unix_diag::alike(stat.st_dev, stat.st_ino) == Ok(1) => true,
                     // Another's was put there.
-                    Ok(false) => return,
+                    Ok(_) => return,
                     Err(Errno::ENOENT) => false,
                     Err(error) => {
                         tracing::warn!(%error, "whose socket file it is cannot be asked");
