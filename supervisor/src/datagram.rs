@@ -140,13 +140,20 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
     if matches!(address, Address::Unspecified(_)) {
         dissolve(supervisor, target.cookie);
         sock::disconnect(target.as_fd()).map_err(errno)?;
+        // What is held back would go where the socket pointed, however long that takes.
+        push_held_back(supervisor, target)?;
         supervisor.table.lock().set_anchor(target.cookie, None);
         supervisor.note_lost_port(target)?;
         return Ok(0);
     }
     let (v6, v6only) = {
-        let table = supervisor.table.lock();
-        let s = table.get(target.cookie).ok_or(Errno::EBADF)?;
+        let mut table = supervisor.table.lock();
+        let s = table.get_mut(target.cookie).ok_or(Errno::EBADF)?;
+        if s.datagram.as_mut().is_some_and(|d| !d.may_point_elsewhere()) {
+            drop(table);
+            say_too_many(supervisor);
+            return Err(Errno::ENOBUFS);
+        }
         (s.v6, s.v6only)
     };
     let peer = match address {
@@ -529,16 +536,38 @@ fn corks(supervisor: &Supervisor, cookie: Cookie) -> bool {
 /// # Errors
 /// As [`Supervisor::guard`].
 fn keep_port(supervisor: &Supervisor, cookie: Cookie, to: SocketAddrV4) -> Result<(), Errno> {
-    let is_kept = |s: &Socket| s.datagram.as_ref().is_some_and(|d| d.keeps(to.port()));
+    let is_kept = |s: &Socket| s.datagram.as_ref().is_some_and(|d| d.holds_back(to.port()));
     if supervisor.table.lock().get(cookie).is_none_or(is_kept) {
         return Ok(());
     }
     if let Some(guard) = supervisor.guard(Proto::Udp, to)?
         && let Some(s) = supervisor.table.lock().get_mut(cookie)
     {
-        datagram_of(s).keep(guard);
+        if !datagram_of(s).hold_back(guard) {
+            return Err(Errno::ENOBUFS);
+        }
     }
     Ok(())
+}
+
+/// A socket that pointed to too many ports.
+#[cold]
+fn say_too_many(supervisor: &Supervisor) {
+    supervisor.sessions.say_once("pointed", || {
+        "a UDP socket of the program was connected to more than 1,024 ports within ten minutes, one after the other (ENOBUFS): each is \
+         kept from the services of this machine, which what is still under way would reach; with several sockets, or a bit later, the program \
+         can go on"
+            .to_owned()
+    });
+}
+
+/// Sends what the kernel holds back for this socket.
+fn push_held_back(supervisor: &Supervisor, target: &Target) -> Result<(), Errno> {
+    let set = |value| sock::set_option(target.as_fd(), libc::IPPROTO_UDP, libc::UDP_CORK, value).map_err(errno);
+    let is_corked = corks(supervisor, target.cookie)
+        && sock::option(target.as_fd(), libc::IPPROTO_UDP, libc::UDP_CORK).map_err(errno)? != 0;
+    set(0)?;
+    if is_corked { set(1) } else { Ok(()) }
 }
 
 /// setsockopt(2) of UDP_CORK: the kernel's, and what is sent from then on may be held back.
@@ -622,6 +651,8 @@ impl Opening {
                 return;
             }
             deliver(Some(&self.fd), self.v6, self.source, media, &queue).await;
+            // It may hold back what it sends by now.
+            let _ = keep_of_corked(&supervisor, self.cookie, media);
         }
     }
 }

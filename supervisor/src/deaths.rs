@@ -1,5 +1,6 @@
 //! The death of sockets: who closes one is not asked, the kernel tells.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -137,8 +138,14 @@ fn sweep(supervisor: &Supervisor) {
     match sandbox::diag::living() {
         Ok(live) => {
             let told = |s: &Hashed| live.with_bound_tcp || !s.merely_bound_tcp;
-            let dead = known.into_iter().filter(|s| told(s) && !live.cookies.contains(&s.cookie));
-            dead.for_each(|s| supervisor.destroyed(s.cookie));
+            let dead: HashSet<_> =
+                known.into_iter().filter(|s| told(s) && !live.cookies.contains(&s.cookie)).map(|s| s.cookie).collect();
+            if dead.is_empty() {
+                return;
+            }
+            // What has lost its port while the kernel was asked (connect(2) with AF_UNSPEC) is not dead for that.
+            let known = supervisor.table.lock().hashed();
+            known.iter().filter(|s| dead.contains(&s.cookie)).for_each(|s| supervisor.destroyed(s.cookie));
         }
         Err(error) => tracing::warn!(%error, "the sweep for dead sockets failed"),
     }

@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, setsockopt, socket, sockopt};
 use sandbox::memory::{Address, AddressOut, AddressRoom, sockaddr_bytes};
 use sandbox::sock;
 use sipcore::agent::Proto;
@@ -243,18 +242,8 @@ fn bind_somewhere(
                 None
             }
         };
-        return match worn.map(|worn| (worn, supervisor.bind_physical(target, proto, v6, worn))) {
-            // The port in the kernel may be another's by now.
-            Some((worn, Err(Errno::EADDRINUSE))) if supervisor.table.lock().is_anothers(proto, worn, wanted.port()) => {
-                supervisor.bind_physical(target, proto, v6, supervisor.anywhere())
-            }
-            Some((_, bound)) => bound,
-            None => supervisor.bind_physical(target, proto, v6, supervisor.anywhere()),
-        };
+        return supervisor.bind_physical(target, proto, v6, worn.unwrap_or_else(|| supervisor.anywhere()));
     };
-    if let Some(bound) = beside(supervisor, target, (proto, v6, v6only), wanted)? {
-        return Ok(bound);
-    }
     let mut bound = supervisor.bind_physical(target, proto, v6, holder.1);
     if bound == Err(Errno::EADDRINUSE) {
         // The holder may be gone, and the kernel's report of that on its way.
@@ -275,41 +264,6 @@ fn bind_somewhere(
         supervisor.vacate(holder.0);
     }
     bound
-}
-
-/// A socket beside others whose names overlap its own and are none the same: the kernel says whether it may share their ports, and then it has
-/// one of its own, for what is sent to an address is for the socket that has it by name. None: another has the very name, or it may not. (Of
-/// streams that share no port by SO_REUSEPORT one alone may listen: that is found out where they have one port.)
-fn beside(
-    supervisor: &Supervisor,
-    target: &Target,
-    (proto, v6, v6only): (Proto, bool, bool),
-    wanted: SocketAddr,
-) -> Result<Option<SocketAddrV4>, Errno> {
-    let shares = getsockopt(&target.fd, sockopt::ReusePort)?;
-    if proto == Proto::Tcp && !shares {
-        return Ok(None);
-    }
-    let holders = supervisor.table.lock().holders(proto, &wanted, v6only);
-    if holders.iter().any(|(same, ..)| *same) {
-        return Ok(None);
-    }
-    let reuses = getsockopt(&target.fd, sockopt::ReuseAddr)?;
-    for (_, physical, holder) in holders {
-        let kind = if proto == Proto::Tcp { SockType::Stream } else { SockType::Datagram };
-        let probe = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
-        setsockopt(&probe, sockopt::ReusePort, &shares)?;
-        setsockopt(&probe, sockopt::ReuseAddr, &reuses)?;
-        if sock::bind(probe.as_fd(), &physical.into()).is_err() {
-            return Ok(None);
-        }
-        drop(probe);
-        if !shares && !reuses {
-            // Nobody has it any more.
-            supervisor.vacate(holder);
-        }
-    }
-    supervisor.bind_physical(target, proto, v6, supervisor.anywhere()).map(Some)
 }
 
 /// True when peers may reach what is bound here.

@@ -386,8 +386,11 @@ pub async fn settle(
     }
     // The program has closed the socket, or connected it elsewhere; then it may still have its port.
     let has_port = |fd: &OwnedFd| sock::local_addr(fd.as_fd()).is_ok_and(|a| sock::canonical(a) == source.into());
-    if keep_of_corked(supervisor, waiting.holder.cookie(), flow.media).is_ok() {
+    let keep = || keep_of_corked(supervisor, waiting.holder.cookie(), flow.media);
+    if keep().is_ok() {
         deliver(socket.filter(has_port).as_ref(), v6, source, flow.media, &waiting.take_queue()).await;
+        // It may hold back what it sends by now.
+        let _ = keep();
     }
     supervisor.sessions.close(flow.session);
 }

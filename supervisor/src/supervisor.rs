@@ -450,7 +450,8 @@ impl Supervisor {
     /// still open and keeps its names; else the two share the port, whatever their options say by now.
     pub fn vacate(&self, cookie: Cookie) {
         self.deaths.collect(self);
-        if self.table.lock().get(cookie).is_none() || self.deaths.is_alive(cookie) {
+        let is_known = self.table.lock().get(cookie).is_some();
+        if !is_known || self.deaths.is_alive(cookie) {
             return;
         }
         let mut table = self.table.lock();

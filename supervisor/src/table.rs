@@ -191,6 +191,10 @@ fn alike<'a, T: 'a>(
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// Worn ports are looked through when there are as many as this.
 const WORN: usize = 1024;
+/// As many names of one port are remembered, the last ones.
+const NAMES: usize = 64;
+/// As many sockets that share a port are looked at for what they know of a source.
+const GROUP: usize = 64;
 
 impl Table {
     /// The socket behind a cookie; `make` describes it at its first trapped call.
@@ -224,11 +228,17 @@ impl Table {
             });
         }
         let names = self.worn.entry(name.virtual_.port()).or_default();
-        let at =
-            names.iter().position(|w| same(&w.name.virtual_, w.v6only, &name.virtual_, v6only)).unwrap_or_else(|| {
-                names.push(Worn { name, v6only, open: 0, since: Instant::now() });
-                names.len() - 1
-            });
+        let is_it = |w: &Worn| same(&w.name.virtual_, w.v6only, &name.virtual_, v6only);
+        let at = names.iter().position(is_it).unwrap_or_else(|| {
+            if names.len() >= NAMES {
+                names.retain(Worn::is_used);
+            }
+            if names.len() >= NAMES {
+                names.remove(0);
+            }
+            names.push(Worn { name, v6only, open: 0, since: Instant::now() });
+            names.len() - 1
+        });
         names[at].name = name;
         &mut names[at]
     }
@@ -246,7 +256,8 @@ impl Table {
 
     /// The physical address of connections whose socket is gone, and whose virtual address overlaps `address`.
     pub fn worn(&self, address: &SocketAddr, v6only: bool) -> Option<SocketAddrV4> {
-        let used = self.worn.get(&address.port())?.iter().filter(|w| w.is_used());
+        let free = |name: &Bound| !self.is_anothers(Proto::Tcp, name.physical, address, v6only);
+        let used = self.worn.get(&address.port())?.iter().filter(|w| w.is_used() && free(&w.name));
         alike(used, |w| (w.name, w.v6only), (address, v6only)).map(|name| name.physical)
     }
 
@@ -375,8 +386,15 @@ impl Table {
         datagram.note(&mut self.sources, peer, media, session, guard)
     }
 
-    /// A datagram socket hears `source`, and calls it `name`.
+    /// A datagram socket hears `source`, and calls it `name`; others of its group that have called it something else do so, too.
     pub fn hear(&mut self, cookie: Cookie, source: SocketAddrV4, name: SocketAddr) {
+        let differs = |s: &Socket| s.datagram.as_ref().and_then(|d| d.name_of(&source)).is_some_and(|n| *n != name);
+        let others = self.group(cookie).take(GROUP).filter(|(_, s)| differs(s));
+        for other in others.map(|(other, _)| other).collect::<Vec<_>>() {
+            if let Some(datagram) = self.sockets.get_mut(&other).and_then(|s| s.datagram.as_mut()) {
+                datagram.hear(&mut self.sources, source, name);
+            }
+        }
         if let Some(socket) = self.sockets.get_mut(&cookie) {
             socket.datagram.get_or_insert_default().hear(&mut self.sources, source, name);
         }
@@ -408,7 +426,8 @@ impl Table {
     /// Where a UDP socket with this address was that is gone, while others of the run are connected there: whoever has its
     /// address next hears them, as after the restart of a server.
     pub fn left(&self, address: &SocketAddr, v6only: bool) -> Option<SocketAddrV4> {
-        let left = self.left.get(&address.port())?.iter();
+        let free = |name: &Bound| !self.is_anothers(Proto::Udp, name.physical, address, v6only);
+        let left = self.left.get(&address.port())?.iter().filter(|l| free(&l.name));
         alike(left, |l| (l.name, l.v6only), (address, v6only)).map(|name| name.physical)
     }
 
@@ -473,10 +492,16 @@ impl Table {
         (chosen..=u16::MAX).chain(FIRST..chosen.max(FIRST)).find(is_free).unwrap_or(chosen)
     }
 
-    /// Whether a socket with another virtual port than this is known at this physical address.
-    pub fn is_anothers(&self, proto: Proto, physical: SocketAddrV4, port: u16) -> bool {
-        let there = self.at(proto, physical).and_then(|c| self.sockets.get(&c)?.bound);
-        there.is_some_and(|bound| bound.virtual_.port() != port)
+    /// Whether a socket with another name than this is known at this physical address.
+    fn is_anothers(&self, proto: Proto, physical: SocketAddrV4, name: &SocketAddr, v6only: bool) -> bool {
+        let with_port = |port| self.ports.get(&(proto, port)).map(Holders::all).unwrap_or_default();
+        let there = with_port(physical.port()).iter().chain(with_port(name.port()));
+        there.chain(self.by_address.get(&(proto, physical))).filter_map(|c| self.sockets.get(c)).any(|s| {
+            s.bound.is_some_and(|b| {
+                let is_it = b.virtual_.port() == name.port() && same(&b.virtual_, s.v6only, name, v6only);
+                b.physical == physical && !is_it
+            })
+        })
     }
 
     /// The others with the physical address of this socket: the kernel hands what comes there to any of them (SO_REUSEPORT, SO_REUSEADDR).
@@ -492,7 +517,7 @@ impl Table {
 
     /// What another socket with the physical address of this datagram socket calls `source`.
     pub fn name_in_group(&self, cookie: Cookie, source: &SocketAddrV4) -> Option<&SocketAddr> {
-        self.group(cookie).find_map(|(_, other)| other.datagram.as_ref()?.name_of(source))
+        self.group(cookie).take(GROUP).find_map(|(_, other)| other.datagram.as_ref()?.name_of(source))
     }
 
     /// The socket that is known at this physical address.
@@ -508,29 +533,15 @@ impl Table {
     /// A socket whose virtual address is `address`, else one that it overlaps, and its physical one; the kernel then decides whether they may
     /// share.
     pub fn holder(&self, proto: Proto, address: &SocketAddr, v6only: bool) -> Option<(Cookie, SocketAddrV4)> {
-        let holders = self.ports.get(&(proto, address.port()))?.all().iter();
-        let overlapping = holders.filter_map(|c| {
-            let s = self.sockets.get(c)?;
-            let b = s.bound?;
-            let same = same(&b.virtual_, s.v6only, address, v6only);
-            overlap(&b.virtual_, s.v6only, address, v6only).then_some((same, (*c, b.physical)))
-        });
-        overlapping.min_by_key(|(same, _)| !same).map(|(_, holder)| holder)
-    }
-
-    /// Where sockets are whose virtual address overlaps `address`, whether it is the same one, and one that is there.
-    pub fn holders(&self, proto: Proto, address: &SocketAddr, v6only: bool) -> Vec<(bool, SocketAddrV4, Cookie)> {
-        let all = self.ports.get(&(proto, address.port())).map(Holders::all).unwrap_or_default().iter();
-        let found = all.filter_map(|c| {
-            let s = self.sockets.get(c)?;
-            let b = s.bound?;
-            let same = same(&b.virtual_, s.v6only, address, v6only);
-            overlap(&b.virtual_, s.v6only, address, v6only).then_some((same, b.physical, *c))
-        });
-        let mut found: Vec<_> = found.collect();
-        found.sort_unstable();
-        found.dedup_by_key(|(same, physical, _)| (*same, *physical));
-        found
+        let holders = self.ports.get(&(proto, address.port()))?.all();
+        let with = |matches: fn(&SocketAddr, bool, &SocketAddr, bool) -> bool| {
+            holders.iter().find_map(|c| {
+                let s = self.sockets.get(c)?;
+                let b = s.bound?;
+                matches(&b.virtual_, s.v6only, address, v6only).then_some((*c, b.physical))
+            })
+        };
+        with(same).or_else(|| with(overlap))
     }
 
     /// The socket of this run that a call to `address` reaches: a listener, or a datagram socket.
@@ -699,7 +710,7 @@ impl Table {
         let datagram = self.sockets.get_mut(&cookie)?.datagram.get_or_insert_default();
         let mut before = std::mem::replace(&mut datagram.anchor, anchor);
         if let Some(guard) = before.as_mut().and_then(|before| before.guard.take()) {
-            datagram.keep(guard);
+            datagram.points_elsewhere(guard);
         }
         if let Some(before) = &before {
             self.part(&before.physical, cookie);
@@ -748,7 +759,8 @@ impl Table {
     fn inherit(&mut self, heir: Cookie, gone: &mut Datagram) {
         let Some(socket) = self.sockets.get_mut(&heir) else { return };
         let datagram = socket.datagram.get_or_insert_default();
-        for (source, name) in &gone.by_physical {
+        let departed: HashSet<_> = gone.departed.iter().map(|(_, at)| *at).collect();
+        for (source, name) in gone.by_physical.iter().filter(|(source, _)| !departed.contains(source)) {
             if datagram.name_of(source).is_none() {
                 datagram.hear(&mut self.sources, *source, *name);
             }
@@ -765,11 +777,10 @@ impl Table {
 
     /// The kernel destroyed a socket: its entry goes; what it held is returned.
     pub fn remove(&mut self, cookie: Cookie) -> Option<Removed> {
-        let is_heir = |(_, other): &(Cookie, &Socket)| {
-            let gone = self.sockets.get(&cookie);
-            other.is_open() && gone.is_some_and(|gone| gone.is_open() && gone.v6 == other.v6)
-        };
-        let heir = self.group(cookie).find(is_heir).map(|(heir, _)| heir);
+        let gone = self.sockets.get(&cookie)?;
+        let shares = gone.proto == Proto::Udp && gone.is_open();
+        let is_heir = |(_, other): &(Cookie, &Socket)| shares && other.is_open() && gone.v6 == other.v6;
+        let heir = if shares { self.group(cookie).find(is_heir).map(|(heir, _)| heir) } else { None };
         let mut socket = self.sockets.remove(&cookie)?;
         if socket.proto == Proto::Udp {
             self.sources.era().pass();

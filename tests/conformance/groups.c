@@ -236,50 +236,94 @@ CASE(started_again_among_many, TCP4) {
     say("%d of %d refused", refused, 2 * LISTENERS);
 }
 
-/* Two sockets whose names overlap, and what is sent to three addresses that they cover: each is for the one that has it by name. */
-static void overlapping(int type, int option, struct address one, struct address two) {
-    int port = quiet_port(), has[2];
-    struct address at[] = {one, two}, to[] = {loopback_v4(port), loopback_v4(port), own_v6(port)};
-    to[1].v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 2);
+/* A server that had both families in one socket, and has one for each after its next start. */
+CASE(both_in_one_then_apart, TCP6) {
+    int port = quiet_port();
+    struct address dual = any_v6(port), at[] = {any_v4(port), any_v6(port)}, to[] = {loopback_v4(port), own_v6(port)};
+    int l = fresh_blocking(), each[2];
+    MUST(set_int(l, SOL_SOCKET, SO_REUSEADDR, 1));
+    R(bind(l, &dual, dual.len));
+    R(listen(l, 4));
     for (int i = 0; i < 2; i++) {
-        at[i].v4.sin_port = htons((uint16_t)port);
-        has[i] = (int)MUST(socket(at[i].any.sa_family, type, 0));
-        MUST(set_int(has[i], SOL_SOCKET, option, 1));
-        R(bind(has[i], &at[i], at[i].len));
-        if (type == SOCK_STREAM) R(listen(has[i], 4));
-    }
-    for (int i = 0; i < 3; i++) {
-        show_address("to", &to[i]);
-        int c = (int)MUST(socket(to[i].any.sa_family, type, 0));
-        if (R(connect(c, &to[i], to[i].len)) < 0) continue;
-        if (type == SOCK_DGRAM) R(send(c, "x", 1, 0));
-        struct pollfd both[] = {{has[0], POLLIN, 0}, {has[1], POLLIN, 0}};
-        int ready = (int)MUST(poll(both, 2, type == SOCK_STREAM ? -1 : 300));
-        for (int k = 0; ready > 0 && k < 2; k++) {
-            if (!(both[k].revents & POLLIN)) continue;
-            char in[8];
-            struct address from = {.len = sizeof from.room};
-            if (type == SOCK_STREAM) {
-                int s = (int)MUST(accept(has[k], &from, &from.len));
-                say("socket %d", k);
-                show_names(s);
-                MUST(close(s));
-            } else {
-                MUST(recvfrom(has[k], in, sizeof in, 0, &from, &from.len));
-                say("socket %d", k);
-            }
-            show_address("from", &from);
-        }
+        int c = (int)MUST(socket(to[i].any.sa_family, SOCK_STREAM, 0));
+        R(connect(c, &to[i], to[i].len));
+        MUST(close((int)R(accept(l, NULL, NULL))));
         MUST(close(c));
     }
+    MUST(close(l));
+    a_moment();
+    for (int i = 0; i < 2; i++) {
+        each[i] = of(at[i].any.sa_family, SOCK_STREAM, SO_REUSEADDR);
+        R(bind(each[i], &at[i], at[i].len));
+        R(listen(each[i], 4));
+    }
+    for (int i = 0; i < 2; i++) {
+        int c = (int)MUST(socket(to[i].any.sa_family, SOCK_STREAM, 0));
+        R(connect(c, &to[i], to[i].len));
+        show_names((int)R(accept(each[i], NULL, NULL)));
+    }
 }
-#define OVERLAP(name, type, option, one, two)                                                                        \
-    CASE(name, type == SOCK_STREAM ? TCP4 : UDP4) { overlapping(type, option, one, two); }
-OVERLAP(wildcard_and_specific, SOCK_DGRAM, SO_REUSEADDR, any_v4(0), loopback_v4(0))
-OVERLAP(specific_and_wildcard, SOCK_DGRAM, SO_REUSEADDR, loopback_v4(0), any_v4(0))
-OVERLAP(dual_and_v4, SOCK_DGRAM, SO_REUSEADDR, any_v6(0), any_v4(0))
-OVERLAP(v4_and_dual, SOCK_DGRAM, SO_REUSEADDR, any_v4(0), any_v6(0))
-OVERLAP(dual_and_v4_loopback, SOCK_DGRAM, SO_REUSEPORT, any_v6(0), loopback_v4(0))
-OVERLAP(streams_dual_and_v4, SOCK_STREAM, SO_REUSEPORT, any_v6(0), any_v4(0))
-OVERLAP(streams_v4_and_dual, SOCK_STREAM, SO_REUSEPORT, any_v4(0), any_v6(0))
-OVERLAP(streams_wildcard_and_specific, SOCK_STREAM, SO_REUSEPORT, any_v4(0), loopback_v4(0))
+
+static void show_datagram(int fd) {
+    char in[16];
+    struct address from = {.len = sizeof from.room};
+    await(fd, POLLIN);
+    show_data("data", in, R(recvfrom(fd, in, sizeof in, MSG_DONTWAIT, &from, &from.len)));
+    show_address("from", &from);
+}
+
+/* A server with a socket for each client, as for DTLS: bound where the client reached it, and connected. */
+CASE(a_socket_for_each_client, UDP) {
+    int port = quiet_port(), server = fresh(), client = fresh(), own = fresh();
+    struct address at = wildcard(port), to = loopback(port);
+    MUST(set_int(server, SOL_SOCKET, SO_REUSEADDR, 1));
+    MUST(set_int(own, SOL_SOCKET, SO_REUSEADDR, 1));
+    R(bind(server, &at, at.len));
+    R(connect(client, &to, to.len));
+    R(send(client, "hello", 5, 0));
+    show_datagram(server);
+    struct address from = local_of(client);
+    R(bind(own, &to, to.len));
+    R(connect(own, &from, from.len));
+    R(send(own, "welcome", 7, 0));
+    show_datagram(client);
+    R(send(client, "next", 4, 0));
+    show_datagram(own);
+    show_poll_now(server);
+    R(close(own));
+    R(send(client, "again", 5, 0));
+    show_datagram(server);
+}
+
+/* At once, and its client stays. */
+CASE(specific_after_the_wildcard, UDP) {
+    int port = quiet_port(), server = fresh(), client = fresh(), next = fresh();
+    struct address at = wildcard(port), to = loopback(port);
+    R(bind(server, &at, at.len));
+    R(connect(client, &to, to.len));
+    R(send(client, "hello", 5, 0));
+    show_datagram(server);
+    R(close(server));
+    R(bind(next, &to, to.len));
+    R(send(client, "next", 4, 0));
+    show_datagram(next);
+}
+
+/* A socket that is connected to one after the other. */
+CASE(connected_here_and_there, UDP) {
+    enum { TIMES = 900 };
+    int fd = fresh(), heard = 0;
+    for (int i = 0; i < TIMES; i++) {
+        int peer = fresh();
+        struct address at = loopback(0), from = {.len = sizeof from.room};
+        char in[8];
+        MUST(bind(peer, &at, at.len));
+        at = local_of(peer);
+        MUST(connect(fd, &at, at.len));
+        MUST(send(fd, "x", 1, 0));
+        await(peer, POLLIN);
+        heard += recvfrom(peer, in, sizeof in, MSG_DONTWAIT, &from, &from.len) == 1;
+        MUST(close(peer));
+    }
+    say("%d of %d heard", heard, TIMES);
+}

@@ -32,9 +32,10 @@ pub struct Datagram {
     /// Peers whose sessions have ended: what they sent before may still wait in the kernel's queue.
     pub(super) departed: VecDeque<(Instant, SocketAddrV4)>,
     pub lent: Lent,
-    /// Ports that this socket pointed to, until it is gone: with what is held back (MSG_MORE, UDP_CORK) the kernel keeps its destination,
-    /// wherever the socket points by then, and a send that is under way has read it already.
-    pointed: KeyedMap<u16, Guard>,
+    /// Ports that this socket was connected to, the last one behind, and since when not: a send that is under way goes there.
+    pointed: VecDeque<(Instant, Guard)>,
+    /// Ports that datagrams were sent to which the kernel held back (MSG_MORE, UDP_CORK): it keeps where they go, however long.
+    held_back: KeyedMap<u16, Guard>,
     /// UDP_CORK was set once: what is sent may be held back.
     pub corks: bool,
 }
@@ -50,18 +51,41 @@ pub struct Anchor {
 
 /// Destinations of one datagram socket that are remembered at once.
 const DESTINATIONS: usize = 8192;
+/// Ports that are kept for one socket at once.
+const POINTED: usize = 1024;
+/// How long a send may be under way: its thread waits for memory that is on a slow disk, or for others that send.
+const UNDER_WAY: Duration = Duration::from_secs(600);
 /// How long the datagrams of a peer are still known as its own after its session has ended.
 const AFTERGLOW: Duration = Duration::from_secs(30);
 
 impl Datagram {
-    /// Keeps a port for as long as the socket lives.
-    pub fn keep(&mut self, guard: Guard) {
-        self.pointed.entry(guard.port()).or_insert(guard);
+    /// The socket does not point to this port any more.
+    pub(super) fn points_elsewhere(&mut self, guard: Guard) {
+        self.may_point_elsewhere();
+        self.pointed.retain(|(_, other)| other.port() != guard.port());
+        self.pointed.push_back((Instant::now(), guard));
+    }
+
+    /// False when it pointed to too many ports of late.
+    pub fn may_point_elsewhere(&mut self) -> bool {
+        while self.pointed.front().is_some_and(|(since, _)| since.elapsed() > UNDER_WAY) {
+            self.pointed.pop_front();
+        }
+        self.pointed.len() < POINTED
+    }
+
+    /// Keeps a port for as long as the socket lives. False when there are too many.
+    pub fn hold_back(&mut self, guard: Guard) -> bool {
+        let has_room = self.held_back.len() < POINTED;
+        if has_room {
+            self.held_back.insert(guard.port(), guard);
+        }
+        has_room
     }
 
     /// Whether a port is kept for as long as the socket lives.
-    pub fn keeps(&self, port: u16) -> bool {
-        self.pointed.contains_key(&port)
+    pub fn holds_back(&self, port: u16) -> bool {
+        self.held_back.contains_key(&port)
     }
 
     /// Notes that a session is being set up for `peer`. False when the socket has too many destinations already.

@@ -56,9 +56,16 @@ impl Names {
                 }
                 let is_certain = match sandbox::unix_diag::is_bound_to(target.as_fd(), stat.st_dev, stat.st_ino) {
                     // Another's may have been put there whose inode is alike in what the kernel tells of it.
-                    Ok(true) if sandbox::unix_diag::alike(stat.st_dev, stat.st_ino) == Ok(1) => true,
+                    Ok(true) => match alike(&pin, &stat) {
+                        Ok(0 | 1) => true,
+                        Ok(_) => return,
+                        Err(error) => {
+                            tracing::warn!(%error, "whether a socket file is one of two alike cannot be asked");
+                            false
+                        }
+                    },
                     // Another's was put there.
-                    Ok(_) => return,
+                    Ok(false) => return,
                     Err(Errno::ENOENT) => false,
                     Err(error) => {
                         tracing::warn!(%error, "whose socket file it is cannot be asked");
@@ -80,6 +87,19 @@ impl Names {
     pub fn holder(&self, name: &[u8]) -> Option<Holder> {
         self.abstracts.get(name).copied()
     }
+}
+
+/// How many sockets of this network namespace the kernel says the same of as of one with this file: it tells 32 bits of an inode, and file systems
+/// have more, but for those of ext4 (0).
+///
+/// # Errors
+/// As [`sandbox::unix_diag::alike`].
+pub fn alike(file: &OwnedFd, stat: &FileStat) -> Result<usize, Errno> {
+    use nix::sys::statfs::{EXT4_SUPER_MAGIC, fstatfs};
+    if fstatfs(file)?.filesystem_type() == EXT4_SUPER_MAGIC {
+        return Ok(0);
+    }
+    sandbox::unix_diag::alike(stat.st_dev, stat.st_ino)
 }
 
 pub fn is_socket(stat: &FileStat) -> bool {

@@ -12,7 +12,7 @@ use sandbox::caller::Caller;
 use sandbox::unix::{name_of_file, path_in};
 
 use super::FAMILY;
-use super::names::is_socket;
+use super::names::{alike, is_socket};
 use crate::call::Target;
 use crate::supervisor::Supervisor;
 
@@ -113,7 +113,7 @@ fn path(supervisor: &Supervisor, caller: &Caller, name: &[u8]) -> Result<Reach, 
         Some(network) => {
             let socket = network.inspector().socket_of_file(stat.st_dev, stat.st_ino)?;
             // Where a socket of the machine's is alike in that it is not the program's to reach.
-            let mistakable = socket.is_some() && may_be_mistaken(&file, &stat)?;
+            let mistakable = socket.is_some() && alike(&file, &stat)? > 0;
             socket.filter(|_| !mistakable).map(|socket| (Vec::new(), socket, true))
         }
         None => supervisor.unix.names.lock().file(&stat).map(|f| (f.name.clone(), f.socket, f.is_certain)),
@@ -123,18 +123,6 @@ fn path(supervisor: &Supervisor, caller: &Caller, name: &[u8]) -> Result<Reach, 
     }
     of_others(supervisor, caller, &file, &stat)?;
     Ok(Reach::of_others(to, Some(file)))
-}
-
-/// Whether the kernel says of a socket outside the program's network what it would say of one with this file: it tells 32 bits of an inode, and
-/// file systems have more, but for those of ext4.
-///
-/// # Errors
-/// As [`sandbox::unix_diag::alike`].
-fn may_be_mistaken(file: &OwnedFd, stat: &FileStat) -> Result<bool, Errno> {
-    if nix::sys::statfs::fstatfs(file)?.filesystem_type() == nix::sys::statfs::EXT4_SUPER_MAGIC {
-        return Ok(false);
-    }
-    sandbox::unix_diag::alike(stat.st_dev, stat.st_ino).map(|others| others > 0)
 }
 
 /// Whether the policy lets the program reach this socket file of somebody else. A file that the program may move or link to another place is
