@@ -542,10 +542,9 @@ fn keep_port(supervisor: &Supervisor, cookie: Cookie, to: SocketAddrV4) -> Resul
     }
     if let Some(guard) = supervisor.guard(Proto::Udp, to)?
         && let Some(s) = supervisor.table.lock().get_mut(cookie)
+        && !datagram_of(s).hold_back(guard)
     {
-        if !datagram_of(s).hold_back(guard) {
-            return Err(Errno::ENOBUFS);
-        }
+        return Err(Errno::ENOBUFS);
     }
     Ok(())
 }

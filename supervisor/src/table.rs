@@ -562,8 +562,9 @@ impl Table {
                 return Some((*c, b));
             }
             // A wildcard covers every address of its family; `::` also covers IPv4 unless V6ONLY, and comes after 0.0.0.0 there.
+            let own = own.to_canonical();
             let covers = own.is_unspecified() && (own.is_ipv4() == ip.is_ipv4() || (own.is_ipv6() && !s.v6only));
-            let covers = covers || own.to_canonical() == ip;
+            let covers = covers || own == ip;
             let rank = (!connected, own.is_ipv4() == ip.is_ipv4());
             if covers && best.is_none_or(|(_, other)| rank >= other) {
                 best = Some(((*c, b), rank));

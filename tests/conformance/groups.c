@@ -295,6 +295,24 @@ CASE(a_socket_for_each_client, UDP) {
     show_datagram(server);
 }
 
+/* All of IPv4, by an address of IPv6. */
+CASE(mapped_wildcard, TCP6 | UDP6) {
+    int port = quiet_port(), server = fresh(), c = (int)MUST(socket(AF_INET, kind->type, 0));
+    struct address at = any_v6(port), to = loopback_v4(port);
+    at.v6.sin6_addr.s6_addr[10] = at.v6.sin6_addr.s6_addr[11] = 0xff;
+    R(bind(server, &at, at.len));
+    if (kind->type == SOCK_STREAM) R(listen(server, 1));
+    R(connect(c, &to, to.len));
+    if (kind->type == SOCK_STREAM) {
+        show_names((int)R(take(server)));
+    } else {
+        R(send(c, "x", 1, 0));
+        show_datagram(server);
+    }
+    to = own_v6(port);
+    R(connect(fresh_blocking(), &to, to.len));
+}
+
 /* At once, and its client stays. */
 CASE(specific_after_the_wildcard, UDP) {
     int port = quiet_port(), server = fresh(), client = fresh(), next = fresh();
