@@ -207,7 +207,6 @@ fn nothing_else_is_reached(networks: &Arc<Networks>) {
     assert!(!listeners.iter().any(|e| e.local.port() == port), "{listeners:?}");
 }
 
-/// As on a busy machine; the watchdog interrupts whoever waits meanwhile.
 fn few_sockets_are_made_in_advance(networks: &Arc<Networks>) {
     /// Callers that come all at once.
     const CALLERS: usize = 64;
@@ -228,6 +227,7 @@ fn few_sockets_are_made_in_advance(networks: &Arc<Networks>) {
     assert!(kept < 8, "{kept} sockets for nobody");
 }
 
+/// As on a busy machine; the watchdog interrupts whoever waits meanwhile.
 fn a_broker_that_cannot_run_for_a_while_is_waited_for(networks: &Arc<Networks>) {
     watchdog::start().unwrap();
     watchdog::enlist();

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -18,6 +17,7 @@ use crate::ancillary;
 use crate::call::{Call, Target, errno};
 use crate::connect::{destination, loopback_for_any};
 use crate::guard::Guard;
+use crate::held_back::{keep_of_corked, push_held_back, send_there};
 use crate::sessions::{Callee, Failure};
 use crate::stub::{self, deliver};
 use crate::supervisor::{Supervisor, Unsent, Way};
@@ -95,7 +95,7 @@ pub fn note_peer(
     supervisor.table.lock().note_peer(cookie, canonical(peer), media, session, guard)
 }
 
-fn datagram_of(socket: &mut Socket) -> &mut Datagram {
+pub fn datagram_of(socket: &mut Socket) -> &mut Datagram {
     socket.datagram.get_or_insert_with(Default::default)
 }
 
@@ -494,61 +494,6 @@ fn send_known(
     send_there(supervisor, target, v6, media, data, control, flags).map(Some)
 }
 
-/// Sends to an address of the run's. What the kernel holds back (MSG_MORE, UDP_CORK) goes there later, whoever has the port by then: it is
-/// kept from others for as long as the socket lives.
-fn send_there(
-    supervisor: &Supervisor,
-    target: &Target,
-    v6: bool,
-    to: SocketAddrV4,
-    data: &[u8],
-    control: &[u8],
-    flags: i32,
-) -> Result<usize, Errno> {
-    let held_back = flags & libc::MSG_MORE != 0 || corks(supervisor, target.cookie);
-    if held_back {
-        keep_port(supervisor, target.cookie, to)?;
-    }
-    let sent = message::send(target.as_fd(), data, Destination::Inet(physical(v6, to)), control, flags)?;
-    if !held_back {
-        // It may be one by now.
-        keep_of_corked(supervisor, target.cookie, to)?;
-    }
-    Ok(sent)
-}
-
-/// As [`keep_port`], for a socket that holds back what it sends.
-///
-/// # Errors
-/// As [`Supervisor::guard`].
-pub fn keep_of_corked(supervisor: &Supervisor, cookie: Cookie, to: SocketAddrV4) -> Result<(), Errno> {
-    if corks(supervisor, cookie) { keep_port(supervisor, cookie, to) } else { Ok(()) }
-}
-
-/// Whether UDP_CORK was set on this socket.
-fn corks(supervisor: &Supervisor, cookie: Cookie) -> bool {
-    supervisor.corks.load(Ordering::SeqCst)
-        && supervisor.table.lock().get(cookie).and_then(|s| s.datagram.as_ref()).is_some_and(|d| d.corks)
-}
-
-/// Keeps the port of `to` from others for as long as the socket lives.
-///
-/// # Errors
-/// As [`Supervisor::guard`].
-fn keep_port(supervisor: &Supervisor, cookie: Cookie, to: SocketAddrV4) -> Result<(), Errno> {
-    let is_kept = |s: &Socket| s.datagram.as_ref().is_some_and(|d| d.holds_back(to.port()));
-    if supervisor.table.lock().get(cookie).is_none_or(is_kept) {
-        return Ok(());
-    }
-    if let Some(guard) = supervisor.guard(Proto::Udp, to)?
-        && let Some(s) = supervisor.table.lock().get_mut(cookie)
-        && !datagram_of(s).hold_back(guard)
-    {
-        return Err(Errno::ENOBUFS);
-    }
-    Ok(())
-}
-
 /// A socket that pointed to too many ports.
 #[cold]
 fn say_too_many(supervisor: &Supervisor) {
@@ -558,39 +503,6 @@ fn say_too_many(supervisor: &Supervisor) {
          can go on"
             .to_owned()
     });
-}
-
-/// Sends what the kernel holds back for this socket.
-fn push_held_back(supervisor: &Supervisor, target: &Target) -> Result<(), Errno> {
-    let set = |value| sock::set_option(target.as_fd(), libc::IPPROTO_UDP, libc::UDP_CORK, value).map_err(errno);
-    let is_corked = corks(supervisor, target.cookie)
-        && sock::option(target.as_fd(), libc::IPPROTO_UDP, libc::UDP_CORK).map_err(errno)? != 0;
-    set(0)?;
-    if is_corked { set(1) } else { Ok(()) }
-}
-
-/// setsockopt(2) of UDP_CORK: the kernel's, and what is sent from then on may be held back.
-pub fn set_cork(mut call: Call) {
-    let number = call.int(0);
-    call.note(|| format!("setsockopt({number}, UDP_CORK)"));
-    let supervisor = call.supervisor;
-    let result = (|| {
-        let target = call.target(number)?;
-        let kind = supervisor.known(&target)?;
-        if call.int(4) < size_of::<i32>() as i32 {
-            return Err(Errno::EINVAL);
-        }
-        let value = call.n.read_u32(call.argument(3))? as i32;
-        if kind == Some(Proto::Udp) && value != 0 {
-            supervisor.corks.store(true, Ordering::SeqCst);
-            if let Some(s) = supervisor.table.lock().get_mut(target.cookie) {
-                datagram_of(s).corks = true;
-            }
-        }
-        sock::set_option(target.as_fd(), libc::IPPROTO_UDP, libc::UDP_CORK, value).map_err(errno)?;
-        Ok(0)
-    })();
-    call.finish(result);
 }
 
 /// The session of one destination being set up. The duplicate of the program's socket is held no longer than that.

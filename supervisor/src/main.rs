@@ -16,6 +16,7 @@ mod entry;
 mod flow;
 mod former;
 mod guard;
+mod held_back;
 mod homes;
 mod hub;
 mod identity;

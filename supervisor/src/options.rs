@@ -8,7 +8,7 @@ use nix::libc;
 use sandbox::sock;
 
 use crate::call::{Call, Target, errno};
-use crate::{ancillary, datagram, unix};
+use crate::{ancillary, held_back, unix};
 
 /// getsockopt(2) of these.
 pub fn get(mut call: Call) {
@@ -67,7 +67,7 @@ pub fn set(call: Call) {
     match (call.int(1), call.int(2)) {
         (libc::SOL_SOCKET, _) => unix::set_asking(call),
         (libc::IPPROTO_TCP, _) => set_upper_protocol(call),
-        (libc::IPPROTO_UDP, _) => datagram::set_cork(call),
+        (libc::IPPROTO_UDP, _) => held_back::set_cork(call),
         (_, libc::IPV6_RECVERR) => set_receive_errors(call),
         _ => set_v6only(call),
     }

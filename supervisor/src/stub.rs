@@ -17,8 +17,9 @@ use sipcore::agent::{Label, Proto};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use crate::datagram::{Holder, RETRY_AFTER, has_room, keep_of_corked, note_peer, own_port, physical, trace_flow};
+use crate::datagram::{Holder, RETRY_AFTER, has_room, note_peer, own_port, physical, trace_flow};
 use crate::guard::{Guard, Guards};
+use crate::held_back::keep_of_corked;
 use crate::sessions::{Callee, Failure, Flow};
 use crate::supervisor::{Supervisor, Unsent};
 use crate::table::{Anchor, Cookie, Standing};

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use foldhash::HashMap as KeyedMap;
 use nix::errno::Errno;
@@ -17,6 +17,7 @@ use crate::stub::Waiting;
 
 mod era;
 mod holders;
+mod past;
 mod peers;
 mod show;
 mod sources;
@@ -25,6 +26,7 @@ pub use era::Era;
 pub use peers::{Anchor, Datagram, Peer};
 
 use holders::{Holders, overlap, same};
+use past::{Left, Worn};
 use sources::Sources;
 
 /// SO_COOKIE of a kernel socket: unique for its life, never reused.
@@ -146,53 +148,6 @@ struct Friends {
     left: Option<u16>,
 }
 
-/// The name of a UDP socket that is gone.
-struct Left {
-    name: Bound,
-    v6only: bool,
-}
-
-/// A name of TCP that connections still use, or did until a moment ago: the kernel decides by their state (TIME_WAIT) who may
-/// bind it again.
-struct Worn {
-    name: Bound,
-    v6only: bool,
-    /// Accepted connections that are open.
-    open: usize,
-    /// When the last socket of this name was closed.
-    since: Instant,
-}
-
-impl Worn {
-    fn is_used(&self) -> bool {
-        self.open > 0 || self.since.elapsed() < TIME_WAIT
-    }
-}
-
-/// Of former names: this one, else one that overlaps it.
-fn alike<'a, T: 'a>(
-    former: impl Iterator<Item = &'a T> + Clone,
-    name: impl Fn(&T) -> (Bound, bool),
-    (address, v6only): (&SocketAddr, bool),
-) -> Option<Bound> {
-    let is_it = |former: &&T| {
-        let (bound, only) = name(former);
-        same(&bound.virtual_, only, address, v6only)
-    };
-    let overlapping = |former: &&T| {
-        let (bound, only) = name(former);
-        overlap(&bound.virtual_, only, address, v6only)
-    };
-    let found = former.clone().find(is_it).or_else(|| former.clone().find(overlapping))?;
-    Some(name(found).0)
-}
-
-/// TCP_TIMEWAIT_LEN of the kernel.
-const TIME_WAIT: Duration = Duration::from_secs(60);
-/// Worn ports are looked through when there are as many as this.
-const WORN: usize = 1024;
-/// As many names of one port are remembered, the last ones.
-const NAMES: usize = 64;
 /// As many sockets that share a port are looked at for what they know of a source.
 const GROUP: usize = 64;
 
@@ -218,47 +173,6 @@ impl Table {
         let v6only = socket.v6only;
         self.sockets.insert(cookie, socket);
         self.wear(listener, v6only).open += 1;
-    }
-
-    fn wear(&mut self, name: Bound, v6only: bool) -> &mut Worn {
-        if self.worn.len() >= WORN {
-            self.worn.retain(|_, names| {
-                names.retain(Worn::is_used);
-                !names.is_empty()
-            });
-        }
-        let names = self.worn.entry(name.virtual_.port()).or_default();
-        let is_it = |w: &Worn| same(&w.name.virtual_, w.v6only, &name.virtual_, v6only);
-        let at = names.iter().position(is_it).unwrap_or_else(|| {
-            if names.len() >= NAMES {
-                names.retain(Worn::is_used);
-            }
-            if names.len() >= NAMES {
-                names.remove(0);
-            }
-            names.push(Worn { name, v6only, open: 0, since: Instant::now() });
-            names.len() - 1
-        });
-        names[at].name = name;
-        &mut names[at]
-    }
-
-    /// A connection that was accepted, with this name of its end, is gone.
-    fn wear_less(&mut self, local: &SocketAddr) {
-        let Some(names) = self.worn.get_mut(&local.port()) else { return };
-        let exact = names.iter().position(|w| w.open > 0 && w.name.virtual_.ip() == local.ip());
-        let covers = |w: &Worn| w.open > 0 && overlap(&w.name.virtual_, w.v6only, local, false);
-        if let Some(at) = exact.or_else(|| names.iter().position(covers)) {
-            names[at].open -= 1;
-            names[at].since = Instant::now();
-        }
-    }
-
-    /// The physical address of connections whose socket is gone, and whose virtual address overlaps `address`.
-    pub fn worn(&self, address: &SocketAddr, v6only: bool) -> Option<SocketAddrV4> {
-        let free = |name: &Bound| !self.is_anothers(Proto::Tcp, name.physical, address, v6only);
-        let used = self.worn.get(&address.port())?.iter().filter(|w| w.is_used() && free(&w.name));
-        alike(used, |w| (w.name, w.v6only), (address, v6only)).map(|name| name.physical)
     }
 
     /// How many sockets are known.
@@ -423,14 +337,6 @@ impl Table {
         self.sources.era().clone()
     }
 
-    /// Where a UDP socket with this address was that is gone, while others of the run are connected there: whoever has its
-    /// address next hears them, as after the restart of a server.
-    pub fn left(&self, address: &SocketAddr, v6only: bool) -> Option<SocketAddrV4> {
-        let free = |name: &Bound| !self.is_anothers(Proto::Udp, name.physical, address, v6only);
-        let left = self.left.get(&address.port())?.iter().filter(|l| free(&l.name));
-        alike(left, |l| (l.name, l.v6only), (address, v6only)).map(|name| name.physical)
-    }
-
     /// The sockets that send to this address of the run, each with the name that it has for it.
     pub fn friends(&self, physical: &SocketAddrV4) -> Vec<(Cookie, SocketAddr)> {
         let cookies = self.acquainted.get(physical).map(|f| &f.cookies).into_iter().flatten();
@@ -490,18 +396,6 @@ impl Table {
         const FIRST: u16 = 32768;
         let is_free = |port: &u16| !self.ports.contains_key(&(proto, *port));
         (chosen..=u16::MAX).chain(FIRST..chosen.max(FIRST)).find(is_free).unwrap_or(chosen)
-    }
-
-    /// Whether a socket with another name than this is known at this physical address.
-    fn is_anothers(&self, proto: Proto, physical: SocketAddrV4, name: &SocketAddr, v6only: bool) -> bool {
-        let with_port = |port| self.ports.get(&(proto, port)).map(Holders::all).unwrap_or_default();
-        let there = with_port(physical.port()).iter().chain(with_port(name.port()));
-        there.chain(self.by_address.get(&(proto, physical))).filter_map(|c| self.sockets.get(c)).any(|s| {
-            s.bound.is_some_and(|b| {
-                let is_it = b.virtual_.port() == name.port() && same(&b.virtual_, s.v6only, name, v6only);
-                b.physical == physical && !is_it
-            })
-        })
     }
 
     /// The others with the physical address of this socket: the kernel hands what comes there to any of them (SO_REUSEPORT, SO_REUSEADDR).
