@@ -69,7 +69,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { sockets: 4096, sessions: 4096 }
+        Limits { sockets: 65536, sessions: 4096 }
     }
 }
 

@@ -265,9 +265,11 @@ fn here(filter: &mut ScmpFilterContext) -> Result<(), FilterError> {
         let v6only = [int_is(1, libc::IPPROTO_IPV6), int_is(2, libc::IPV6_V6ONLY)];
         filter.add_rule_conditional_exact(ScmpAction::Notify, call(name)?, &v6only)?;
     }
-    // An IPv6 datagram travels as an IPv4 one, whose errors are asked for by another option.
-    let errors = [int_is(1, libc::IPPROTO_IPV6), int_is(2, libc::IPV6_RECVERR)];
-    filter.add_rule_conditional_exact(ScmpAction::Notify, call("setsockopt")?, &errors)?;
+    // An IPv6 datagram travels as an IPv4 one, whose errors are asked for, and whose octets are set, by other options.
+    for name in [libc::IPV6_RECVERR, libc::IPV6_TCLASS, libc::IPV6_UNICAST_HOPS] {
+        let of_packets = [int_is(1, libc::IPPROTO_IPV6), int_is(2, name)];
+        filter.add_rule_conditional_exact(ScmpAction::Notify, call("setsockopt")?, &of_packets)?;
+    }
     // A protocol on top of TCP (kTLS) is the kernel's to set, and is to be known of.
     let upper = [int_is(1, libc::IPPROTO_TCP), int_is(2, libc::TCP_ULP)];
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("setsockopt")?, &upper)?;

@@ -4,6 +4,7 @@
 //! datagrams, ports, polling and options, that the supervisor's own socket answers. Each is connected to that one, so
 //! that a send without an address, which is not trapped, goes there too; any other address is the supervisor's to refuse.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -99,13 +100,26 @@ pub fn port_of(fd: BorrowedFd<'_>) -> Option<u32> {
     socket::getsockname::<NetlinkAddr>(fd.as_raw_fd()).ok().map(|a| a.pid())
 }
 
-/// The struct sockaddr_nl of a port that has joined no group.
-pub fn name_of(port: u32) -> Vec<u8> {
+/// The struct sockaddr_nl of a port, and of the groups that it has joined.
+pub fn name_of(port: u32, groups: u32) -> Vec<u8> {
     let mut name = (libc::AF_NETLINK as u16).to_ne_bytes().to_vec();
     name.extend_from_slice(&[0; 2]);
     name.extend_from_slice(&port.to_ne_bytes());
-    name.extend_from_slice(&[0; 4]);
+    name.extend_from_slice(&groups.to_ne_bytes());
     name
+}
+
+/// The ports of all sockets of NETLINK_USERSOCK in this network (/proc/net/netlink).
+///
+/// # Errors
+/// What reading that file gives.
+pub fn ports() -> io::Result<HashSet<u32>> {
+    let of_line = |line: &str| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let protocol: i32 = words.next()?.parse().ok()?;
+        (protocol == libc::NETLINK_USERSOCK).then(|| words.next()?.parse().ok())?
+    };
+    Ok(std::fs::read_to_string("/proc/net/netlink")?.lines().filter_map(of_line).collect())
 }
 
 #[cfg(test)]
@@ -120,10 +134,13 @@ mod tests {
         let port = port_of(program.as_fd()).unwrap();
         socket::send(program.as_raw_fd(), b"who is there?", MsgFlags::empty()).unwrap();
         assert_eq!(answerer.request().unwrap(), (b"who is there?".to_vec(), port));
+        assert!(ports().unwrap().is_superset(&HashSet::from([port, answerer.port])));
         answerer.answer(port, b"nobody").unwrap();
         let mut bytes = [0; 16];
         assert_eq!(socket::recv(program.as_raw_fd(), &mut bytes, MsgFlags::empty()), Ok(6));
         assert_eq!(port_of(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().as_fd()), None);
-        assert_eq!(name_of(port), crate::message::raw_name(program.as_fd(), false).unwrap());
+        assert_eq!(name_of(port, 0), crate::message::raw_name(program.as_fd(), false).unwrap());
+        drop(program);
+        assert!(!ports().unwrap().contains(&port));
     }
 }

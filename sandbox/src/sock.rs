@@ -106,6 +106,15 @@ pub fn bind(fd: BorrowedFd<'_>, addr: &SocketAddr) -> io::Result<()> {
     Ok(bind_raw(fd, &sockaddr_bytes(addr))?)
 }
 
+/// listen(2), with any backlog: the kernel's own limit (net.core.somaxconn) holds.
+///
+/// # Errors
+/// What listen(2) gives.
+pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> Result<(), Errno> {
+    // SAFETY: it takes two numbers.
+    Errno::result(unsafe { nix::libc::listen(fd.as_raw_fd(), backlog) }).map(drop)
+}
+
 /// As [`bind`], of an AF_INET socket by a struct sockaddr_in that says AF_UNSPEC, as old programs do (inet_bind).
 ///
 /// # Errors

@@ -112,8 +112,8 @@ impl Caller {
     ///
     /// # Errors
     /// What listen(2) gives.
-    pub fn listen(&self, socket: &OwnedFd, backlog: nix::sys::socket::Backlog) -> Result<(), Errno> {
-        self.with_rights(|| nix::sys::socket::listen(socket, backlog))
+    pub fn listen(&self, socket: &OwnedFd, backlog: i32) -> Result<(), Errno> {
+        self.with_rights(|| sock::listen(socket.as_fd(), backlog))
     }
 
     /// sendmsg(2) to an address. A path in `name` is looked up by this process.

@@ -38,12 +38,10 @@ pub fn listen(mut call: Call) {
             }
             supervisor.ensure_still_bound(&target)?;
         }
-        // A negative backlog means the most there is, as in the kernel's unsigned comparison.
-        let backlog = nix::sys::socket::Backlog::new(backlog.clamp(-1, 4096)).map_err(|_| Errno::EINVAL)?;
         if target.is_of(libc::AF_UNIX) {
             return unix::listen(&call, &target, backlog).map(|()| None);
         }
-        nix::sys::socket::listen(&target.fd, backlog)?;
+        sock::listen(target.as_fd(), backlog)?;
         if proto != Some(Proto::Tcp) {
             return Ok(None);
         }

@@ -3,7 +3,7 @@
 //! An AF_INET6 socket of the program speaks by v4-mapped addresses: what a real IPv6 packet would say of its hop limit and
 //! traffic class comes and goes as the TTL and TOS of an IPv4 one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -13,6 +13,7 @@ use sandbox::message::{self, Control, ControlRoom, Received};
 use sandbox::sock;
 
 use crate::call::{Call, Target, errno};
+use crate::datagram::canonical;
 use crate::message::Kind;
 use crate::supervisor::Supervisor;
 use crate::unix::Credentials;
@@ -102,7 +103,44 @@ pub fn hears_errors(supervisor: &Supervisor, target: &Target, peer: &SocketAddr)
 
 /// One control message of a datagram that the program sends, as the kernel is to have it: None where it says something of a path
 /// or of a process that are not the program's. EINVAL as in ip6_datagram_send_ctl (net/ipv6/datagram.c).
-pub fn outgoing(m: Control, v6: bool) -> Result<Option<Control>, Errno> {
+pub fn outgoing(supervisor: &Supervisor, m: Control, v6: bool) -> Result<Option<Control>, Errno> {
+    check_origin(supervisor, &m, v6)?;
+    translated(m, v6)
+}
+
+/// IP_PKTINFO and IPV6_PKTINFO of a datagram that is sent: whether its interface and its source address are the program's. (They have no effect:
+/// there is one way to each destination, and the peer knows the socket by its name.)
+fn check_origin(supervisor: &Supervisor, m: &Control, v6: bool) -> Result<(), Errno> {
+    let word = |at: usize| m.data.get(at..)?.first_chunk().map(|w| i32::from_ne_bytes(*w));
+    let is_there = |index: Option<i32>| index.is_none_or(|index| index == 0 || supervisor.netlink.has_interface(index));
+    match (m.level, m.kind) {
+        // struct in_pktinfo: interface, local address, destination address. The order of ip_route_output_key_hash_rcu.
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) if !v6 => {
+            let Some(from) = m.data.get(4..8).and_then(|b| b.first_chunk::<4>()) else { return Ok(()) };
+            let from = Ipv4Addr::from(*from);
+            match () {
+                () if from.is_unspecified() => {}
+                () if from.is_multicast() || from.is_broadcast() || from.octets()[0] == 0 => return Err(Errno::EINVAL),
+                () if !supervisor.is_own(from.into()) => return Err(Errno::ENETUNREACH),
+                () => {}
+            }
+            if is_there(word(0)) { Ok(()) } else { Err(Errno::ENODEV) }
+        }
+        // struct in6_pktinfo: source address, interface. The order of ip6_datagram_send_ctl.
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO | libc::IPV6_2292PKTINFO) if v6 => {
+            let Some(from) = m.data.first_chunk::<16>() else { return Ok(()) };
+            let from = Ipv6Addr::from(*from);
+            match () {
+                () if !is_there(word(16)) => Err(Errno::ENODEV),
+                () if from.is_unspecified() || supervisor.is_own(from.into()) => Ok(()),
+                () => Err(Errno::EINVAL),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn translated(m: Control, v6: bool) -> Result<Option<Control>, Errno> {
     let octet = |least: i32, kind: i32| {
         let value = m.data.as_slice().try_into().map(i32::from_ne_bytes).map_err(|_| Errno::EINVAL)?;
         match value {
@@ -185,7 +223,7 @@ pub fn hand_over(
         return Ok(room.finish());
     }
     if kind.is_some() {
-        let local = seen.map(|peer| (peer, arrival(call.supervisor, target, &peer)));
+        let local = seen.map(|peer| (peer, arrival(call.supervisor, target, got, &peer)));
         for mut m in message::parse_control(&got.control)? {
             if let Some((peer, local)) = local {
                 name_arrival(&mut m, local);
@@ -291,12 +329,25 @@ pub fn is_lent(supervisor: &Supervisor, target: &Target) -> bool {
     table.get(target.cookie).and_then(|s| s.datagram.as_ref()).is_some_and(|d| d.lent.ttl || d.lent.tos)
 }
 
-/// The program's own end of a datagram from `peer`, as it is to see it.
-fn arrival(supervisor: &Supervisor, target: &Target, peer: &SocketAddr) -> SocketAddr {
-    let bound = supervisor.table.lock().get(target.cookie).and_then(|s| s.bound).map(|b| b.virtual_);
-    match bound {
-        Some(own) if !own.ip().is_unspecified() => own,
-        other => supervisor.local_for(peer, other.map_or(0, |own| own.port())),
+/// The program's own end of a datagram from `peer`, as it is to see it: of a socket with the wildcard address, where the peer sent it.
+fn arrival(supervisor: &Supervisor, target: &Target, got: &Received, peer: &SocketAddr) -> SocketAddr {
+    let (own, meant) = {
+        let table = supervisor.table.lock();
+        let own = table.get(target.cookie).and_then(|s| s.bound).map(|b| b.virtual_);
+        if let Some(own) = own
+            && !own.ip().is_unspecified()
+        {
+            return own;
+        }
+        let meant = match got.name.inet().map(|source| (source.ip().to_canonical(), source.port())) {
+            Some((IpAddr::V4(ip), port)) => table.meant_by(&SocketAddrV4::new(ip, port), target.cookie).map(canonical),
+            _ => None,
+        };
+        (own, meant)
+    };
+    match meant.filter(|meant| meant.is_ipv4() == peer.ip().to_canonical().is_ipv4()) {
+        Some(meant) => Supervisor::seen_by(peer.is_ipv6(), meant),
+        None => supervisor.local_for(peer, own.map_or(0, |own| own.port())),
     }
 }
 
@@ -427,15 +478,15 @@ mod tests {
 
     #[test]
     fn hop_limit_and_traffic_class_go_as_ttl_and_tos() {
-        let hop = |value| outgoing(int(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, value), true);
+        let hop = |value| translated(int(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, value), true);
         assert_eq!(hop(7), Ok(Some(int(libc::IPPROTO_IP, libc::IP_TTL, 7))));
         assert_eq!(hop(-1), Ok(None));
         assert_eq!(hop(256), Err(Errno::EINVAL));
-        let class = |value| outgoing(int(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, value), true);
+        let class = |value| translated(int(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, value), true);
         assert_eq!(class(0), Ok(Some(int(libc::IPPROTO_IP, libc::IP_TOS, 0))));
         let short = Control { level: libc::IPPROTO_IPV6, kind: libc::IPV6_TCLASS, data: vec![1] };
-        assert_eq!(outgoing(short, true), Err(Errno::EINVAL));
-        assert_eq!(outgoing(int(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, 7), false), Ok(None));
+        assert_eq!(translated(short, true), Err(Errno::EINVAL));
+        assert_eq!(translated(int(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, 7), false), Ok(None));
     }
 
     #[test]

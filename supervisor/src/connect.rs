@@ -169,11 +169,12 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, new: bo
             let mut table = supervisor.table.lock();
             // It may have gone since it was found: another with its name takes the call then.
             let listener = if table.get(listener).is_some() { Some(listener) } else { table.listener_at(&to) };
-            if let Some(listener) = listener {
+            let displaced = listener.and_then(|listener| {
                 let expected = Expected { listener, peer: local, local: Some(peer), session: None };
-                table.expect(bound.physical, expected);
-            }
+                table.expect(bound.physical, expected)
+            });
             drop(table);
+            supervisor.sessions.close_displaced(displaced);
             connect_near(call, target, ends, (to.physical, guard), nonblocking);
         }
         Way::Peer(callee) => connect_peer(call, target, address, ends, (callee, bound), nonblocking),

@@ -79,7 +79,7 @@ pub fn physical(v6: bool, address: SocketAddrV4) -> SocketAddr {
     if v6 { SocketAddr::V6(sock::mapped(address)) } else { SocketAddr::V4(address) }
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

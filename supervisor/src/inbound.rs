@@ -273,7 +273,9 @@ fn accept_direct(
             if source.port() == DISCARD || source.port() == 0 {
                 table.expect_any(*source.ip(), expected);
             } else {
-                table.expect(source, expected);
+                let displaced = table.expect(source, expected);
+                drop(table);
+                supervisor.sessions.close_displaced(displaced);
             }
         }
         Proto::Udp => datagram::admit(supervisor, cookie, source, peer, id),

@@ -157,6 +157,11 @@ impl Interfaces {
         Interfaces { all: [loopback, peers] }
     }
 
+    /// Whether there is an interface of this number.
+    pub fn has(&self, index: i32) -> bool {
+        self.all.iter().any(|i| i64::from(i.index) == i64::from(index))
+    }
+
     /// What the kernel would send back to `port` for the request in `bytes`: one datagram each.
     pub fn answer(&self, mut bytes: &[u8], port: u32) -> Vec<Vec<u8>> {
         let mut out = Vec::new();

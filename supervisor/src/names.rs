@@ -208,8 +208,10 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
     // The address alone: flow and scope are not kept (inet6_bind).
     let virtual_ = SocketAddr::new(wanted.ip(), port);
     table.bind(target.cookie, Bound { virtual_, physical, port_chosen: wanted.port() != 0 });
+    // Where others have it, they have met who sends there.
+    let is_first = proto == Proto::Udp && wanted.port() != 0 && !table.is_in_group(target.cookie);
     drop(table);
-    if proto == Proto::Udp && wanted.port() != 0 {
+    if is_first {
         datagram::meet_friends(supervisor, target.cookie, physical);
     }
     Ok(published && proto == Proto::Udp)

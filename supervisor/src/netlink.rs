@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::SockType;
 use parking_lot::Mutex;
+use sandbox::memory::STORAGE;
 use sandbox::netlink::{Answerer, name_of, port_of};
 use tokio::io::Interest;
 
@@ -20,18 +21,25 @@ pub struct Netlink {
     interfaces: Interfaces,
     /// Made for the first socket.
     answerer: Mutex<Option<Arc<Answerer>>>,
-    /// Ports that programs chose by bind(2), by the ones that the kernel chose.
-    chosen: Mutex<HashMap<u32, u32>>,
+    /// Names that programs gave by bind(2), by the ports that the kernel chose.
+    named: Mutex<HashMap<u32, Named>>,
 }
 
-/// Sockets whose chosen ports are remembered.
-const CHOSEN: usize = 1024;
+/// What bind(2) gave a socket.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    port: u32,
+    groups: u32,
+}
+
+/// Sockets whose names are remembered at once.
+const NAMED: usize = 1024;
 /// struct sockaddr_nl: family, padding, port, groups.
 const NAME: usize = 12;
 
 impl Netlink {
     pub fn new(interfaces: Interfaces) -> Netlink {
-        Netlink { interfaces, answerer: Mutex::default(), chosen: Mutex::default() }
+        Netlink { interfaces, answerer: Mutex::default(), named: Mutex::default() }
     }
 
     fn answerer(&self, supervisor: &Arc<Supervisor>) -> Result<Arc<Answerer>, Errno> {
@@ -45,13 +53,46 @@ impl Netlink {
         Ok(answerer)
     }
 
-    /// The port by which the program knows the socket at `port`.
-    fn known_as(&self, port: u32) -> u32 {
-        self.chosen.lock().get(&port).copied().unwrap_or(port)
+    /// Whether the program has an interface of this number.
+    pub fn has_interface(&self, index: i32) -> bool {
+        self.interfaces.has(index)
+    }
+
+    /// The name by which the program knows the socket at `port`.
+    fn known_as(&self, port: u32) -> Named {
+        self.named.lock().get(&port).copied().unwrap_or(Named { port, groups: 0 })
+    }
+
+    /// Names the socket that the kernel has at `port`, as netlink_bind does (net/netlink/af_netlink.c): its groups may change, its port may not.
+    fn name(&self, port: u32, wanted: Named) -> Result<(), Errno> {
+        let mut named = self.named.lock();
+        if let Some(now) = named.get_mut(&port) {
+            if wanted.port != now.port {
+                return Err(Errno::EINVAL);
+            }
+            if wanted.groups != 0 || now.groups != 0 {
+                now.groups = wanted.groups;
+            }
+            return Ok(());
+        }
+        let chosen = if wanted.port == 0 { port } else { wanted.port };
+        if named.len() >= NAMED || named.values().any(|other| other.port == chosen) {
+            // Of those that are closed nobody has told.
+            let live = sandbox::netlink::ports().map_err(errno)?;
+            named.retain(|port, _| live.contains(port));
+        }
+        if named.values().any(|other| other.port == chosen) {
+            return Err(Errno::EADDRINUSE);
+        }
+        if named.len() >= NAMED {
+            return Err(Errno::ENOBUFS);
+        }
+        named.insert(port, Named { port: chosen, ..wanted });
+        Ok(())
     }
 
     fn answer(&self, answerer: &Answerer, request: &[u8], port: u32) {
-        for datagram in self.interfaces.answer(request, self.known_as(port)) {
+        for datagram in self.interfaces.answer(request, self.known_as(port).port) {
             if let Err(error) = answerer.answer(port, &datagram) {
                 tracing::debug!(%error, "an answer of netlink was lost");
                 return;
@@ -108,44 +149,44 @@ pub fn socket(mut call: Call) {
         supervisor.netlink.answerer(supervisor)?.socket(made, kind & libc::SOCK_NONBLOCK != 0).map_err(errno)
     });
     match made {
-        Ok(fd) => call.install(fd, kind & libc::SOCK_CLOEXEC != 0, |fd, _| sandbox::direct::close(fd)),
+        Ok(fd) => {
+            if let Some(port) = port_of(fd.as_fd()) {
+                // One that is closed may have had it.
+                supervisor.netlink.named.lock().remove(&port);
+            }
+            call.install(fd, kind & libc::SOCK_CLOEXEC != 0, |fd, _| sandbox::direct::close(fd));
+        }
         Err(e) => call.finish(Err(e)),
     }
 }
 
-/// The port in a struct sockaddr_nl that the program passed.
-fn port_in(name: &[u8]) -> Result<u32, Errno> {
+/// A struct sockaddr_nl that the program passed.
+fn name_in(name: &[u8]) -> Result<Named, Errno> {
     if name.len() < NAME {
         return Err(Errno::EINVAL);
     }
     match u16::from_ne_bytes([name[0], name[1]]) as i32 {
-        libc::AF_NETLINK => Ok(u32::from_ne_bytes([name[4], name[5], name[6], name[7]])),
+        libc::AF_NETLINK => {
+            let word = |at: usize| u32::from_ne_bytes([name[at], name[at + 1], name[at + 2], name[at + 3]]);
+            Ok(Named { port: word(4), groups: word(8) })
+        }
         _ => Err(Errno::EINVAL),
     }
 }
 
-fn port_argument(call: &Call) -> Result<u32, Errno> {
+fn name_argument(call: &Call) -> Result<Named, Errno> {
     let length = usize::try_from(call.int(2)).map_err(|_| Errno::EINVAL)?;
-    port_in(&call.n.read(call.argument(1), length.min(NAME))?)
+    if length > STORAGE {
+        return Err(Errno::EINVAL);
+    }
+    name_in(&call.n.read(call.argument(1), length)?)
 }
 
 /// bind(2): a port of the program's choice is kept here; groups are joined in name only, for nothing ever changes.
 pub fn bind(call: Call, target: Target) {
-    let result = port_argument(&call).and_then(|wanted| {
+    let result = name_argument(&call).and_then(|wanted| {
         let port = port_of(target.as_fd()).ok_or(Errno::EBADF)?;
-        let mut chosen = call.supervisor.netlink.chosen.lock();
-        let now = chosen.get(&port).copied();
-        if wanted == 0 || now == Some(wanted) {
-            return Ok(0);
-        }
-        if now.is_some() {
-            return Err(Errno::EINVAL);
-        }
-        if chosen.len() >= CHOSEN {
-            return Err(Errno::ENOBUFS);
-        }
-        chosen.insert(port, wanted);
-        Ok(0)
+        call.supervisor.netlink.name(port, wanted).map(|()| 0)
     });
     drop(target);
     call.finish(result);
@@ -153,20 +194,22 @@ pub fn bind(call: Call, target: Target) {
 
 /// connect(2): there is nobody but the kernel.
 pub fn connect(call: Call, target: Target) {
-    let result = port_argument(&call);
+    let result = name_argument(&call);
     drop(target);
     call.finish(result.map(|_| 0));
 }
 
 /// getsockname(2), or with `peer` getpeername(2): the kernel's port is 0.
 pub fn name(supervisor: &Supervisor, target: &Target, peer: bool) -> Vec<u8> {
-    let own = || port_of(target.as_fd()).map_or(0, |port| supervisor.netlink.known_as(port));
-    name_of(if peer { 0 } else { own() })
+    match port_of(target.as_fd()).filter(|_| !peer).map(|port| supervisor.netlink.known_as(port)) {
+        Some(Named { port, groups }) => name_of(port, groups),
+        None => name_of(0, 0),
+    }
 }
 
 /// One request, answered before the call returns: its sender may look for the answer without waiting.
 pub fn send(supervisor: &Supervisor, target: &Target, name: &[u8], data: &[u8]) -> Result<usize, Errno> {
-    if !name.is_empty() && port_in(name)? != 0 {
+    if !name.is_empty() && name_in(name)?.port != 0 {
         return Err(Errno::ECONNREFUSED);
     }
     let netlink = &supervisor.netlink;
@@ -181,7 +224,7 @@ pub fn send(supervisor: &Supervisor, target: &Target, name: &[u8], data: &[u8]) 
 /// Before something is received: what was asked before must have been answered. Returns the sender's name: the kernel's.
 pub fn before_receive(supervisor: &Supervisor) -> Vec<u8> {
     supervisor.netlink.answer_pending();
-    name_of(0)
+    name_of(0, 0)
 }
 
 /// ioctl(2) of netdevice(7).

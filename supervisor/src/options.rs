@@ -62,13 +62,15 @@ fn truncated(value: i32, given: usize) -> (Vec<u8>, u32) {
     (value.to_ne_bytes()[..n].to_vec(), n as u32)
 }
 
-/// setsockopt(2) of IPV6_V6ONLY, IPV6_RECVERR, SO_PASSCRED, SO_PASSPIDFD, TCP_ULP and UDP_CORK.
+/// setsockopt(2) of IPV6_V6ONLY, IPV6_RECVERR, IPV6_TCLASS, IPV6_UNICAST_HOPS, SO_PASSCRED, SO_PASSPIDFD, TCP_ULP and UDP_CORK.
 pub fn set(call: Call) {
     match (call.int(1), call.int(2)) {
         (libc::SOL_SOCKET, _) => unix::set_asking(call),
         (libc::IPPROTO_TCP, _) => set_upper_protocol(call),
         (libc::IPPROTO_UDP, _) => held_back::set_cork(call),
         (_, libc::IPV6_RECVERR) => set_receive_errors(call),
+        (_, libc::IPV6_TCLASS) => set_of_packets(call, libc::IP_TOS),
+        (_, libc::IPV6_UNICAST_HOPS) => set_of_packets(call, libc::IP_TTL),
         _ => set_v6only(call),
     }
 }
@@ -112,6 +114,36 @@ fn set_receive_errors(mut call: Call) {
         sock::set_option(target.as_fd(), level, name, value as i32).map_err(errno)?;
         if kind == Some(sipcore::agent::Proto::Udp) {
             ancillary::ask_for_errors(call.supervisor, &target, value != 0)?;
+        }
+        Ok(0)
+    })();
+    call.finish(result);
+}
+
+/// An int that the packets of an AF_INET6 socket have, which are IPv4's here: the kernel's own option, and what of IPv4 stands in for it.
+fn set_of_packets(mut call: Call, stand_in: i32) {
+    let (number, level, name) = (call.int(0), call.int(1), call.int(2));
+    call.note(|| format!("setsockopt({number}, {level}, {name})"));
+    let result = (|| {
+        let target = call.target(number)?;
+        call.supervisor.known(&target)?;
+        let v6 = call.supervisor.table.lock().get(target.cookie).is_some_and(|s| s.v6);
+        let value = match call.int(4) {
+            ..0 => return Err(Errno::EINVAL),
+            // No pointer at all is 0 (do_ipv6_setsockopt).
+            4.. if call.argument(3) != 0 => call.n.read_u32(call.argument(3))? as i32,
+            0..4 if v6 => return Err(Errno::EINVAL),
+            _ => 0,
+        };
+        sock::set_option(target.as_fd(), level, name, value).map_err(errno)?;
+        if v6 {
+            // -1 is the machine's own: a traffic class of 0. No packet of IPv4 is sent with a TTL of 0.
+            let value = match stand_in {
+                libc::IP_TOS => value.max(0),
+                _ if value == 0 => 1,
+                _ => value,
+            };
+            sock::set_option(target.as_fd(), libc::IPPROTO_IP, stand_in, value).map_err(errno)?;
         }
         Ok(0)
     })();

@@ -572,11 +572,10 @@ fn listen(network: &Arc<Network>, mut call: Call) {
         if crate::status::is_ours(target.as_fd()) {
             return Err(Errno::EACCES);
         }
-        let backlog = nix::sys::socket::Backlog::new(backlog.clamp(-1, 4096)).map_err(|_| Errno::EINVAL)?;
         if target.is_of(libc::AF_UNIX) {
             unix::listen(&call, &target, backlog)?;
         } else {
-            nix::sys::socket::listen(&target.fd, backlog)?;
+            sock::listen(target.as_fd(), backlog)?;
         }
         let local = (proto_of(&target) == Some(Proto::Tcp)).then(|| sock::local_addr(target.as_fd()).ok());
         network.note_open(supervisor);

@@ -267,7 +267,7 @@ fn outgoing(call: &Call, target: &Target, kind: Kind, at: u64) -> Result<Outgoin
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if kind.is_none() => {}
                 (libc::SOL_SOCKET, _) if kind.is_none() => return Err(Errno::EINVAL),
                 (libc::SOL_SOCKET, other) if kind == Some(Proto::Tcp) => ancillary::known_to_all(other)?,
-                _ if kind == Some(Proto::Udp) => control.extend(ancillary::outgoing(m, v6)?),
+                _ if kind == Some(Proto::Udp) => control.extend(ancillary::outgoing(call.supervisor, m, v6)?),
                 _ => {}
             }
         }

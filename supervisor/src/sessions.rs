@@ -430,6 +430,11 @@ impl Sessions {
         self.live.lock().len() >= self.limit
     }
 
+    /// What was announced by this session, if there was one, is not waited for any more.
+    pub fn close_displaced(&self, session: Option<SessionId>) {
+        session.into_iter().for_each(|session| self.close(session));
+    }
+
     /// The socket of this session is gone: BYE.
     pub fn close(&self, session: SessionId) {
         self.forget(session);

@@ -187,6 +187,9 @@ impl Table {
 
     /// A socket with the port of this one, and where it has this peer, if that is by a session of its own.
     fn sharing(&self, cookie: Cookie, peer: &SocketAddr) -> Option<(Cookie, SocketAddrV4)> {
+        if self.by_session.is_empty() {
+            return None;
+        }
         let bound = self.sockets.get(&cookie)?.bound?;
         let holders = self.ports.get(&(Proto::Udp, bound.virtual_.port()))?;
         holders.all().iter().filter(|other| **other != cookie).find_map(|other| {
@@ -340,13 +343,19 @@ impl Table {
     /// The sockets that send to this address of the run, each with the name that it has for it.
     pub fn friends(&self, physical: &SocketAddrV4) -> Vec<(Cookie, SocketAddr)> {
         let cookies = self.acquainted.get(physical).map(|f| &f.cookies).into_iter().flatten();
-        let named = |cookie: &Cookie| {
-            let d = self.sockets.get(cookie)?.datagram.as_ref()?;
-            let is_there = d.anchor.as_ref().is_some_and(|anchor| anchor.physical == *physical);
-            let peer = if is_there { d.connected } else { d.by_physical.get(physical).copied() };
-            Some((*cookie, peer?))
-        };
+        let named = |cookie: &Cookie| Some((*cookie, self.sockets.get(cookie)?.datagram.as_ref()?.name_at(physical)?));
         cookies.filter_map(named).collect()
+    }
+
+    /// What the socket of this run at `source` calls the end of a datagram socket that it sends to.
+    pub fn meant_by(&self, source: &SocketAddrV4, receiver: Cookie) -> Option<SocketAddr> {
+        let at = self.sockets.get(&receiver)?.bound?.physical;
+        self.sockets.get(&self.at(Proto::Udp, *source)?)?.datagram.as_ref()?.name_at(&at)
+    }
+
+    /// Whether another socket has the physical address of this one.
+    pub fn is_in_group(&self, cookie: Cookie) -> bool {
+        self.group(cookie).next().is_some()
     }
 
     /// The sockets that the kernel's own tables must show: those that are connected, listen, or are bound.
@@ -499,13 +508,15 @@ impl Table {
         open.filter(|(proto, b)| *proto == Proto::Tcp || b.port_chosen).map(|(proto, b)| (proto, b.virtual_)).collect()
     }
 
-    pub fn expect(&mut self, source: SocketAddrV4, expected: Expected) {
+    /// A connection from `source` is announced. The session of an earlier one that has to give way.
+    #[must_use]
+    pub fn expect(&mut self, source: SocketAddrV4, expected: Expected) -> Option<SessionId> {
         /// So many connections beside, of sources that have several.
         const MORE: usize = 1024;
-        if let Some(before) = self.expected.insert(source, expected) {
-            self.expected_more.truncate(MORE - 1);
-            self.expected_more.push_front((source, before));
-        }
+        let before = self.expected.insert(source, expected)?;
+        self.expected_more.push_front((source, before));
+        let oldest = (self.expected_more.len() > MORE).then(|| self.expected_more.pop_back())??;
+        oldest.1.session
     }
 
     pub fn expect_any(&mut self, source: Ipv4Addr, expected: Expected) {

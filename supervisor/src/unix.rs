@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::Backlog;
 use sandbox::caller::Caller;
 use sandbox::sock;
 
@@ -86,7 +85,7 @@ pub fn bind(call: Call, target: Target) {
 ///
 /// # Errors
 /// What listen(2) gives; ESRCH when the caller is gone.
-pub fn listen(call: &Call, target: &Target, backlog: Backlog) -> Result<(), Errno> {
+pub fn listen(call: &Call, target: &Target, backlog: i32) -> Result<(), Errno> {
     let caller = call.n.caller()?;
     caller.listen(&target.fd, backlog)?;
     call.supervisor.unix.peers.listens(target, &caller);

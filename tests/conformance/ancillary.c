@@ -101,6 +101,32 @@ CASE(packet_info_of_a_wildcard, UDP4) {
     (void)from;
 }
 
+/* To several addresses of the loopback: a server that answers from where it was asked. */
+CASE(packet_info_of_other_addresses, UDP4) {
+    int server = fresh(), once[2];
+    struct address at = wildcard(0), to[2], third;
+    MUST(bind(server, &at, at.len));
+    R(set_int(server, IPPROTO_IP, IP_PKTINFO, 1));
+    at = local_of(server);
+    for (int i = 0; i < 2; i++) {
+        once[i] = bound();
+        to[i] = loopback(port_of(&at));
+        to[i].v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 4 + (unsigned)i);
+        R(sendto(once[i], "x", 1, 0, &to[i], to[i].len));
+        receive_with(server, sizeof room);
+    }
+    int connected = fresh();
+    third = to[0];
+    third.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 8);
+    R(connect(connected, &third, third.len));
+    for (int i = 0; i < 2; i++) {
+        R(send(connected, "x", 1, 0));
+        receive_with(server, sizeof room);
+        R(sendto(once[i], "x", 1, 0, &to[i], to[i].len));
+        receive_with(server, sizeof room);
+    }
+}
+
 /* Sends with one control message. */
 static long send_with(int fd, const struct address *to, int level, int type, const void *data, size_t length) {
     static char control[256];
@@ -144,6 +170,61 @@ CASE(sent_packet_info, UDP4) {
     info.ipi_spec_dst.s_addr = htonl(INADDR_LOOPBACK);
     if (R(send_with(two[0], &at[1], IPPROTO_IP, IP_PKTINFO, &info, sizeof info)) > 0) receive_with(two[1], sizeof room);
     R(send_with(two[0], &at[1], IPPROTO_IP, IP_PKTINFO, &info, 4));
+}
+
+/* From addresses and interfaces that are not there. */
+CASE(sent_packet_info_of_others, UDP4) {
+    int two[2];
+    struct address at[2];
+    two_bound(two, at);
+    static const unsigned from[] = {0xc0000201, 0xe0000001, 0x7f000009};
+    for (size_t i = 0; i < 3; i++) {
+        struct in_pktinfo info = {.ipi_spec_dst.s_addr = htonl(from[i])};
+        R(send_with(two[0], &at[1], IPPROTO_IP, IP_PKTINFO, &info, sizeof info));
+        info.ipi_ifindex = 4711;
+        R(send_with(two[0], &at[1], IPPROTO_IP, IP_PKTINFO, &info, sizeof info));
+    }
+    struct in_pktinfo none = {.ipi_ifindex = 4711}, lo = {.ipi_ifindex = 1};
+    R(send_with(two[0], &at[1], IPPROTO_IP, IP_PKTINFO, &none, sizeof none));
+    R(send_with(two[0], &at[1], IPPROTO_IP, IP_PKTINFO, &lo, sizeof lo));
+    none.ipi_ifindex = -1;
+    R(send_with(two[0], &at[1], IPPROTO_IP, IP_PKTINFO, &none, sizeof none));
+}
+
+CASE(sent_packet_info_of_others_v6, UDP6) {
+    int two[2];
+    struct address at[2];
+    two_bound(two, at);
+    struct { struct in6_addr from; int interface; } info;
+    static const char *const from[] = {"::", "::1", "2001:db8::9", "ff02::1"};
+    for (size_t i = 0; i < 4; i++) {
+        MUST(inet_pton(AF_INET6, from[i], &info.from));
+        static const int interface[] = {0, 1, 4711};
+        for (size_t k = 0; k < 3; k++) {
+            info.interface = interface[k];
+            R(send_with(two[0], &at[1], IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof info));
+        }
+    }
+}
+
+CASE(options_of_the_sender_v6, UDP6 | UDPM) {
+    int two[2];
+    struct address at[2];
+    two_with(two, at, IPPROTO_IPV6, IPV6_RECVHOPLIMIT);
+    R(set_int(two[1], IPPROTO_IPV6, IPV6_RECVTCLASS, 1));
+    static const int hops[] = {9, 255, -1, 256, 1, -2}, classes[] = {0x28, 255, 0, 256, -1, -2};
+    for (size_t i = 0; i < 6; i++) {
+        R(set_int(two[0], IPPROTO_IPV6, IPV6_UNICAST_HOPS, hops[i]));
+        R(set_int(two[0], IPPROTO_IPV6, IPV6_TCLASS, classes[i]));
+        OPTION(two[0], IPPROTO_IPV6, IPV6_UNICAST_HOPS);
+        OPTION(two[0], IPPROTO_IPV6, IPV6_TCLASS);
+        R(sendto(two[0], "x", 1, 0, &at[1], at[1].len));
+        receive_with(two[1], sizeof room);
+    }
+    R(setsockopt(two[0], IPPROTO_IPV6, IPV6_TCLASS, &classes[0], 3));
+    R(setsockopt(two[0], IPPROTO_IPV6, IPV6_TCLASS, NULL, 4));
+    R(setsockopt(two[0], IPPROTO_IPV6, IPV6_TCLASS, NULL, -1));
+    R(setsockopt(two[0], IPPROTO_IPV6, IPV6_UNICAST_HOPS, (char *)edge(3), 4));
 }
 
 CASE(sent_hop_limit, UDP6) {

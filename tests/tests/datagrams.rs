@@ -189,6 +189,34 @@ print("all of them")
     run.success().says("all of them");
 }
 
+/// Servers with a socket for each client, and tests of event loops, have thousands of sockets on one address, each of which knows it.
+#[test]
+fn a_large_group_binds_as_fast_as_a_small_one() {
+    const GROUPS: &str = r#"
+import resource, socket, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+at = ("127.0.0.1", 21996)
+def binds(sends):
+    group, took = [], 0
+    for n in range(2500):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        begun = time.monotonic()
+        s.bind(at)
+        took += time.monotonic() - begun
+        group.append(s)
+        if sends:
+            s.sendto(b"x", at)
+            s.recv(9)
+    for s in group: s.close()
+    return took
+alone, acquainted = (sorted(binds(sends) for _ in range(3))[1] for sends in (False, True))
+print("ratio ok" if acquainted < 8 * alone else f"{acquainted:.2f} s of {alone:.2f} s")
+"#;
+    let world = World::new("datagrams-large-group");
+    world.run(&[], "python3").args(["-c", GROUPS]).finish().success().says("ratio ok");
+}
+
 /// Sends back what it hears, as it is.
 const MIRROR: &str = r#"
 import socket

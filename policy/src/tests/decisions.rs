@@ -52,7 +52,7 @@ fn every_key_of_a_file_is_read() {
 #[test]
 fn an_empty_file_has_defaults() {
     let policy = parse("");
-    assert_eq!(policy.limits(), Limits { sockets: 4096, sessions: 4096 });
+    assert_eq!(policy.limits(), Limits { sockets: 65536, sessions: 4096 });
     assert_eq!(policy.identity().aor, None);
     assert_eq!(connect(&policy, Proto::Tcp, "192.0.2.1:1".parse().unwrap()), ("EACCES".into(), "default".into()));
     assert_eq!(connect(&policy, Proto::Tcp, "[::1]:1".parse().unwrap()), ("local".into(), "default".into()));

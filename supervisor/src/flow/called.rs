@@ -207,7 +207,8 @@ async fn to_listener(supervisor: &Supervisor, endpoint: Endpoint, id: SessionId)
     let Endpoint { cookie, bound, peer } = endpoint;
     // Before the connection: the program's accept() may be faster than what follows it.
     let expected = Expected { listener: cookie, peer, local: None, session: Some(id) };
-    supervisor.table.lock().expect(source, expected);
+    let displaced = supervisor.table.lock().expect(source, expected);
+    supervisor.sessions.close_displaced(displaced);
     sock::connect_known(socket.as_fd(), &SocketAddr::V4(bound.physical), true)?;
     sandbox::ready::connected(socket.as_fd()).await?;
     TcpStream::from_std(socket.into())

@@ -150,6 +150,12 @@ impl Datagram {
         self.by_physical.get(source)
     }
 
+    /// How the program knows whom it sends to there.
+    pub(super) fn name_at(&self, physical: &SocketAddrV4) -> Option<SocketAddr> {
+        let is_there = self.anchor.as_ref().is_some_and(|anchor| anchor.physical == *physical);
+        if is_there { self.connected } else { self.by_physical.get(physical).copied() }
+    }
+
     /// Nobody is at `physical` any more. (A connected socket is the kernel's to keep or to refuse.)
     pub(super) fn forget(&mut self, physical: &SocketAddrV4) {
         if let Some(peer) = self.by_physical.get(physical)

@@ -82,7 +82,7 @@ fn only_what_was_announced_for_this_listener_is_let_in() {
     let mut table = Table::default();
     listener(&mut table, 1, "0.0.0.0:7000", 7000);
     let source: SocketAddrV4 = "127.64.0.2:4000".parse().unwrap();
-    table.expect(source, expected(1, SessionId::next()));
+    assert_eq!(table.expect(source, expected(1, SessionId::next())), None);
     assert!(table.take_expected(&source, 2).is_none());
     assert!(table.take_expected(&"127.64.0.2:4001".parse().unwrap(), 1).is_none());
     assert!(table.take_expected(&source, 1).is_some());
@@ -94,11 +94,22 @@ fn only_what_was_announced_for_this_listener_is_let_in() {
 }
 
 #[test]
+fn of_too_many_announcements_from_one_source_the_oldest_gives_way() {
+    let mut table = Table::default();
+    listener(&mut table, 1, "0.0.0.0:7000", 7000);
+    let source = "127.64.0.2:4000".parse().unwrap();
+    let first = SessionId::next();
+    assert_eq!(table.expect(source, expected(1, first)), None);
+    let displaced: Vec<_> = (0..1025).filter_map(|_| table.expect(source, expected(1, SessionId::next()))).collect();
+    assert_eq!(displaced, [first]);
+}
+
+#[test]
 fn a_dead_socket_leaves_its_sessions_and_nothing_else() {
     let mut table = Table::default();
     listener(&mut table, 1, "0.0.0.0:7000", 7000);
     let (announced, session) = (SessionId::next(), SessionId::next());
-    table.expect("127.64.0.2:4000".parse().unwrap(), expected(1, announced));
+    assert_eq!(table.expect("127.64.0.2:4000".parse().unwrap(), expected(1, announced)), None);
     let (local, peer) = ("198.18.0.1:7000".parse().unwrap(), "198.18.0.9:1".parse().unwrap());
     let accepted = socket(Proto::Tcp, false, State::Connected { local, peer, session: Some(session), _guard: None });
     table.insert_accepted(2, accepted, bound("0.0.0.0:7000", 7000));
