@@ -381,7 +381,6 @@ fn hardening(scope: Scope) -> Result<Refusal, FilterError> {
         libc::SYS_pidfd_getfd,
         libc::SYS_kcmp,
         libc::SYS_setns,
-        libc::SYS_unshare,
         libc::SYS_bpf,
         libc::SYS_userfaultfd,
         libc::SYS_perf_event_open,
@@ -396,6 +395,11 @@ fn hardening(scope: Scope) -> Result<Refusal, FilterError> {
     ] {
         rules.insert(call, Vec::new());
     }
+    // What a thread shares with others, it may have for itself; every namespace is refused.
+    let [fs, files, semaphores] = [libc::CLONE_FS, libc::CLONE_FILES, libc::CLONE_SYSVSEM];
+    let own = [0, fs, files, fs | files].map(|flags| [flags, flags | semaphores]);
+    let others = own.as_flattened().iter().map(|flags| int(0, SeccompCmpOp::Ne, *flags)).collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_unshare, vec![SeccompRule::new(others)?]);
     // Typing into the terminal of the shell that started it (ioctl_tty(2)), and userfaultfd(2) by its device.
     let mut requests = Vec::new();
     for request in [libc::TIOCSTI as i32, libc::TIOCLINUX as i32, USERFAULTFD_IOC_NEW] {

@@ -145,7 +145,10 @@ fn sweep(supervisor: &Supervisor) {
             }
             // What has lost its port while the kernel was asked (connect(2) with AF_UNSPEC) is not dead for that.
             let known = supervisor.table.lock().hashed();
-            known.iter().filter(|s| dead.contains(&s.cookie)).for_each(|s| supervisor.destroyed(s.cookie));
+            known.iter().filter(|s| dead.contains(&s.cookie)).for_each(|s| {
+                supervisor.table.lock().remember_name(s.cookie);
+                supervisor.destroyed(s.cookie);
+            });
         }
         Err(error) => tracing::warn!(%error, "the sweep for dead sockets failed"),
     }

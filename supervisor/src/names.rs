@@ -22,7 +22,7 @@ pub fn own(mut call: Call) {
         let (target, given) = call.target_after(number, |memory| room.read(memory))?;
         let known = {
             let table = call.supervisor.table.lock();
-            table.get(target.cookie).and_then(|s| match &s.state {
+            let known = table.get(target.cookie).and_then(|s| match &s.state {
                 State::Connected { local, .. } => Some(*local),
                 _ => s
                     .bound
@@ -33,7 +33,8 @@ pub fn own(mut call: Call) {
                         _ => b.virtual_,
                     })
                     .or_else(|| s.former.map(|ip| SocketAddr::new(ip, 0))),
-            })
+            });
+            known.or_else(|| table.remembered_name(target.cookie))
         };
         let written = match known {
             Some(address) => given.and_then(|()| call.n.write_name(&mut room, &sockaddr_bytes(&address))),

@@ -459,6 +459,7 @@ impl Supervisor {
             table.unbind(cookie);
             return self.published.note();
         }
+        table.remember_name(cookie);
         drop(table);
         self.destroyed(cookie);
     }

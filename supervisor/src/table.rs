@@ -137,6 +137,8 @@ pub struct Table {
     by_address: KeyedMap<(Proto, SocketAddrV4), Cookie>,
     /// By virtual TCP port: names whose sockets are gone, but not all of their connections.
     worn: KeyedMap<u16, Vec<Worn>>,
+    /// Names of TCP sockets that the kernel's tables did not show: what was reset, or shut down, may still be open.
+    names: VecDeque<(Cookie, SocketAddr)>,
     sources: Sources,
 }
 

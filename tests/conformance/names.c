@@ -2,6 +2,35 @@
 #include "c.h"
 #define GROUP "names"
 
+/* What a bind() that finds its port taken has sipbox look for: which sockets are gone. */
+static void look_for_the_dead(void) {
+    struct address a = loopback(0);
+    int first = fresh();
+    MUST(bind(first, &a, a.len));
+    a = local_of(first);
+    usleep(60000);
+    R(bind(fresh(), &a, a.len));
+    MUST(close(first));
+}
+
+/* Connections that were reset, and listeners that were shut down, keep their names while they are open. */
+CASE(kept_of_what_is_dead, TCP) {
+    int two[2], l = listener();
+    struct linger now = {1, 0};
+    make_pair(two);
+    MUST(setsockopt(two[1], SOL_SOCKET, SO_LINGER, &now, sizeof now));
+    MUST(close(two[1]));
+    await(two[0], POLLIN);
+    R(shutdown(l, SHUT_RDWR));
+    show_names(two[0]);
+    show_names(l);
+    look_for_the_dead();
+    show_names(two[0]);
+    show_names(l);
+    show_error(two[0]);
+    show_names(two[0]);
+}
+
 static void lengths(bool peer) {
     int two[2];
     make_pair(two);

@@ -470,6 +470,44 @@ CASE(new_owners, TCP4) {
     unlink("link"), unlink("dangling"), unlink("file");
 }
 
+/* A thread with files and a directory of its own, as those of file servers are. */
+static void *apart(void *arg) {
+    int shared = *(int *)arg;
+    R(unshare(0));
+    R(unshare(CLONE_FS | CLONE_FILES));
+    R(unshare(CLONE_SYSVSEM));
+    R(mkdir("apart", 0700));
+    R(chdir("apart"));
+    MUST(close(shared));
+    R(getsockname(shared, NULL, NULL));
+    /* The number is another socket here. */
+    int own = bound();
+    R(own == shared);
+    show_names(own);
+    struct sockaddr_un name = {AF_UNIX, "name"};
+    int local = (int)MUST(socket(AF_UNIX, SOCK_DGRAM, 0));
+    R(bind(local, &name, sizeof name));
+    return NULL;
+}
+
+CASE(thread_of_its_own, UDP4) {
+    int shared = bound(), other = bound();
+    pthread_t thread;
+    struct address at = local_of(shared);
+    pthread_create(&thread, NULL, apart, &shared);
+    pthread_join(thread, NULL);
+    show_names(shared);
+    char in[8];
+    R(sendto(other, "x", 1, 0, &at, at.len));
+    await(shared, POLLIN);
+    R(recvfrom(shared, in, sizeof in, 0, NULL, NULL));
+    R(access("apart/name", F_OK));
+    R(access("name", F_OK));
+    R(unlink("apart/name"));
+    R(rmdir("apart"));
+    R(unshare(CLONE_NEWNET | CLONE_FS) == 0);
+}
+
 CASE(new_user_namespace, TCP4) {
     pid_t child = fork();
     if (!child) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sipcore::agent::Proto;
 
 use super::holders::{Holders, overlap, same};
-use super::{Bound, Table};
+use super::{Bound, Cookie, State, Table};
 
 /// The name of a UDP socket that is gone.
 pub struct Left {
@@ -56,7 +56,30 @@ const WORN: usize = 1024;
 /// As many names of one port are remembered, the last ones.
 const NAMES: usize = 64;
 
+/// As many names of sockets that may be open are remembered, the last ones.
+const OPEN: usize = 1024;
+
 impl Table {
+    /// The kernel's tables do not show this socket, of which it may have told or not: if it is one of TCP, its name is remembered.
+    pub fn remember_name(&mut self, cookie: Cookie) {
+        let Some(socket) = self.sockets.get(&cookie).filter(|s| s.proto == Proto::Tcp) else { return };
+        let name = match socket.state {
+            State::Connected { local, .. } => Some(local),
+            _ => socket.bound.map(|b| b.virtual_),
+        };
+        if let Some(name) = name {
+            if self.names.len() >= OPEN {
+                self.names.pop_front();
+            }
+            self.names.push_back((cookie, name));
+        }
+    }
+
+    /// What the name of a socket was that the kernel's tables did not show.
+    pub fn remembered_name(&self, cookie: Cookie) -> Option<SocketAddr> {
+        self.names.iter().rfind(|(of, _)| *of == cookie).map(|(_, name)| *name)
+    }
+
     /// The name of a listener that is gone, or of a connection that it accepted, at the latest one's place.
     pub(super) fn wear(&mut self, name: Bound, v6only: bool) -> &mut Worn {
         if self.worn.len() >= WORN {
