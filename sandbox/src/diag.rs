@@ -754,4 +754,34 @@ mod tests {
             !is_bound(SocketAddrV4::new([127, 77, 1, 1].into(), wide.local_addr().unwrap().port()), false).unwrap()
         );
     }
+
+    /// Others of its slot in the kernel's table go while it is looked for.
+    #[test]
+    fn a_look_up_misses_nobody() {
+        let shared = || {
+            let fd = socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            socket::setsockopt(&fd, sockopt::ReuseAddr, &true).unwrap();
+            fd
+        };
+        let first = std::net::UdpSocket::from(shared());
+        sock::bind(first.as_fd(), &"127.77.3.1:0".parse().unwrap()).unwrap();
+        let SocketAddr::V4(local) = first.local_addr().unwrap() else { panic!("no IPv4") };
+        let peer: SocketAddrV4 = "127.77.3.2:9".parse().unwrap();
+        first.connect(peer).unwrap();
+        let going = std::sync::atomic::AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while going.load(std::sync::atomic::Ordering::Relaxed) {
+                    let crowd: Vec<_> = (0..200).map(|_| shared()).collect();
+                    for fd in &crowd {
+                        sock::bind(fd.as_fd(), &SocketAddr::V4(local)).unwrap();
+                        socket::connect(fd.as_raw_fd(), &socket::SockaddrIn::new(127, 77, 3, 3, 9)).unwrap();
+                    }
+                }
+            });
+            let missed = (0..20_000).filter(|_| !is_bound(local, peer, false).unwrap()).count();
+            going.store(false, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(missed, 0);
+        });
+    }
 }

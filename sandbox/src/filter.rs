@@ -400,9 +400,10 @@ fn hardening(scope: Scope) -> Result<Refusal, FilterError> {
     let own = [0, fs, files, fs | files].map(|flags| [flags, flags | semaphores]);
     let others = own.as_flattened().iter().map(|flags| int(0, SeccompCmpOp::Ne, *flags)).collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_unshare, vec![SeccompRule::new(others)?]);
-    // Typing into the terminal of the shell that started it (ioctl_tty(2)), and userfaultfd(2) by its device.
+    // Typing into the terminal of the shell that started it (ioctl_tty(2)), userfaultfd(2) by its device, and the networks behind /dev/net/tun
+    // and /dev/vhost-*.
     let mut requests = Vec::new();
-    for request in [libc::TIOCSTI as i32, libc::TIOCLINUX as i32, USERFAULTFD_IOC_NEW] {
+    for request in [libc::TIOCSTI as i32, libc::TIOCLINUX as i32, USERFAULTFD_IOC_NEW, TUNSETIFF, VHOST_SET_OWNER] {
         requests.push(SeccompRule::new(vec![int(1, Eq, request)?])?);
     }
     rules.insert(libc::SYS_ioctl, requests);
@@ -517,6 +518,10 @@ const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 const OLD_SOCK_PACKET: libc::c_int = 10;
 /// include/uapi/linux/userfaultfd.h.
 const USERFAULTFD_IOC_NEW: i32 = 0xaa00;
+/// include/uapi/linux/if_tun.h: _IOW('T', 202, int).
+const TUNSETIFF: i32 = 0x4004_54ca;
+/// include/uapi/linux/vhost.h: _IO(0xaf, 1).
+const VHOST_SET_OWNER: i32 = 0xaf01;
 // include/uapi/linux/in.h and in6.h; the libc crate does not have these on every target.
 const MCAST_JOIN_GROUP: libc::c_int = 42;
 const MCAST_JOIN_SOURCE_GROUP: libc::c_int = 46;

@@ -24,6 +24,8 @@ use crate::sock;
 
 /// How often the keeper of a supervisor that is gone looks whether it is needed any more.
 const LOOK: Duration = Duration::from_secs(1);
+/// As many looks in a row that find nothing: one alone may miss a socket, when others of its slot in the kernel's table go meanwhile.
+const LOOKS: usize = 5;
 const NAME: &std::ffi::CStr = c"sipbox-keeper";
 
 static PROCESS: AtomicI32 = AtomicI32::new(0);
@@ -107,7 +109,9 @@ fn keep(supervisor: &OwnedFd, kept: Kept) {
         return;
     }
     let Ok(inspector) = Inspector::here() else { return };
-    while is_used(&inspector, &homes, kept) {
+    let mut unused = 0;
+    while unused < LOOKS {
+        unused = if is_used(&inspector, &homes, kept) { 0 } else { unused + 1 };
         std::thread::sleep(LOOK);
     }
 }
@@ -142,7 +146,7 @@ fn close_all_but(kept: Kept) -> HashSet<Ipv4Addr> {
 /// Whether there are sockets at one of `homes` beside those that are kept.
 fn is_used(inspector: &Inspector, homes: &HashSet<Ipv4Addr>, kept: Kept) -> bool {
     [true, false].into_iter().any(|tcp| {
-        let there = inspector.endpoints(tcp).unwrap_or_default();
+        let Ok(there) = inspector.endpoints(tcp) else { return true };
         there.into_iter().any(|endpoint| match sock::canonical(endpoint.local) {
             SocketAddr::V4(local) => homes.contains(local.ip()) && kept(local).is_none(),
             SocketAddr::V6(_) => false,

@@ -1,5 +1,6 @@
 //! The processes of the program: children of this one, and theirs, and the orphans that a subreaper inherits.
 
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -26,16 +27,26 @@ pub fn is_us(process: BorrowedFd<'_>) -> bool {
 }
 
 /// The children of this process; its keeper is none.
-pub fn children() -> Vec<u32> {
+///
+/// # Errors
+/// What opening and reading their lists gives: EMFILE where this process has no descriptor left.
+pub fn children() -> io::Result<Vec<u32>> {
     children_of(std::process::id())
 }
 
 /// The children of a process, of all its threads (/proc/PID/task/TID/children, proc(5)).
-fn children_of(process: u32) -> Vec<u32> {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
-    let lists = threads.flatten().map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default());
-    let children = lists.flat_map(|l| l.split_ascii_whitespace().filter_map(|c| c.parse().ok()).collect::<Vec<u32>>());
-    children.filter(|child| !crate::keeper::is(*child)).collect()
+fn children_of(process: u32) -> io::Result<Vec<u32>> {
+    let is_gone = |e: &io::Error| e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH);
+    let mut children = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        match thread.and_then(|thread| std::fs::read_to_string(thread.path().join("children"))) {
+            Ok(list) => children.extend(list.split_ascii_whitespace().filter_map(|c| c.parse::<u32>().ok())),
+            Err(e) if is_gone(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    children.retain(|child| !crate::keeper::is(*child));
+    Ok(children)
 }
 
 /// All processes below this one.
@@ -43,7 +54,7 @@ pub fn descendants() -> Vec<u32> {
     let mut found = Vec::new();
     let mut open = vec![std::process::id()];
     while let Some(process) = open.pop() {
-        let children = children_of(process);
+        let children = children_of(process).unwrap_or_default();
         found.extend_from_slice(&children);
         open.extend(children);
     }

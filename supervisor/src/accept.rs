@@ -217,9 +217,10 @@ fn take(supervisor: &Supervisor, target: &Target, inet: bool, flags: i32, peer: 
             v6only,
             bound: None,
             former: None,
-            state: State::Connected { local, peer: seen, session: expected.session, _guard: None },
+            state: State::Connected { local, peer: seen, session: expected.session, guard: None },
             error: None,
             datagram: None,
+            begun: 0,
         };
         peer.set(&sockaddr_bytes(&seen));
         return Ok(Accepted { fd, announced: Some(Announced { expected, bound, socket: Some(socket) }) });

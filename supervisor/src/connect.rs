@@ -258,6 +258,7 @@ pub fn is_connected(target: &Target) -> bool {
 
 /// What the kernel says to a connect() of this socket, whatever became of it since the last one; None: it is as a fresh one.
 fn connect_again(supervisor: &Supervisor, target: &Target) -> Option<Result<(), Errno>> {
+    let begun = supervisor.table.lock().get(target.cookie)?.begun;
     let answer = sock::connect_again(target.as_fd()).map_err(errno);
     if matches!(answer, Ok(()) | Err(Errno::EALREADY | Errno::EISCONN)) {
         return Some(answer);
@@ -266,6 +267,10 @@ fn connect_again(supervisor: &Supervisor, target: &Target) -> Option<Result<(), 
     let (before, own) = {
         let mut table = supervisor.table.lock();
         let s = table.get_mut(target.cookie)?;
+        if s.begun != begun {
+            // Another thread asked, too, and has begun another one meanwhile, for which its port is kept.
+            return Some(answer.map_err(|e| if e == Errno::EINVAL { Errno::EALREADY } else { e }));
+        }
         (std::mem::replace(&mut s.state, State::Idle), s.error.take())
     };
     if let State::Connected { session: Some(id), .. } = before {
@@ -350,11 +355,12 @@ fn set_connected(
     cookie: Cookie,
     ends: Ends,
     session: Option<SessionId>,
-    guard: Option<Guard>,
+    guard: Option<(SocketAddrV4, Guard)>,
 ) {
     let mut table = supervisor.table.lock();
     if let Some(s) = table.get_mut(cookie) {
-        s.state = State::Connected { local: ends.local, peer: ends.peer, session, _guard: guard };
+        s.state = State::Connected { local: ends.local, peer: ends.peer, session, guard };
+        s.begun = s.begun.wrapping_add(1);
         if let Some(session) = session {
             table.note_session(session, cookie);
         }
@@ -375,7 +381,7 @@ fn set_idle(supervisor: &Supervisor, cookie: Cookie, why: Errno) {
 /// Connects to an endpoint of this run, or of the supervisor: no session, the kernel's own connect.
 fn connect_near(call: Call, target: Target, ends: Ends, (to, guard): (SocketAddrV4, Option<Guard>), nonblocking: bool) {
     let supervisor = call.supervisor;
-    set_connected(supervisor, target.cookie, ends, None, guard);
+    set_connected(supervisor, target.cookie, ends, None, guard.map(|guard| (to, guard)));
     let connected = sock::connect_known(target.as_fd(), &ends.physical(to), nonblocking && !call.dont_wait);
     let connected = connected.map_err(errno).inspect_err(|e| set_idle(supervisor, target.cookie, *e));
     answer_connect(call, target, connected, nonblocking);
@@ -387,7 +393,7 @@ fn connect_standing(call: Call, target: Target, ends: Ends, (flow, attempt): (Fl
     let cookie = target.cookie;
     let connected = supervisor.guard(Proto::Tcp, flow.media).and_then(|guard| {
         supervisor.sessions.links.shorten(target.as_fd(), flow.media);
-        set_connected(supervisor, cookie, ends, Some(flow.session), guard);
+        set_connected(supervisor, cookie, ends, Some(flow.session), guard.map(|guard| (flow.media, guard)));
         let connected = sock::connect_known(target.as_fd(), &ends.physical(flow.media), nonblocking && !call.dont_wait);
         connected.map_err(errno)
     });
@@ -601,7 +607,13 @@ impl Connecting {
                     // The peer's own program may send urgent data.
                     supervisor.era.end();
                 }
-                set_connected(supervisor, self.target.cookie, self.ends, Some(flow.session), guard);
+                set_connected(
+                    supervisor,
+                    self.target.cookie,
+                    self.ends,
+                    Some(flow.session),
+                    guard.map(|guard| (flow.media, guard)),
+                );
                 Ok(())
             }
             Err(_) => {

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use sandbox::diag::{DestroyWatch, Lost};
+use sipcore::agent::Proto;
 
 use crate::call::errno;
 use crate::supervisor::Supervisor;
-use crate::table::{Cookie, Hashed};
+use crate::table::{Cookie, Hashed, Pointing};
 
 /// The watch over the table's sockets. It stands from the first socket in the table on: while anybody watches, the
 /// kernel makes a report for every socket that dies on this machine, which costs every program a little.
@@ -80,15 +81,36 @@ impl Deaths {
     }
 
     /// Whether the kernel's tables show this socket. (Before Linux 6.8 not a TCP socket that is merely bound: false.)
-    pub fn is_alive(&self, cookie: Cookie) -> bool {
+    pub fn is_alive(&self, supervisor: &Supervisor, cookie: Cookie) -> bool {
         match sandbox::diag::live_cookies() {
-            Ok(live) => live.contains(&cookie),
+            Ok(live) => live.contains(&cookie) || self.is_needed(supervisor, cookie),
             Err(error) => {
                 // It stays known: the kernel's report, or a sweep, comes.
                 tracing::warn!(%error, "whether a socket lives could not be asked");
                 true
             }
         }
+    }
+
+    /// Whether the kernel finds a socket by its addresses: then it lives, or another one that has them too. A walk through the kernel's tables
+    /// can miss one when others of its slot go meanwhile, and the program may choose when they do.
+    fn is_found(&self, at: Pointing) -> bool {
+        let Pointing { proto, local, to } = at;
+        let found = match proto {
+            Proto::Tcp => sandbox::diag::cookie_at(local.into(), to.into()).map(|found| found.is_some()),
+            Proto::Udp => sandbox::diag::is_bound(local, to, false),
+        };
+        found.unwrap_or_else(|error| {
+            // It stays known: the kernel's report, or a sweep, comes.
+            tracing::warn!(%error, %local, %to, "whether a socket lives could not be asked");
+            true
+        })
+    }
+
+    /// Whether ports are kept for this socket, and it lives after all.
+    fn is_needed(&self, supervisor: &Supervisor, cookie: Cookie) -> bool {
+        let pointing = supervisor.table.lock().pointing(cookie);
+        pointing.is_some_and(|at| self.is_found(at))
     }
 
     /// Brings the table up to date now: the kernel's reports may lag behind what the program has closed.
@@ -145,7 +167,8 @@ fn sweep(supervisor: &Supervisor) {
             }
             // What has lost its port while the kernel was asked (connect(2) with AF_UNSPEC) is not dead for that.
             let known = supervisor.table.lock().hashed();
-            known.iter().filter(|s| dead.contains(&s.cookie)).for_each(|s| {
+            let dead = known.iter().filter(|s| dead.contains(&s.cookie));
+            dead.filter(|s| !supervisor.deaths.is_needed(supervisor, s.cookie)).for_each(|s| {
                 supervisor.table.lock().remember_name(s.cookie);
                 supervisor.destroyed(s.cookie);
             });

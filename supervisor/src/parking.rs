@@ -85,8 +85,7 @@ async fn join(supervisor: &Arc<Supervisor>, parked: &Parked, flow: &Flow) -> Res
         // Before the release: the program may ask for its peer the moment that it is connected.
         let mut table = supervisor.table.lock();
         let s = table.get_mut(parked.cookie).ok_or(Errno::ECONNABORTED)?;
-        s.state =
-            State::Connected { local: parked.local, peer: parked.peer, session: Some(flow.session), _guard: None };
+        s.state = State::Connected { local: parked.local, peer: parked.peer, session: Some(flow.session), guard: None };
         table.note_session(flow.session, parked.cookie);
     }
     let (lot, source, cookie) = (supervisor.clone(), parked.source, parked.cookie);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -382,6 +383,13 @@ fn signals() -> nix::Result<SignalFd> {
         set.add(s);
     }
     set.thread_block()?;
+    // What it writes into a file beyond the limit of its user (RLIMIT_FSIZE) is lost, and no more.
+    // And it goes on when the program is stopped by its terminal, until it stops itself (see `reap_now`).
+    let mut unheard = SigSet::empty();
+    for s in [Signal::SIGXFSZ, Signal::SIGTTIN, Signal::SIGTTOU] {
+        unheard.add(s);
+    }
+    unheard.thread_block()?;
     SignalFd::with_flags(&set, nix::sys::signalfd::SfdFlags::SFD_CLOEXEC)
 }
 
@@ -435,20 +443,48 @@ fn is_own(process: u32, broker: Option<u32>) -> bool {
     [hub::started(), broker].contains(&Some(process))
 }
 
+/// Whether a program that stopped is a job of a shell that did: by the terminal, or in its foreground. Another one is continued by whoever
+/// stopped it, maybe a process of its own, which needs the supervisor for that.
+fn is_job(stopped_by: Signal) -> bool {
+    let foreground = std::fs::File::open("/dev/tty").and_then(|tty| Ok(nix::unistd::tcgetpgrp(tty)?));
+    stopped_by != Signal::SIGSTOP || foreground.is_ok_and(|group| group == nix::unistd::getpgrp())
+}
+
 /// Reaps what has ended; Some when nothing of the program is left.
 fn reap(main: Pid, broker: Option<u32>, status: &mut Option<i32>) -> Option<i32> {
+    /// A program may have taken all descriptors of this process, with which its processes are counted; they come back when it is gone.
+    const TIMES: usize = 20;
+    const LATER: Duration = Duration::from_millis(50);
+    for _ in 0..TIMES {
+        let children = reap_now(main, status);
+        if status.is_none() {
+            return None;
+        }
+        match children {
+            Ok(children) if children.iter().all(|p| is_own(*p, broker)) => return *status,
+            Ok(_) => return None,
+            Err(error) => tracing::debug!(%error, "who is left of the program is asked again"),
+        }
+        std::thread::sleep(LATER);
+    }
+    None
+}
+
+/// Reaps what has ended. The children that are left.
+fn reap_now(main: Pid, status: &mut Option<i32>) -> std::io::Result<Vec<u32>> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
             Ok(WaitStatus::Exited(pid, code)) if pid == main => *status = Some(code),
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == main => *status = Some(128 + signal as i32),
             // The shell that waits for `sipbox` must see the job stop; SIGCONT for the group wakes both.
-            Ok(WaitStatus::Stopped(pid, _)) if pid == main => {
+            Ok(WaitStatus::Stopped(pid, signal)) if pid == main && is_job(signal) => {
                 let _ = kill(Pid::this(), Signal::SIGSTOP);
             }
-            Ok(WaitStatus::StillAlive) | Err(_) => break,
-            Ok(_) => {}
+            Ok(WaitStatus::StillAlive) => {
+                return if status.is_some() { sandbox::processes::children() } else { Ok(Vec::new()) };
+            }
+            Err(Errno::ECHILD) => return Ok(Vec::new()),
+            Err(_) | Ok(_) => {}
         }
     }
-    let left = status.is_some() && sandbox::processes::children().into_iter().any(|p| !is_own(p, broker));
-    if left { None } else { *status }
 }

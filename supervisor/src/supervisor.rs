@@ -228,6 +228,7 @@ impl Supervisor {
             state: State::Idle,
             error: None,
             datagram: None,
+            begun: 0,
         });
         Ok((Some(proto), true))
     }
@@ -451,7 +452,7 @@ impl Supervisor {
     pub fn vacate(&self, cookie: Cookie) {
         self.deaths.collect(self);
         let is_known = self.table.lock().get(cookie).is_some();
-        if !is_known || self.deaths.is_alive(cookie) {
+        if !is_known || self.deaths.is_alive(self, cookie) {
             return;
         }
         let mut table = self.table.lock();

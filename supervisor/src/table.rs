@@ -15,6 +15,7 @@ use crate::doorbell::Rung;
 use crate::guard::Guard;
 use crate::stub::Waiting;
 
+mod acquaintances;
 mod era;
 mod holders;
 mod past;
@@ -43,6 +44,8 @@ pub struct Socket {
     /// What getsockname(2) says when the kernel took the port back: the address stays.
     pub former: Option<IpAddr>,
     pub state: State,
+    /// Connections that were begun.
+    pub begun: u32,
     /// What SO_ERROR is to say once, instead of the kernel's word.
     pub error: Option<Errno>,
     /// Sessions of an unconnected or connected datagram socket.
@@ -79,8 +82,8 @@ pub enum State {
         local: SocketAddr,
         peer: SocketAddr,
         session: Option<SessionId>,
-        /// Keeps the peer's port from others: the kernel's connect() may go on when the peer is gone.
-        _guard: Option<Guard>,
+        /// Where the peer is, whose port is kept from others: the kernel's connect() may go on when the peer is gone.
+        guard: Option<(SocketAddrV4, Guard)>,
     },
 }
 
@@ -97,6 +100,14 @@ pub struct Hashed {
     pub cookie: Cookie,
     /// A TCP socket that is bound and no more: before Linux 6.8 those are not shown.
     pub merely_bound_tcp: bool,
+}
+
+/// A socket by its physical address, and that of its peer, or its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Pointing {
+    pub proto: Proto,
+    pub local: SocketAddrV4,
+    pub to: SocketAddrV4,
 }
 
 /// A connection that is announced and has not been accepted by the program yet.
@@ -140,6 +151,8 @@ pub struct Table {
     /// Names of TCP sockets that the kernel's tables did not show: what was reset, or shut down, may still be open.
     names: VecDeque<(Cookie, SocketAddr)>,
     sources: Sources,
+    /// Destinations of the run's own that were noted since they were last forgotten.
+    noted: usize,
 }
 
 /// Who sends to a datagram socket of this run.
@@ -298,6 +311,9 @@ impl Table {
         if let Some(s) = session {
             self.note_session(s, cookie);
         }
+        if session.is_none() {
+            self.note_acquaintance();
+        }
         let datagram = self.sockets.get_mut(&cookie)?.datagram.get_or_insert_default();
         if session.is_none() {
             self.acquainted.entry(media).or_default().cookies.insert(cookie);
@@ -372,6 +388,19 @@ impl Table {
             Some(Hashed { cookie: *cookie, merely_bound_tcp })
         };
         self.sockets.iter().filter_map(shown).collect()
+    }
+
+    /// Where a socket is, and where it points, for which ports are kept from others: it must not be taken for dead by mistake. None: there are
+    /// none.
+    pub fn pointing(&self, cookie: Cookie) -> Option<Pointing> {
+        let socket = self.sockets.get(&cookie)?;
+        let local = socket.bound?.physical;
+        let to = match (&socket.state, &socket.datagram) {
+            (State::Connected { guard: Some((to, _)), .. }, _) => *to,
+            (_, Some(d)) if d.keeps_ports() => d.anchor.as_ref().map_or(local, |anchor| anchor.physical),
+            _ => return None,
+        };
+        Some(Pointing { proto: socket.proto, local, to })
     }
 
     /// Whether this socket is known for as long as it lives, whatever happens to it.

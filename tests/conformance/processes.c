@@ -508,6 +508,32 @@ CASE(thread_of_its_own, UDP4) {
     R(unshare(CLONE_NEWNET | CLONE_FS) == 0);
 }
 
+/* As a service that says by SIGSTOP that it is ready: whoever waits for that continues it. */
+CASE(stopped_until_a_child_continues_it, UDP4) {
+    int one = bound();
+    pid_t child = fork();
+    if (!child) {
+        char path[64], state = 0;
+        snprintf(path, sizeof path, "/proc/%d/stat", (int)getppid());
+        for (int i = 0; i < 2000 && state != 'T'; i++) {
+            FILE *f = fopen(path, "r");
+            if (!f || fscanf(f, "%*d (%*[^)]) %c", &state) != 1) exit(1);
+            fclose(f);
+            usleep(2000);
+        }
+        struct address at = local_of(one);
+        int other = bound();
+        MUST(sendto(other, "x", 1, 0, &at, at.len));
+        MUST(kill(getppid(), SIGCONT));
+        exit(state == 'T' ? 7 : 8);
+    }
+    R(raise(SIGSTOP));
+    char in[8];
+    await(one, POLLIN);
+    R(recvfrom(one, in, sizeof in, 0, NULL, NULL));
+    show_end(child);
+}
+
 CASE(new_user_namespace, TCP4) {
     pid_t child = fork();
     if (!child) {

@@ -134,3 +134,59 @@ fn who_waits_for_a_full_listener_waits_alone() {
     assert!(took < 500 * alone.max(2), "{}", done.stdout);
     assert_eq!(done.stderr, "");
 }
+
+/// The main program ends while calls that are held have all the supervisor's descriptors: who is left is still counted.
+#[test]
+fn a_run_goes_on_without_descriptors() {
+    const LEAVES_A_CHILD: &str = r#"
+import os, socket, threading, time
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+listener.listen()
+def waits():
+    while True:
+        try: listener.accept()
+        except OSError as e:
+            if e.errno == 22: return
+            time.sleep(0.02)
+if os.fork():
+    time.sleep(1)
+    os._exit(7)
+threads = [threading.Thread(target=waits) for _ in range(300)]
+for t in threads: t.start()
+time.sleep(3)
+listener.shutdown(socket.SHUT_RDWR)
+for t in threads: t.join()
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("127.0.0.1", 0))
+print("the child ends", s.getsockname()[1] != 0, flush=True)
+os._exit(0)
+"#;
+    let world = World::new("limit-descriptors");
+    let limited = world.write_mode("limited", "#!/bin/sh\nexec prlimit --nofile=200:200 \"$@\"\n", 0o755);
+    let run = world.run(&[], "python3").behind(limited, "--");
+    let done = run.args(["-c", LEAVES_A_CHILD]).finish();
+    done.ended_with(7).says("the child ends True");
+}
+
+/// What sipbox says is lost when its file is full; the program goes on.
+#[test]
+fn a_file_for_messages_that_is_full() {
+    const GOES_ON: &str = r#"
+import os, socket, sys
+try:
+    while True: os.write(2, b"full " * 100)
+except OSError as e: print("full:", e.errno, flush=True)
+for host in range(20):
+    try: socket.socket().connect((f"192.0.2.{host}", 80))
+    except OSError as e: errno = e.errno
+print("goes on", errno, flush=True)
+"#;
+    let world = World::new("limit-file");
+    let said = world.path("said");
+    let script = format!("#!/bin/sh\nexec prlimit --fsize=65536 \"$@\" 2>{}\n", said.display());
+    let limited = world.write_mode("limited", script, 0o755);
+    let done = world.run(&[], "python3").behind(limited, "--").args(["-c", GOES_ON]).finish();
+    done.success().says("full: 27").says("goes on 13");
+    assert_eq!(std::fs::metadata(said).unwrap().len(), 65536);
+}

@@ -1,6 +1,6 @@
 //! Whom a datagram socket speaks with.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,6 +88,12 @@ impl Datagram {
         self.held_back.contains_key(&port)
     }
 
+    /// Whether ports are kept for what the kernel sends by itself.
+    pub(super) fn keeps_ports(&self) -> bool {
+        let points = self.anchor.as_ref().is_some_and(|anchor| anchor.guard.is_some());
+        points || !self.pointed.is_empty() || !self.held_back.is_empty()
+    }
+
     /// Notes that a session is being set up for `peer`. False when the socket has too many destinations already.
     pub fn await_session(&mut self, peer: SocketAddr, first: &[&[u8]]) -> bool {
         if self.by_virtual.len() >= DESTINATIONS {
@@ -148,6 +154,29 @@ impl Datagram {
     /// How the program knows this source, if it may send to this socket.
     pub fn name_of(&self, source: &SocketAddrV4) -> Option<&SocketAddr> {
         self.by_physical.get(source)
+    }
+
+    /// Forgets who is of this run, but those that send here by themselves: `stays` says of a source whether it does.
+    pub(super) fn forget_own(&mut self, sources: &mut Sources, stays: impl Fn(&SocketAddrV4) -> bool) {
+        self.by_virtual.retain(|_, peer| !matches!(peer, Peer::Ready { session: None, .. }));
+        self.by_virtual.shrink_to_fit();
+        let of_sessions = self.by_virtual.values().filter_map(|peer| match peer {
+            Peer::Ready { physical, .. } => Some(*physical),
+            _ => None,
+        });
+        let of_sessions = of_sessions.chain(self.crossed.values().map(|(at, ..)| *at));
+        let former = self.replaced.iter().map(|(_, at)| *at).chain(self.departed.iter().map(|(_, at)| *at));
+        let known: HashSet<_> = of_sessions.chain(former).collect();
+        let anchor = self.anchor.as_ref().map(|anchor| anchor.physical);
+        let is_known = |source: &SocketAddrV4| known.contains(source) || anchor == Some(*source) || stays(source);
+        self.by_physical.retain(|source, _| {
+            let is_known = is_known(source);
+            if !is_known {
+                sources.forget(source);
+            }
+            is_known
+        });
+        self.by_physical.shrink_to_fit();
     }
 
     /// How the program knows whom it sends to there.

@@ -1,7 +1,7 @@
 use super::*;
 
 fn socket(proto: Proto, v6: bool, state: State) -> Socket {
-    Socket { proto, v6, v6only: false, bound: None, former: None, state, error: None, datagram: None }
+    Socket { proto, v6, v6only: false, bound: None, former: None, state, error: None, datagram: None, begun: 0 }
 }
 
 fn bound(virtual_: &str, port: u16) -> Bound {
@@ -94,6 +94,32 @@ fn only_what_was_announced_for_this_listener_is_let_in() {
 }
 
 #[test]
+fn acquaintances_that_are_found_again_are_forgotten() {
+    let mut table = Table::default();
+    let at = |n: u16| SocketAddrV4::new([127, 64, 0, 1].into(), 3000 + n);
+    for cookie in 1..=4 {
+        table.socket(cookie, || socket(Proto::Udp, false, State::Idle));
+        table.bind(cookie, bound(&format!("127.0.0.1:{}", 7000 + cookie), 3000 + cookie as u16));
+    }
+    let name = |n: u16| SocketAddr::from(([127, 0, 0, 1], 7000 + n));
+    // The first is connected to the fourth, which also has a session; the second sends to it.
+    let media = "127.64.0.9:9".parse().unwrap();
+    let peer = "198.18.0.9:7".parse().unwrap();
+    table.note_peer(4, peer, media, Some(SessionId::next()), None);
+    table.set_anchor(1, Some(Anchor { physical: at(4), guard: None, led: None }));
+    for sender in [1, 2] {
+        table.note_peer(sender, name(4), at(4), None, None);
+        table.hear(4, at(sender as u16), name(sender as u16));
+    }
+    table.forget_acquaintances();
+    assert!(matches!(table.standing(2, &name(4)), Standing::None));
+    assert!(matches!(table.standing(4, &peer), Standing::Ready(_)));
+    let heard = |source| table.name_in_any_case(4, &source).copied();
+    assert_eq!([at(1), at(2), media].map(heard), [Some(name(1)), None, Some(peer)]);
+    assert_eq!(table.friends(&at(4)).len(), 1);
+}
+
+#[test]
 fn of_too_many_announcements_from_one_source_the_oldest_gives_way() {
     let mut table = Table::default();
     listener(&mut table, 1, "0.0.0.0:7000", 7000);
@@ -111,7 +137,7 @@ fn a_dead_socket_leaves_its_sessions_and_nothing_else() {
     let (announced, session) = (SessionId::next(), SessionId::next());
     assert_eq!(table.expect("127.64.0.2:4000".parse().unwrap(), expected(1, announced)), None);
     let (local, peer) = ("198.18.0.1:7000".parse().unwrap(), "198.18.0.9:1".parse().unwrap());
-    let accepted = socket(Proto::Tcp, false, State::Connected { local, peer, session: Some(session), _guard: None });
+    let accepted = socket(Proto::Tcp, false, State::Connected { local, peer, session: Some(session), guard: None });
     table.insert_accepted(2, accepted, bound("0.0.0.0:7000", 7000));
     assert_eq!(table.remove(2).unwrap().sessions, [session]);
     assert_eq!(table.remove(1).unwrap().sessions, [announced]);
