@@ -107,6 +107,7 @@ fn acquaintances_that_are_found_again_are_forgotten() {
     let peer = "198.18.0.9:7".parse().unwrap();
     table.note_peer(4, peer, media, Some(SessionId::next()), None);
     table.set_anchor(1, Some(Anchor { physical: at(4), guard: None, led: None }));
+    table.get_mut(1).unwrap().datagram.as_mut().unwrap().connected = Some(name(4));
     for sender in [1, 2] {
         table.note_peer(sender, name(4), at(4), None, None);
         table.hear(4, at(sender as u16), name(sender as u16));
