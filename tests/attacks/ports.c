@@ -22,19 +22,25 @@ static struct address bound(int fd) {
     }
 }
 
-/* The port that the kernel knows this socket by. */
-static int kernel_port(int fd, const char *list_of) {
-    struct stat s;
-    MUST(fstat(fd, &s));
+/* The port in a list of the kernel's of the socket with this inode, or 0. */
+static unsigned listed_port(const char *list_of, unsigned long inode) {
     FILE *list = fopen(list_of, "r");
     CHECK(list);
     char line[512];
     unsigned port, found = 0;
-    unsigned long inode;
+    unsigned long other;
     while (!found && fgets(line, sizeof line, list))
-        if (sscanf(line, " %*d: %*[0-9A-F]:%x %*s %*s %*s %*s %*s %*s %*s %lu", &port, &inode) == 2 && inode == s.st_ino)
-            found = port;
+        if (sscanf(line, " %*d: %*[0-9A-F]:%x %*s %*s %*s %*s %*s %*s %*s %lu", &port, &other) == 2 && other == inode) found = port;
     fclose(list);
+    return found;
+}
+
+/* The port that the kernel knows this socket by. (Its list may miss a socket when others go while it is read.) */
+static int kernel_port(int fd, const char *list_of) {
+    struct stat s;
+    MUST(fstat(fd, &s));
+    unsigned found = 0;
+    for (int i = 0; i < 100 && !found; i++) found = listed_port(list_of, s.st_ino);
     CHECK(found);
     return (int)found;
 }
