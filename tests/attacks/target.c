@@ -179,12 +179,26 @@ static void pass(struct address me) {
     close(over);
 }
 
+/* A free port that the kernel does not choose by itself (ip_local_port_range): a socket of the attack's that got the same number would be
+ * connected to itself, within the box as without it. */
+static void choose_port(struct address *me) {
+    for (int port = 10000 + getpid() % 20000;; port++) {
+        int fd = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+        me->v4.sin_port = htons((uint16_t)port);
+        bool free_ = bind(fd, &me->any, me->len) == 0;
+        CHECK(free_ || errno == EADDRINUSE);
+        close(fd);
+        if (free_) return;
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) return 2;
     signal(SIGPIPE, SIG_IGN);
     watch(STDIN_FILENO, INPUT);
     struct address me = any_v4(0);
     if (inet_pton(AF_INET, argv[1], &me.v4.sin_addr) != 1) return 2;
+    choose_port(&me);
     int tcp = listen_on(me, 64), one = 1;
     me = local_of(tcp);
     /* Datagrams to a broadcast or multicast address come in by the wildcard address only. */
