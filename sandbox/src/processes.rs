@@ -49,6 +49,37 @@ fn children_of(process: u32) -> io::Result<Vec<u32>> {
     Ok(children)
 }
 
+/// What happened to a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It ended with this status.
+    Exited(i32),
+    /// It ended by this signal.
+    Killed(i32),
+    /// It was stopped by this signal.
+    Stopped(i32),
+    /// Something else.
+    Other,
+}
+
+/// The next child of this process to which something happened, which is reaped if it ended. None: there is none yet. (Any signal, also a
+/// real-time one.)
+///
+/// # Errors
+/// What waitpid(2) gives: ECHILD when there are no children.
+pub fn wait_for_any() -> Result<Option<(i32, Change)>, Errno> {
+    let mut status = 0;
+    // SAFETY: it writes one int.
+    let process = Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED) })?;
+    let change = match status {
+        s if libc::WIFEXITED(s) => Change::Exited(libc::WEXITSTATUS(s)),
+        s if libc::WIFSIGNALED(s) => Change::Killed(libc::WTERMSIG(s)),
+        s if libc::WIFSTOPPED(s) => Change::Stopped(libc::WSTOPSIG(s)),
+        _ => Change::Other,
+    };
+    Ok((process != 0).then_some((process, change)))
+}
+
 /// All processes below this one.
 pub fn descendants() -> Vec<u32> {
     let mut found = Vec::new();

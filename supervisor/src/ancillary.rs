@@ -104,8 +104,9 @@ pub fn hears_errors(supervisor: &Supervisor, target: &Target, peer: &SocketAddr)
 /// One control message of a datagram that the program sends, as the kernel is to have it: None where it says something of a path
 /// or of a process that are not the program's. EINVAL as in ip6_datagram_send_ctl (net/ipv6/datagram.c).
 pub fn outgoing(supervisor: &Supervisor, m: Control, v6: bool) -> Result<Option<Control>, Errno> {
+    let judged = translated(m.clone(), v6)?;
     check_origin(supervisor, &m, v6)?;
-    translated(m, v6)
+    Ok(judged)
 }
 
 /// IP_PKTINFO and IPV6_PKTINFO of a datagram that is sent: whether its interface and its source address are the program's. (They have no effect:

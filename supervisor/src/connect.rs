@@ -244,7 +244,10 @@ fn claim(supervisor: &Supervisor, cookie: Cookie, attempt: &Arc<Attempt>) -> Res
     let mut table = supervisor.table.lock();
     let Some(s) = table.get_mut(cookie) else { return Ok(()) };
     match s.state {
-        State::Idle => s.state = State::Connecting(attempt.clone()),
+        State::Idle => {
+            s.state = State::Connecting(attempt.clone());
+            s.begun = s.begun.wrapping_add(1);
+        }
         State::Connecting(_) => return Err(Errno::EALREADY),
         State::Listening | State::Connected { .. } => return Err(Errno::EISCONN),
     }

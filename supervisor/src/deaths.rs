@@ -80,10 +80,15 @@ impl Deaths {
         }
     }
 
-    /// Whether the kernel's tables show this socket. (Before Linux 6.8 not a TCP socket that is merely bound: false.)
+    /// Whether the kernel's tables show this socket, whose address another one has got alone. (Before Linux 6.8 not a TCP socket that is merely
+    /// bound: false.)
     pub fn is_alive(&self, supervisor: &Supervisor, cookie: Cookie) -> bool {
         match sandbox::diag::live_cookies() {
-            Ok(live) => live.contains(&cookie) || self.is_needed(supervisor, cookie),
+            // Of UDP the other one would be found.
+            Ok(live) => {
+                let of_tcp = supervisor.table.lock().pointing(cookie).filter(|at| at.proto == Proto::Tcp);
+                live.contains(&cookie) || of_tcp.is_some_and(|at| self.is_found(at))
+            }
             Err(error) => {
                 // It stays known: the kernel's report, or a sweep, comes.
                 tracing::warn!(%error, "whether a socket lives could not be asked");

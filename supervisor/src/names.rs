@@ -209,10 +209,10 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
     // The address alone: flow and scope are not kept (inet6_bind).
     let virtual_ = SocketAddr::new(wanted.ip(), port);
     table.bind(target.cookie, Bound { virtual_, physical, port_chosen: wanted.port() != 0 });
-    // Where others have it, they have met who sends there.
-    let is_first = proto == Proto::Udp && wanted.port() != 0 && !table.is_in_group(target.cookie);
+    // Where many have it, they have met who sends there.
+    let meets = proto == Proto::Udp && wanted.port() != 0 && !table.is_in_crowd(target.cookie);
     drop(table);
-    if is_first {
+    if meets {
         datagram::meet_friends(supervisor, target.cookie, physical);
     }
     Ok(published && proto == Proto::Udp)

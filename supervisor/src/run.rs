@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 use policy::{Flags, Policy};
@@ -19,6 +18,7 @@ use sandbox::filter::Scope;
 use sandbox::keeper::Keeper;
 use sandbox::netns::Networks;
 use sandbox::notify::Listener;
+use sandbox::processes::Change;
 use sandbox::watch::Watcher;
 use sandbox::watchdog;
 use sipcore::agent::Proto;
@@ -445,9 +445,9 @@ fn is_own(process: u32, broker: Option<u32>) -> bool {
 
 /// Whether a program that stopped is a job of a shell that did: by the terminal, or in its foreground. Another one is continued by whoever
 /// stopped it, maybe a process of its own, which needs the supervisor for that.
-fn is_job(stopped_by: Signal) -> bool {
+fn is_job(stopped_by: i32) -> bool {
     let foreground = std::fs::File::open("/dev/tty").and_then(|tty| Ok(nix::unistd::tcgetpgrp(tty)?));
-    stopped_by != Signal::SIGSTOP || foreground.is_ok_and(|group| group == nix::unistd::getpgrp())
+    stopped_by != Signal::SIGSTOP as i32 || foreground.is_ok_and(|group| group == nix::unistd::getpgrp())
 }
 
 /// Reaps what has ended; Some when nothing of the program is left.
@@ -473,18 +473,20 @@ fn reap(main: Pid, broker: Option<u32>, status: &mut Option<i32>) -> Option<i32>
 /// Reaps what has ended. The children that are left.
 fn reap_now(main: Pid, status: &mut Option<i32>) -> std::io::Result<Vec<u32>> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == main => *status = Some(code),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == main => *status = Some(128 + signal as i32),
-            // The shell that waits for `sipbox` must see the job stop; SIGCONT for the group wakes both.
-            Ok(WaitStatus::Stopped(pid, signal)) if pid == main && is_job(signal) => {
-                let _ = kill(Pid::this(), Signal::SIGSTOP);
-            }
-            Ok(WaitStatus::StillAlive) => {
-                return if status.is_some() { sandbox::processes::children() } else { Ok(Vec::new()) };
-            }
-            Err(Errno::ECHILD) => return Ok(Vec::new()),
-            Err(_) | Ok(_) => {}
+        match sandbox::processes::wait_for_any() {
+            Ok(Some((pid, change))) if pid == main.as_raw() => match change {
+                Change::Exited(code) => *status = Some(code),
+                Change::Killed(signal) => *status = Some(128 + signal),
+                // The shell that waits for `sipbox` must see the job stop; SIGCONT for the group wakes both.
+                Change::Stopped(signal) if is_job(signal) => {
+                    let _ = kill(Pid::this(), Signal::SIGSTOP);
+                }
+                Change::Stopped(_) | Change::Other => {}
+            },
+            Ok(None) => return if status.is_some() { sandbox::processes::children() } else { Ok(Vec::new()) },
+            Err(Errno::EINTR) | Ok(Some(_)) => {}
+            // There are none.
+            Err(_) => return Ok(Vec::new()),
         }
     }
 }

@@ -371,9 +371,12 @@ impl Table {
         self.sockets.get(&self.at(Proto::Udp, *source)?)?.datagram.as_ref()?.name_at(&at)
     }
 
-    /// Whether another socket has the physical address of this one.
-    pub fn is_in_group(&self, cookie: Cookie) -> bool {
-        self.group(cookie).next().is_some()
+    /// Whether so many open sockets have the physical address of this one that what they know of who sends there does not get lost: each of them
+    /// leaves it to another one (see [`Table::remove`]).
+    pub fn is_in_crowd(&self, cookie: Cookie) -> bool {
+        const CROWD: usize = 8;
+        let v6 = self.sockets.get(&cookie).is_some_and(|s| s.v6);
+        self.group(cookie).filter(|(_, s)| s.is_open() && s.v6 == v6).take(CROWD).count() == CROWD
     }
 
     /// The sockets that the kernel's own tables must show: those that are connected, listen, or are bound.

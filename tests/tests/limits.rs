@@ -190,3 +190,10 @@ print("goes on", errno, flush=True)
     done.success().says("full: 27").says("goes on 13");
     assert_eq!(std::fs::metadata(said).unwrap().len(), 65536);
 }
+
+/// A signal for which there is no name ends a program as any other.
+#[test]
+fn a_program_that_a_real_time_signal_ends() {
+    let world = World::new("limit-signals");
+    world.run(&[], "sh").args(["-c", "kill -35 $$"]).finish_within(Duration::from_secs(20)).ended_with(128 + 35);
+}

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddrV4;
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashSet, HashSetExt};
 
 use super::Table;
 
@@ -24,18 +24,18 @@ impl Table {
     /// destination again; one that waits in a queue by then may be lost.
     pub(super) fn forget_acquaintances(&mut self) {
         let Table { sockets, sources, acquainted, .. } = self;
-        let mut pointing: HashMap<SocketAddrV4, SocketAddrV4> = HashMap::new();
+        let mut pointing: HashSet<(SocketAddrV4, SocketAddrV4)> = HashSet::new();
         for socket in sockets.values() {
             if let (Some(bound), Some(datagram)) = (socket.bound, &socket.datagram)
                 && let Some(anchor) = &datagram.anchor
             {
-                pointing.insert(bound.physical, anchor.physical);
+                pointing.insert((bound.physical, anchor.physical));
             }
         }
         for socket in sockets.values_mut() {
             let own = socket.bound.map(|b| b.physical);
             let Some(datagram) = &mut socket.datagram else { continue };
-            datagram.forget_own(sources, |source| own.is_some() && pointing.get(source) == own.as_ref());
+            datagram.forget_own(sources, |source| own.is_some_and(|own| pointing.contains(&(*source, own))));
         }
         acquainted.retain(|at, friends| {
             friends.cookies.retain(|cookie| {
