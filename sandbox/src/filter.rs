@@ -288,9 +288,9 @@ fn here(filter: &mut ScmpFilterContext) -> Result<(), FilterError> {
         ScmpArgCompare::new(4, ScmpCompareOp::Equal, 0),
     ];
     filter.add_rule_conditional_exact(ScmpAction::Notify, call("recvfrom")?, &impatient)?;
-    // A port that the kernel chooses only at connect() cannot be announced to the peer: the option has no effect.
+    // A port that the kernel chooses only at connect() cannot be announced to the peer: the option is kept, without its effect.
     let no_port = [int_is(1, libc::IPPROTO_IP), int_is(2, libc::IP_BIND_ADDRESS_NO_PORT)];
-    filter.add_rule_conditional_exact(ScmpAction::Errno(0), call("setsockopt")?, &no_port)?;
+    filter.add_rule_conditional_exact(ScmpAction::Notify, call("setsockopt")?, &no_port)?;
     // As before Linux 6.3: which of the machine's ports a socket of the run gets is nothing for the program to choose.
     let range = [int_is(1, libc::IPPROTO_IP), int_is(2, IP_LOCAL_PORT_RANGE)];
     filter.add_rule_conditional_exact(ScmpAction::Errno(libc::ENOPROTOOPT), call("setsockopt")?, &range)?;

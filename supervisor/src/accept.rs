@@ -16,9 +16,9 @@ use tokio::io::Interest;
 use crate::call::{Call, Held, Target, Watch, errno};
 use crate::doorbell;
 use crate::flow::Links;
-use crate::names::is_reachable;
+use crate::names::{self, is_reachable};
 use crate::supervisor::Supervisor;
-use crate::table::{Bound, Expected, Socket, State};
+use crate::table::{Bound, Expected, Holding, Socket, State};
 use crate::unix;
 
 /// listen(2).
@@ -36,7 +36,8 @@ pub fn listen(mut call: Call) {
             if supervisor.table.lock().get(target.cookie).is_some_and(|s| matches!(s.state, State::Connecting(_))) {
                 return Err(Errno::EINVAL);
             }
-            supervisor.ensure_still_bound(&target)?;
+            let bound = supervisor.ensure_still_bound(&target)?;
+            may_listen(supervisor, &target, &bound)?;
         }
         if target.is_of(libc::AF_UNIX) {
             return unix::listen(&call, &target, backlog).map(|()| None);
@@ -64,6 +65,27 @@ pub fn listen(mut call: Call) {
         }
         Ok(_) => call.finish(Ok(0)),
         Err(e) => call.finish(Err(e)),
+    }
+}
+
+/// Who may listen beside sockets whose addresses overlap is decided once more (inet_csk_listen_start).
+fn may_listen(supervisor: &Supervisor, target: &Target, bound: &Bound) -> Result<(), Errno> {
+    let beside = || {
+        let table = supervisor.table.lock();
+        let socket = table.get(target.cookie).filter(|s| matches!(s.state, State::Idle));
+        let mut holding =
+            socket.map_or_else(Holding::default, |s| table.holding(Proto::Tcp, &bound.virtual_, s.v6only));
+        holding.beside.retain(|(_, at)| *at != bound.physical);
+        holding
+    };
+    let before = beside();
+    match names::may_be_beside(target, &before) {
+        Err(Errno::EADDRINUSE) => {
+            supervisor.deaths.catch_up(supervisor);
+            let now = beside();
+            if now == before { Err(Errno::EADDRINUSE) } else { names::may_be_beside(target, &now) }
+        }
+        other => other,
     }
 }
 

@@ -218,7 +218,7 @@ impl Call {
         if !trace.rule.is_empty() {
             let _ = write!(line, " by {}", trace.rule);
         }
-        crate::say::line(&line);
+        crate::say::trace(&line);
     }
 }
 

@@ -24,7 +24,7 @@ pub fn tap() -> Tap {
             Direction::Sent => "-->",
             Direction::Received => "<--",
         };
-        crate::say::say!(
+        crate::say::trace(&format!(
             "{:9.3} ms  {} {arrow} {}  {}  [{} {}]",
             start.elapsed().as_secs_f64() * 1e3,
             e.local,
@@ -32,6 +32,6 @@ pub fn tap() -> Tap {
             shown(&e.start_line),
             shown(&e.call_id),
             shown(&e.cseq),
-        );
+        ));
     })
 }

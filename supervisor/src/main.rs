@@ -99,7 +99,7 @@ fn log() {
     });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| say::Events)
         .with_ansi(false)
         .log_internal_errors(false)
         .init();

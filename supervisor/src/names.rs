@@ -10,7 +10,7 @@ use sipcore::agent::Proto;
 
 use crate::call::{Call, Target, errno};
 use crate::supervisor::{Supervisor, policy_proto};
-use crate::table::{Bound, State};
+use crate::table::{Bound, Holding, State};
 use crate::{datagram, netlink, unix};
 
 /// getsockname(2).
@@ -194,7 +194,7 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
                 true
             }
         };
-    let physical = bind_somewhere(supervisor, target, proto, v6, v6only, wanted)?;
+    let (physical, overlaps) = bind_somewhere(supervisor, target, proto, v6, v6only, wanted)?;
     // A name that only IPv6 has makes the socket IPv6's alone (inet6_bind).
     if v6
         && ip.is_ipv6()
@@ -209,6 +209,9 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
     // The address alone: flow and scope are not kept (inet6_bind).
     let virtual_ = SocketAddr::new(wanted.ip(), port);
     table.bind(target.cookie, Bound { virtual_, physical, port_chosen: wanted.port() != 0 });
+    if overlaps {
+        table.note_overlap(proto, port);
+    }
     // Where many have it, they have met who sends there.
     let meets = proto == Proto::Udp && wanted.port() != 0 && !table.is_in_crowd(target.cookie);
     drop(table);
@@ -218,9 +221,10 @@ fn bind_inet(call: &mut Call, target: &Target, proto: Proto, address: Address) -
     Ok(published && proto == Proto::Udp)
 }
 
-/// Chooses the physical port: that of the socket whose address overlaps (the kernel then says whether they may share
-/// it), else one that the kernel picks, never the number that the program asked for: when the socket is gone, that number
-/// on the run's address means whoever listens on 0.0.0.0, and the program must not be the one to choose who that is.
+/// Chooses the physical port: that of the socket with the same name (the kernel then says whether they may share it), else one that the kernel
+/// picks, if it would let the socket be beside those whose addresses overlap. Never the number that the program asked for: when the socket is
+/// gone, that number on the run's address means whoever listens on 0.0.0.0, and the program must not be the one to choose who that is.
+/// Gives the physical address, and whether there are others whose addresses overlap.
 fn bind_somewhere(
     supervisor: &Supervisor,
     target: &Target,
@@ -228,45 +232,82 @@ fn bind_somewhere(
     v6: bool,
     v6only: bool,
     wanted: SocketAddr,
-) -> Result<SocketAddrV4, Errno> {
-    let find = || match wanted.port() {
-        0 => None,
-        _ => supervisor.table.lock().holder(proto, &wanted, v6only),
+) -> Result<(SocketAddrV4, bool), Errno> {
+    if wanted.port() == 0 {
+        return Ok((supervisor.bind_physical(target, proto, v6, supervisor.anywhere())?, false));
+    }
+    let find = || {
+        let holding = supervisor.table.lock().holding(proto, &wanted, v6only);
+        if holding.beside.is_empty() {
+            return holding;
+        }
+        // Who is gone, but for the kernel's report of that, leaves its place to this one.
+        holding.beside.iter().for_each(|(cookie, _)| supervisor.vacate(*cookie));
+        supervisor.table.lock().holding(proto, &wanted, v6only)
     };
-    let Some(mut holder) = find() else {
-        let worn = match (proto, wanted.port()) {
-            (_, 0) => None,
-            (Proto::Tcp, _) => supervisor.table.lock().worn(&wanted, v6only),
-            (Proto::Udp, _) => {
-                let left = supervisor.table.lock().left(&wanted, v6only);
-                if let Some(bound) = left.and_then(|l| supervisor.bind_physical(target, proto, v6, l).ok()) {
-                    return Ok(bound);
-                }
-                None
-            }
-        };
-        return supervisor.bind_physical(target, proto, v6, worn.unwrap_or_else(|| supervisor.anywhere()));
+    let bind = |holding: &Holding| {
+        may_be_beside(target, holding)?;
+        match holding.same {
+            Some((_, at)) => supervisor.bind_physical(target, proto, v6, at),
+            None => bind_alone(supervisor, target, proto, (v6, v6only), wanted),
+        }
     };
-    let mut bound = supervisor.bind_physical(target, proto, v6, holder.1);
+    let mut holding = find();
+    if holding.is_empty() {
+        return Ok((bind(&holding)?, false));
+    }
+    let mut bound = bind(&holding);
     if bound == Err(Errno::EADDRINUSE) {
-        // The holder may be gone, and the kernel's report of that on its way.
-        let is_bound = || sandbox::diag::is_bound(holder.1, holder.1, proto == Proto::Tcp).unwrap_or(false);
-        supervisor.bury(holder.0, is_bound);
+        // The holders may be gone, and the kernel's reports of that on their way.
+        for (cookie, at) in holding.all() {
+            supervisor.bury(*cookie, || sandbox::diag::is_bound(*at, *at, proto == Proto::Tcp).unwrap_or(false));
+        }
         supervisor.deaths.catch_up(supervisor);
-        match find() {
-            None => return bind_somewhere(supervisor, target, proto, v6, v6only, wanted),
-            Some(other) if other != holder => {
-                holder = other;
-                bound = supervisor.bind_physical(target, proto, v6, holder.1);
-            }
-            Some(_) => {}
+        let now = find();
+        if now != holding {
+            holding = now;
+            bound = bind(&holding);
         }
     }
     if bound.is_ok() && !sock::shares_port(target.as_fd()).map_err(errno)? {
         // It has the port alone, so who had it before does not.
-        supervisor.vacate(holder.0);
+        holding.all().for_each(|(cookie, _)| supervisor.vacate(*cookie));
     }
-    bound
+    if bound.is_ok() && proto == Proto::Udp && holding.same.is_none() {
+        supervisor.table.lock().draw_from(&wanted, v6only, &holding.beside);
+    }
+    Ok((bound?, !holding.beside.is_empty()))
+}
+
+/// Whether the kernel would let a socket be beside those whose addresses overlap its own (EADDRINUSE).
+pub fn may_be_beside(target: &Target, holding: &Holding) -> Result<(), Errno> {
+    for (_, at) in &holding.beside {
+        if !sock::may_share(target.as_fd(), *at).map_err(errno)? {
+            return Err(Errno::EADDRINUSE);
+        }
+    }
+    Ok(())
+}
+
+/// Where no socket of this name is: where one was, if something of it is left, else anywhere.
+fn bind_alone(
+    supervisor: &Supervisor,
+    target: &Target,
+    proto: Proto,
+    (v6, v6only): (bool, bool),
+    wanted: SocketAddr,
+) -> Result<SocketAddrV4, Errno> {
+    let place = match proto {
+        Proto::Tcp => supervisor.table.lock().worn(&wanted, v6only),
+        Proto::Udp => {
+            let left = supervisor.table.lock().left(&wanted, v6only);
+            if let Some(bound) = left.and_then(|l| supervisor.bind_physical(target, proto, v6, l).ok()) {
+                return Ok(bound);
+            }
+            None
+        }
+    };
+    supervisor.bind_physical(target, proto, v6, place.unwrap_or_else(|| supervisor.anywhere()))
 }
 
 /// True when peers may reach what is bound here.

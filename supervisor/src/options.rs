@@ -2,6 +2,7 @@
 //! SO_PASSPIDFD.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -62,12 +63,14 @@ fn truncated(value: i32, given: usize) -> (Vec<u8>, u32) {
     (value.to_ne_bytes()[..n].to_vec(), n as u32)
 }
 
-/// setsockopt(2) of IPV6_V6ONLY, IPV6_RECVERR, IPV6_TCLASS, IPV6_UNICAST_HOPS, SO_PASSCRED, SO_PASSPIDFD, TCP_ULP and UDP_CORK.
+/// setsockopt(2) of IPV6_V6ONLY, IPV6_RECVERR, IPV6_TCLASS, IPV6_UNICAST_HOPS, SO_PASSCRED, SO_PASSPIDFD,
+/// IP_BIND_ADDRESS_NO_PORT, TCP_ULP and UDP_CORK.
 pub fn set(call: Call) {
     match (call.int(1), call.int(2)) {
         (libc::SOL_SOCKET, _) => unix::set_asking(call),
         (libc::IPPROTO_TCP, _) => set_upper_protocol(call),
         (libc::IPPROTO_UDP, _) => held_back::set_cork(call),
+        (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT) => set_no_port(call),
         (_, libc::IPV6_RECVERR) => set_receive_errors(call),
         (_, libc::IPV6_TCLASS) => set_of_packets(call, libc::IP_TOS),
         (_, libc::IPV6_UNICAST_HOPS) => set_of_packets(call, libc::IP_TTL),
@@ -92,6 +95,30 @@ fn set_upper_protocol(mut call: Call) {
         // What receives from such a socket takes a record, whatever the flags (tls_sw_recvmsg): nobody guesses which socket it is.
         call.supervisor.era.end();
         nix::sys::socket::setsockopt(&target, nix::sys::socket::sockopt::TcpUlp::default(), b"tls")?;
+        Ok(0)
+    })();
+    call.finish(result);
+}
+
+/// IP_BIND_ADDRESS_NO_PORT: the kernel's own option, which is taken off while a socket is bound ([`Supervisor::bind_physical`]).
+///
+/// [`Supervisor::bind_physical`]: crate::supervisor::Supervisor::bind_physical
+fn set_no_port(mut call: Call) {
+    let (number, level, name) = (call.int(0), call.int(1), call.int(2));
+    call.note(|| format!("setsockopt({number}, {level}, {name})"));
+    let result = (|| {
+        let target = call.target(number)?;
+        call.supervisor.known(&target)?;
+        // An int, or a byte (do_ip_setsockopt).
+        let value = match call.int(4) {
+            ..0 => return Err(Errno::EINVAL),
+            0 => 0,
+            _ if call.argument(3) == 0 => 0,
+            1..4 => i32::from(call.n.read(call.argument(3), 1)?[0]),
+            4.. => call.n.read_u32(call.argument(3))? as i32,
+        };
+        call.supervisor.ports_come_late.store(true, Ordering::SeqCst);
+        sock::set_option(target.as_fd(), level, name, value).map_err(errno)?;
         Ok(0)
     })();
     call.finish(result);

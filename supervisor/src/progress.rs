@@ -1,7 +1,7 @@
 //! What a connect() waits for: one line on standard error, written over and taken away again. Only where that is a terminal, and only when the
 //! wait is long enough to be wondered at.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl Waits {
         match line {
             Some(line) if is_ours() => {
                 let line: String = line.chars().filter(|c| !c.is_control()).take(COLUMNS - 8).collect();
-                put(&format!("\r\x1b[Ksipbox: {line}"));
+                crate::say::put(format!("\r\x1b[Ksipbox: {line}"));
                 self.shown = true;
             }
             _ => self.erase(),
@@ -47,14 +47,9 @@ impl Waits {
 
     fn erase(&mut self) {
         if std::mem::take(&mut self.shown) {
-            put("\r\x1b[K");
+            crate::say::put("\r\x1b[K".to_owned());
         }
     }
-}
-
-/// A line that cannot be written is lost, and nothing else.
-fn put(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 fn is_terminal() -> bool {

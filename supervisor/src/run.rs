@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
@@ -54,13 +56,12 @@ const NOTIFICATION_THREADS: usize = 1;
 
 /// Runs the program and returns the exit status.
 pub fn run(arguments: cli::Run) -> i32 {
-    match try_run(arguments) {
-        Ok(status) => status,
-        Err((status, words)) => {
-            crate::say::say!("{words}");
-            status
-        }
-    }
+    let status = try_run(arguments).unwrap_or_else(|(status, words)| {
+        crate::say::say!("{words}");
+        status
+    });
+    crate::say::finish();
+    status
 }
 
 type Failed = (i32, String);
@@ -126,6 +127,7 @@ fn try_run(arguments: cli::Run) -> Result<i32, Failed> {
         },
     };
     let signals = signals().map_err(|e| internal(&e))?;
+    crate::say::begin();
     // Sockets, encryption and packets of a flow in one thread: handing each other every packet costs two more than they gain.
     watchdog::start().map_err(|e| internal(&e))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -327,6 +329,7 @@ impl Run {
             unix: Unix::default(),
             netlink: Netlink::new(Interfaces::new(own_v4, own_v6)),
             corks: AtomicBool::default(),
+            ports_come_late: AtomicBool::default(),
             accepting: Mutex::default(),
             watcher: Watcher::start().map_err(|e| format!("no thread can be started: {e}"))?,
             deaths: Deaths::default(),
@@ -410,31 +413,62 @@ const FORWARDED: [Signal; 10] = [
 /// Of those, the ones that end what the program left behind.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
+/// What there is of the program.
+enum Left {
+    Nothing,
+    Something,
+    /// That cannot be found out: the program may have taken all descriptors of this process, with which its processes are counted. They come
+    /// back when it is gone.
+    Unknown,
+}
+
 /// Waits for the program and all that it left behind; returns the program's status.
 fn wait(main: Pid, broker: Option<u32>, signals: &SignalFd) -> i32 {
+    /// Who is left of the program is asked again so much later.
+    const LATER: u16 = 50;
     let mut status = None;
+    // What the program was told to end with, before it did.
+    let mut told = None;
     loop {
-        if let Some(s) = reap(main, broker, &mut status) {
-            return s;
+        let patience = match (reap(main, broker, &mut status), status) {
+            (Left::Nothing, Some(status)) => return status,
+            (Left::Unknown, _) => PollTimeout::from(LATER),
+            _ => PollTimeout::NONE,
+        };
+        if let (Some(signal), Some(status)) = (told, status) {
+            told = None;
+            // Many go on after SIGHUP.
+            if signal != Signal::SIGHUP || status == 128 + signal as i32 {
+                end_what_is_left(signal, broker);
+            }
+        }
+        let mut asked = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if !poll(&mut asked, patience).is_ok_and(|ready| ready > 0) {
+            continue;
         }
         let Ok(Some(info)) = signals.read_signal() else { continue };
         let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
         // It may have come after the program's end, of which the kernel tells later.
-        if let Some(s) = reap(main, broker, &mut status) {
-            return s;
+        if let (Left::Nothing, Some(status)) = (reap(main, broker, &mut status), status) {
+            return status;
         }
         // What the terminal sends goes to the whole process group: the program has it already.
         let from_kernel = info.ssi_code > 0;
         if status.is_none() {
             if signal != Signal::SIGCHLD && !from_kernel {
                 let _ = kill(main, signal);
+                told = ENDING.contains(&signal).then_some(signal).or(told);
             }
         } else if ENDING.contains(&signal) {
-            // Daemons, most of them, which have left the terminal: nothing but this run ends with them.
-            for left in sandbox::processes::descendants().into_iter().filter(|p| !is_own(*p, broker)) {
-                let _ = kill(Pid::from_raw(left.cast_signed()), signal);
-            }
+            end_what_is_left(signal, broker);
         }
+    }
+}
+
+/// Tells what the program left behind: daemons, most of them, which have left the terminal; nothing but this run ends with them.
+fn end_what_is_left(signal: Signal, broker: Option<u32>) {
+    for left in sandbox::processes::descendants().into_iter().filter(|p| !is_own(*p, broker)) {
+        let _ = kill(Pid::from_raw(left.cast_signed()), signal);
     }
 }
 
@@ -450,24 +484,16 @@ fn is_job(stopped_by: i32) -> bool {
     stopped_by != Signal::SIGSTOP as i32 || foreground.is_ok_and(|group| group == nix::unistd::getpgrp())
 }
 
-/// Reaps what has ended; Some when nothing of the program is left.
-fn reap(main: Pid, broker: Option<u32>, status: &mut Option<i32>) -> Option<i32> {
-    /// A program may have taken all descriptors of this process, with which its processes are counted; they come back when it is gone.
-    const TIMES: usize = 20;
-    const LATER: Duration = Duration::from_millis(50);
-    for _ in 0..TIMES {
-        let children = reap_now(main, status);
-        if status.is_none() {
-            return None;
+/// Reaps what has ended; says what is left.
+fn reap(main: Pid, broker: Option<u32>, status: &mut Option<i32>) -> Left {
+    match reap_now(main, status) {
+        Ok(children) if status.is_some() && children.iter().all(|p| is_own(*p, broker)) => Left::Nothing,
+        Ok(_) => Left::Something,
+        Err(error) => {
+            tracing::debug!(%error, "who is left of the program is asked again");
+            Left::Unknown
         }
-        match children {
-            Ok(children) if children.iter().all(|p| is_own(*p, broker)) => return *status,
-            Ok(_) => return None,
-            Err(error) => tracing::debug!(%error, "who is left of the program is asked again"),
-        }
-        std::thread::sleep(LATER);
     }
-    None
 }
 
 /// Reaps what has ended. The children that are left.

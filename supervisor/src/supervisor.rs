@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -81,6 +81,8 @@ pub struct Supervisor {
     pub network: Option<Arc<Network>>,
     /// Whether UDP_CORK was set on any socket.
     pub corks: AtomicBool,
+    /// IP_BIND_ADDRESS_NO_PORT was set once.
+    pub ports_come_late: AtomicBool,
     /// One accept at a time: between the look at a listener's queue and the taking nobody else may take.
     pub accepting: Mutex<()>,
 }
@@ -246,7 +248,7 @@ impl Supervisor {
     pub fn way(&self, call: &mut Call, proto: Proto, port: Option<u16>, destination: SocketAddr) -> Way {
         let canonical = SocketAddr::new(destination.ip().to_canonical(), destination.port());
         let own = self.is_own(canonical.ip());
-        if own && let Some((cookie, bound)) = self.table.lock().own_endpoint(proto, &canonical) {
+        if own && let Some((cookie, bound)) = self.own_endpoint(proto, &canonical) {
             call.rule(|| "own socket".to_owned());
             return Way::Own(cookie, bound);
         }
@@ -291,6 +293,29 @@ impl Supervisor {
                 Way::Refused(refusal(errno))
             }
         }
+    }
+
+    /// The socket of this run that a call to `address` reaches. Where another one would be reached once that is gone, it is looked at.
+    fn own_endpoint(&self, proto: Proto, address: &SocketAddr) -> Option<(crate::table::Cookie, Bound)> {
+        loop {
+            let (found, has_second) = {
+                let table = self.table.lock();
+                (table.own_endpoint(proto, address)?, table.has_second(proto, address.port()))
+            };
+            if !has_second || !self.is_gone(proto, found.0, found.1.physical) {
+                return Some(found);
+            }
+        }
+    }
+
+    /// Whether a socket that others may stand in for is gone, of which the kernel's report may be on its way; it is known to be, then.
+    #[cold]
+    pub fn is_gone(&self, proto: Proto, socket: crate::table::Cookie, at: SocketAddrV4) -> bool {
+        if sandbox::diag::is_bound(at, at, proto == Proto::Tcp).unwrap_or(true) {
+            return false;
+        }
+        self.vacate(socket);
+        self.table.lock().get(socket).is_none()
     }
 
     /// A virtual address as a socket of this family is to see it.
@@ -400,6 +425,13 @@ impl Supervisor {
     ) -> Result<SocketAddrV4, Errno> {
         let fd = std::os::fd::AsFd::as_fd(target);
         let address = if v6 { SocketAddr::V6(sock::mapped(wanted)) } else { SocketAddr::V4(wanted) };
+        const LATE: (i32, i32) = (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
+        if self.ports_come_late.load(Ordering::SeqCst) && sock::option(fd, LATE.0, LATE.1).is_ok_and(|late| late != 0) {
+            sock::set_option(fd, LATE.0, LATE.1, 0).map_err(errno)?;
+            let bound = self.bind_physical(target, proto, v6, wanted);
+            sock::set_option(fd, LATE.0, LATE.1, 1).map_err(errno)?;
+            return bound;
+        }
         match sock::bind(fd, &address).map_err(errno) {
             // A send without an address, which is not trapped, makes the kernel bind a UDP socket to the wildcard: taken back.
             Err(Errno::EINVAL) if proto == Proto::Udp && sock::disconnect(fd).is_ok() => {

@@ -18,15 +18,17 @@ use crate::stub::Waiting;
 mod acquaintances;
 mod era;
 mod holders;
+mod overlap;
 mod past;
 mod peers;
 mod show;
 mod sources;
 
 pub use era::Era;
+pub use overlap::Holding;
 pub use peers::{Anchor, Datagram, Peer};
 
-use holders::{Holders, overlap, same};
+use holders::Holders;
 use past::{Left, Worn};
 use sources::Sources;
 
@@ -424,10 +426,10 @@ impl Table {
         if let Some(s) = self.sockets.get_mut(&cookie) {
             s.former = None;
             s.bound = Some(bound);
-            let port = bound.virtual_.port();
-            self.ports.entry((s.proto, port)).and_modify(|holders| holders.add(cookie)).or_insert(Holders::One(cookie));
+            let (proto, port) = (s.proto, bound.virtual_.port());
+            self.hold_port(cookie, proto, &bound);
             if port != bound.physical.port() {
-                self.by_address.insert((s.proto, bound.physical), cookie);
+                self.by_address.insert((proto, bound.physical), cookie);
             }
         }
     }
@@ -467,49 +469,6 @@ impl Table {
         self.by_address.get(&(proto, physical)).copied().or_else(named_alike)
     }
 
-    /// A socket whose virtual address is `address`, else one that it overlaps, and its physical one; the kernel then decides whether they may
-    /// share.
-    pub fn holder(&self, proto: Proto, address: &SocketAddr, v6only: bool) -> Option<(Cookie, SocketAddrV4)> {
-        let holders = self.ports.get(&(proto, address.port()))?.all();
-        let with = |matches: fn(&SocketAddr, bool, &SocketAddr, bool) -> bool| {
-            holders.iter().find_map(|c| {
-                let s = self.sockets.get(c)?;
-                let b = s.bound?;
-                matches(&b.virtual_, s.v6only, address, v6only).then_some((*c, b.physical))
-            })
-        };
-        with(same).or_else(|| with(overlap))
-    }
-
-    /// The socket of this run that a call to `address` reaches: a listener, or a datagram socket.
-    pub fn own_endpoint(&self, proto: Proto, address: &SocketAddr) -> Option<(Cookie, Bound)> {
-        let candidates = self.ports.get(&(proto, address.port()))?;
-        let ip = address.ip().to_canonical();
-        let mut best = None;
-        for c in candidates.all() {
-            let Some(s) = self.sockets.get(c) else { continue };
-            let Some(b) = s.bound else { continue };
-            if proto == Proto::Tcp && !matches!(s.state, State::Listening) {
-                continue;
-            }
-            // A connected datagram socket hears only its peer, in the kernel: it comes after the others.
-            let connected = s.datagram.as_ref().is_some_and(|d| d.connected.is_some());
-            let own = b.virtual_.ip();
-            if own.to_canonical() == ip && !connected {
-                return Some((*c, b));
-            }
-            // A wildcard covers every address of its family; `::` also covers IPv4 unless V6ONLY, and comes after 0.0.0.0 there.
-            let own = own.to_canonical();
-            let covers = own.is_unspecified() && (own.is_ipv4() == ip.is_ipv4() || (own.is_ipv6() && !s.v6only));
-            let covers = covers || own == ip;
-            let rank = (!connected, own.is_ipv4() == ip.is_ipv4());
-            if covers && best.is_none_or(|(_, other)| rank >= other) {
-                best = Some(((*c, b), rank));
-            }
-        }
-        best.map(|(found, _)| found)
-    }
-
     /// The socket that an inbound session with this label means: the one bound to the port, else the only one of its
     /// protocol (WIRE: labels). `reachable` says whether the policy publishes or accepts on that address.
     pub fn labelled(
@@ -524,8 +483,10 @@ impl Table {
             (s.is_open() && s.proto == proto && reachable(&b.virtual_)).then_some((*c, b))
         };
         let one_of = |holders: &Holders| {
-            // Peers have an address of each family for the program: where it has a socket of each, that of IPv4 hears them.
-            holders.all().iter().filter_map(ready).min_by_key(|(_, b)| b.virtual_.is_ipv6())
+            // Peers have an address of each family for the program: where it has a socket of each, that of IPv4 hears them, and
+            // that which has the address itself.
+            let order = |b: &Bound| (b.virtual_.is_ipv6(), b.virtual_.ip().is_unspecified());
+            holders.all().iter().filter_map(ready).min_by_key(|(_, b)| order(b))
         };
         if let Some(found) = port.and_then(|p| self.ports.get(&(proto, p))).and_then(one_of) {
             return Some(found);

@@ -215,3 +215,24 @@ CASE(upper_protocol, TCP) {
     R(setsockopt(two[0], IPPROTO_TCP, TCP_ULP, "tls", 4));
     R(setsockopt(bound(), IPPROTO_TCP, TCP_ULP, "tls", 4));
 }
+
+/* Kept; when the port comes is not looked at. */
+CASE(bind_address_no_port, INET) {
+    int fd = fresh();
+    R(setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, NULL, 0));
+    OPTION(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT);
+    R(set_int(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 5));
+    OPTION(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT);
+    struct address at = loopback(0);
+    R(bind(fd, &at, at.len));
+    OPTION(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT);
+    int other = kind->type == SOCK_STREAM ? listener() : bound();
+    struct address to = local_of(other);
+    R(connect(fd, &to, to.len) == 0 || errno == EINPROGRESS);
+    OPTION(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT);
+    char zero = 0;
+    R(setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &zero, 1));
+    OPTION(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT);
+    R(setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 8, 4));
+    R(setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &zero, -1));
+}

@@ -280,6 +280,18 @@ fn what_the_program_left_behind_ends_by_a_signal_to_the_run() {
     run.wait().ended_with(3).says("told");
 }
 
+/// One signal is enough: what the program leaves behind when it ends by it hears of it, too.
+#[test]
+fn a_signal_to_the_run_ends_what_the_program_then_leaves_behind() {
+    let world = World::new("ends-with-it");
+    let daemon = "trap 'echo told; exit' TERM; echo up; while :; do sleep 0.05; done";
+    let script = "trap 'exit 4' TERM; setsid sh -c \"$0\" & while :; do sleep 0.05; done";
+    let mut run = world.run(&[], "sh").args(["-c", script, daemon]).start();
+    run.wait_for("up");
+    run.signal(Signal::SIGTERM);
+    run.wait().ended_with(4).says("told");
+}
+
 #[test]
 fn supervisor_killed_the_registration_expires() {
     let world = World::new("expiry");

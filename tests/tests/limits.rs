@@ -191,6 +191,38 @@ print("goes on", errno, flush=True)
     assert_eq!(std::fs::metadata(said).unwrap().len(), 65536);
 }
 
+/// A terminal that is stopped (Ctrl-S) holds up who writes there, and nobody else.
+#[test]
+fn a_terminal_that_is_stopped() {
+    const STOPPED: &str = r#"#!/usr/bin/python3
+import os, pty, subprocess, sys, termios, threading
+master, slave = pty.openpty()
+termios.tcflow(slave, termios.TCOOFF)
+run = subprocess.Popen(sys.argv[2:], stderr=slave, stdout=subprocess.PIPE)
+line = run.stdout.readline()
+print("first:", line, flush=True)
+termios.tcflow(slave, termios.TCOON)
+said = b""
+while b"192.0.2.19" not in said: said += os.read(master, 4096)
+print("all is said", said.count(b"refuses it"), flush=True)
+sys.exit(run.wait())
+"#;
+    const GOES_ON: &str = r#"
+import socket, sys
+for host in range(20):
+    try: socket.socket().connect((f"192.0.2.{host}", 80))
+    except OSError as e: errno = e.errno
+print("goes on", errno, flush=True)
+sys.stdin.read()
+"#;
+    let world = World::new("limit-terminal");
+    let stopped = world.write_mode("stopped", STOPPED, 0o755);
+    let mut run = world.run(&[], "python3").behind(stopped, "--").args(["-c", GOES_ON]).start();
+    run.wait_for("all is said 20");
+    run.hang_up();
+    run.wait().success().says("first: b'goes on 13");
+}
+
 /// A signal for which there is no name ends a program as any other.
 #[test]
 fn a_program_that_a_real_time_signal_ends() {

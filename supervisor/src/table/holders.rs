@@ -7,22 +7,51 @@ use super::Cookie;
 /// The sockets that have one virtual port, in the order in which they came.
 pub enum Holders {
     One(Cookie),
-    /// Never empty.
-    Many(Vec<Cookie>),
+    Many {
+        /// Never empty.
+        cookies: Vec<Cookie>,
+        /// They were not all at one physical address.
+        apart: bool,
+        /// Names of them overlapped.
+        overlap: bool,
+    },
 }
 
 impl Holders {
     pub fn all(&self) -> &[Cookie] {
         match self {
             Holders::One(cookie) => std::slice::from_ref(cookie),
-            Holders::Many(cookies) => cookies,
+            Holders::Many { cookies, .. } => cookies,
         }
     }
 
-    pub fn add(&mut self, cookie: Cookie) {
+    /// Whether they may be at several physical addresses.
+    pub fn are_apart(&self) -> bool {
+        matches!(self, Holders::Many { apart: true, .. })
+    }
+
+    /// Whether names of them may overlap.
+    pub fn overlap(&self) -> bool {
+        matches!(self, Holders::Many { overlap: true, .. })
+    }
+
+    /// Names of them overlap.
+    pub fn note_overlap(&mut self) {
+        if let Holders::Many { overlap, .. } = self {
+            *overlap = true;
+        }
+    }
+
+    /// One more, `elsewhere` than the first one.
+    pub fn add(&mut self, cookie: Cookie, elsewhere: bool) {
         match self {
-            Holders::One(first) => *self = Holders::Many(vec![*first, cookie]),
-            Holders::Many(cookies) => cookies.push(cookie),
+            Holders::One(first) => {
+                *self = Holders::Many { cookies: vec![*first, cookie], apart: elsewhere, overlap: false }
+            }
+            Holders::Many { cookies, apart, .. } => {
+                cookies.push(cookie);
+                *apart |= elsewhere;
+            }
         }
     }
 
@@ -30,7 +59,7 @@ impl Holders {
     pub fn leave(&mut self, cookie: Cookie) -> bool {
         match self {
             Holders::One(only) => *only == cookie,
-            Holders::Many(cookies) => {
+            Holders::Many { cookies, .. } => {
                 cookies.retain(|c| *c != cookie);
                 cookies.is_empty()
             }
@@ -65,9 +94,11 @@ mod tests {
         let mut holders = Holders::One(3);
         assert!(!holders.leave(4));
         assert_eq!(holders.all(), [3]);
-        holders.add(5);
-        holders.add(7);
+        holders.add(5, false);
+        assert!(!holders.are_apart());
+        holders.add(7, true);
         assert_eq!(holders.all(), [3, 5, 7]);
+        assert!(holders.are_apart());
         assert!(!holders.leave(3) && !holders.leave(7) && !holders.leave(3));
         assert_eq!(holders.all(), [5]);
         assert!(holders.leave(5));

@@ -36,15 +36,27 @@ fn a_listener_is_reached_by_the_addresses_it_covers() {
 }
 
 #[test]
-fn overlapping_names_share_a_physical_port() {
+fn who_is_there_when_a_socket_is_bound() {
     let mut table = Table::default();
     listener(&mut table, 1, "0.0.0.0:80", 5000);
-    let holder = |a: &str, only| table.holder(Proto::Tcp, &a.parse().unwrap(), only).map(|h| h.1.port());
-    assert_eq!(holder("127.0.0.1:80", false), Some(5000));
-    assert_eq!(holder("[::]:80", false), Some(5000));
-    assert_eq!(holder("[::]:80", true), None);
-    assert_eq!(holder("[::ffff:127.0.0.1]:80", true), Some(5000));
-    assert_eq!(holder("127.0.0.1:81", false), None);
+    let holding = |table: &Table, a: &str, only| {
+        let holding = table.holding(Proto::Tcp, &a.parse().unwrap(), only);
+        (holding.same.map(|(cookie, _)| cookie), holding.beside.iter().map(|(cookie, _)| *cookie).collect::<Vec<_>>())
+    };
+    assert_eq!(holding(&table, "0.0.0.0:80", false), (Some(1), vec![]));
+    assert_eq!(holding(&table, "127.0.0.1:80", false), (None, vec![1]));
+    assert_eq!(holding(&table, "[::]:80", false), (None, vec![1]));
+    assert_eq!(holding(&table, "[::]:80", true), (None, vec![]));
+    assert_eq!(holding(&table, "[::ffff:127.0.0.1]:80", true), (None, vec![1]));
+    assert_eq!(holding(&table, "127.0.0.1:81", false), (None, vec![]));
+    listener(&mut table, 2, "127.0.0.1:80", 5001);
+    listener(&mut table, 3, "127.0.0.1:80", 5001);
+    listener(&mut table, 4, "[::1]:80", 5002);
+    assert_eq!(holding(&table, "0.0.0.0:80", false), (Some(1), vec![2]));
+    assert_eq!(holding(&table, "127.0.0.1:80", false), (Some(2), vec![1]));
+    assert_eq!(holding(&table, "[::]:80", false), (None, vec![1, 2, 4]));
+    assert_eq!(reaches(&table, "127.0.0.1:80"), Some(2));
+    assert_eq!(reaches(&table, "127.0.0.2:80"), Some(1));
 }
 
 #[test]
@@ -143,7 +155,7 @@ fn a_dead_socket_leaves_its_sessions_and_nothing_else() {
     assert_eq!(table.remove(2).unwrap().sessions, [session]);
     assert_eq!(table.remove(1).unwrap().sessions, [announced]);
     assert!(table.remove(1).is_none());
-    assert!(table.holder(Proto::Tcp, &"0.0.0.0:7000".parse().unwrap(), false).is_none());
+    assert!(table.holding(Proto::Tcp, &"0.0.0.0:7000".parse().unwrap(), false).is_empty());
     assert!(
         table.hashed().is_empty()
             && table.ports.is_empty()
