@@ -312,21 +312,14 @@ pub fn shares_port(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(socket::getsockopt(&fd, sockopt::ReuseAddr)? || socket::getsockopt(&fd, sockopt::ReusePort)?)
 }
 
-/// Whether the kernel would let a socket with the type, options and owner of this one be bound where another one is, if `at` were meant by both.
-/// Nothing that comes there meanwhile is lost: what asks is bound to an interface that does not exist, which hears nothing, and is in the way
-/// of all the same (inet_bind_conflict, udp_lib_lport_inuse).
+/// Whether the kernel would let a TCP socket with the options and owner of this one be bound where another one is (inet_csk_bind_conflict).
 ///
 /// # Errors
 /// What socket(2), setsockopt(2) and bind(2) give, but for EADDRINUSE.
 pub fn may_share(like: BorrowedFd<'_>, at: SocketAddrV4) -> io::Result<bool> {
-    /// Of no interface: their numbers go up from 1.
-    const NOWHERE: libc::c_int = libc::c_int::MAX;
-    let kind =
-        if socket_type(like)? == libc::SOCK_DGRAM { socket::SockType::Datagram } else { socket::SockType::Stream };
-    let asks = socket::socket(socket::AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    let asks = tcp4()?;
     socket::setsockopt(&asks, sockopt::ReuseAddr, &socket::getsockopt(&like, sockopt::ReuseAddr)?)?;
     socket::setsockopt(&asks, sockopt::ReusePort, &socket::getsockopt(&like, sockopt::ReusePort)?)?;
-    set(asks.as_fd(), libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, NOWHERE)?;
     let owner = nix::sys::stat::fstat(like)?.st_uid;
     if owner != nix::unistd::geteuid().as_raw() {
         // SO_REUSEPORT is for sockets of one user.

@@ -162,7 +162,6 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
         other => destination(other, v6, v6only)?,
     };
     refuse_broadcast(target, &peer)?;
-    join(supervisor, target, v6)?;
     let ready = ready_peer(supervisor, target.cookie, &peer);
     let known = ready.or_else(|| supervisor.table.lock().shared(target.cookie, &canonical(peer)));
     let way = if known.is_some() {
@@ -249,38 +248,6 @@ fn connect_now(call: &mut Call, target: &Target, address: &Address) -> Result<i6
     }
     supervisor.published.note();
     Ok(0)
-}
-
-/// A socket that is to be connected goes where its clients send, if that is another one's place ([`Table::to_join`](crate::table::Table::to_join)).
-fn join(supervisor: &Supervisor, target: &Target, v6: bool) -> Result<(), Errno> {
-    let Some(place) = supervisor.table.lock().to_join(target.cookie) else { return Ok(()) };
-    // Only a port that the kernel chose is given back (__udp_disconnect).
-    sock::disconnect(target.as_fd()).map_err(errno)?;
-    if sock::local_addr(target.as_fd()).map_err(errno)?.port() != 0 {
-        return Ok(());
-    }
-    let moved = match sock::bind(target.as_fd(), &physical(v6, place)) {
-        Ok(()) => place,
-        // Another thread's send() may have made the kernel bind it, too.
-        Err(_) => supervisor.bind_physical(target, Proto::Udp, v6, supervisor.anywhere()).inspect_err(|_| {
-            supervisor.table.lock().unbind(target.cookie);
-        })?,
-    };
-    let known = {
-        let mut table = supervisor.table.lock();
-        table.move_to(target.cookie, moved);
-        table.get(target.cookie).and_then(|s| s.datagram.as_ref()).map(|d| d.own_peers()).unwrap_or_default()
-    };
-    // Whom it has sent to hears it there, too.
-    for (name, at) in known {
-        let receiver = supervisor.table.lock().at(Proto::Udp, at);
-        if let Some(receiver) = receiver
-            && let Ok(guard) = supervisor.guard(Proto::Udp, at)
-        {
-            note_own(supervisor, target.cookie, receiver, &name, at, guard);
-        }
-    }
-    Ok(())
 }
 
 /// Ends the association of a connected socket, if it has one.
@@ -509,18 +476,8 @@ fn send_known(
 ) -> Result<Option<usize>, Errno> {
     let media = {
         let mut table = supervisor.table.lock();
-        let has_second = table.has_second(Proto::Udp, to.port());
         let Some(d) = table.get_mut(target.cookie).and_then(|s| s.datagram.as_mut()) else { return Ok(None) };
         match d.by_virtual.get_mut(&canonical(*to)) {
-            Some(Peer::Ready { physical, session: None, .. }) if has_second => {
-                let physical = *physical;
-                let holder = table.at(Proto::Udp, physical);
-                drop(table);
-                if holder.is_some_and(|holder| supervisor.is_gone(Proto::Udp, holder, physical)) {
-                    return Ok(None);
-                }
-                physical
-            }
             Some(Peer::Ready { physical, .. }) => *physical,
             Some(Peer::Pending(queue)) => {
                 for one in ancillary::segments(data, control) {

@@ -242,7 +242,8 @@ fn bind_somewhere(
             return holding;
         }
         // Who is gone, but for the kernel's report of that, leaves its place to this one.
-        holding.beside.iter().for_each(|(cookie, _)| supervisor.vacate(*cookie));
+        let listens = |at: &SocketAddrV4| sandbox::diag::is_bound(*at, *at, true).unwrap_or(false);
+        holding.beside.iter().filter(|(_, at)| !listens(at)).for_each(|(cookie, _)| supervisor.vacate(*cookie));
         supervisor.table.lock().holding(proto, &wanted, v6only)
     };
     let bind = |holding: &Holding| {
@@ -272,9 +273,6 @@ fn bind_somewhere(
     if bound.is_ok() && !sock::shares_port(target.as_fd()).map_err(errno)? {
         // It has the port alone, so who had it before does not.
         holding.all().for_each(|(cookie, _)| supervisor.vacate(*cookie));
-    }
-    if bound.is_ok() && proto == Proto::Udp && holding.same.is_none() {
-        supervisor.table.lock().draw_from(&wanted, v6only, &holding.beside);
     }
     Ok((bound?, !holding.beside.is_empty()))
 }

@@ -9,6 +9,7 @@ use nix::libc;
 use sandbox::sock;
 
 use crate::call::{Call, Target, errno};
+use crate::table::State;
 use crate::{ancillary, held_back, unix};
 
 /// getsockopt(2) of these.
@@ -197,8 +198,8 @@ fn set_v6only(mut call: Call) {
         let value = if short || call.argument(3) == 0 { 0 } else { call.n.read_u32(call.argument(3))? };
         let mut table = call.supervisor.table.lock();
         match table.get_mut(target.cookie) {
-            // Once bound it cannot change.
-            Some(s) if !short && s.bound.is_none() => {
+            // Once it has a port it cannot change.
+            Some(s) if !short && s.bound.is_none() && matches!(s.state, State::Idle) => {
                 s.v6only = value != 0;
                 Ok(0)
             }

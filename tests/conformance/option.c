@@ -236,3 +236,13 @@ CASE(bind_address_no_port, INET) {
     R(setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 8, 4));
     R(setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &zero, -1));
 }
+
+CASE(v6only_of_a_connection, TCP6 | TCPM) {
+    int two[2];
+    make_pair(two);
+    for (int i = 0; i < 2; i++) {
+        R(set_int(two[i], IPPROTO_IPV6, IPV6_V6ONLY, 0));
+        R(set_int(two[i], IPPROTO_IPV6, IPV6_V6ONLY, 1));
+        OPTION(two[i], IPPROTO_IPV6, IPV6_V6ONLY);
+    }
+}

@@ -16,6 +16,8 @@ static struct address second(int port) {
     return a;
 }
 
+static void a_moment(void) { usleep(100000); }
+
 static int of_option(int option) {
     int fd = fresh();
     MUST(set_int(fd, SOL_SOCKET, option, 1));
@@ -40,8 +42,8 @@ static void who_hears(const char *what, int from, const struct address *to, cons
 }
 
 /* Datagrams go to whose address is nearer, whoever came first; the other has the rest, and all when that one is gone. */
-static void datagrams(struct address one, struct address two, int option) {
-    int port = quiet_port(), members[2] = {of_option(option), of_option(option)}, early = fresh(), late = fresh();
+static void datagrams(struct address one, struct address two) {
+    int port = quiet_port(), members[2] = {of_option(SO_REUSEADDR), of_option(SO_REUSEADDR)}, early = fresh(), late = fresh();
     struct address to = loopback(port), beside = second(port);
     one = at_port(one, port), two = at_port(two, port);
     R(bind(members[0], &one, one.len));
@@ -57,9 +59,8 @@ static void datagrams(struct address one, struct address two, int option) {
     R(close(members[wild]));
     who_hears("alone", late, &to, members + !wild, 1);
 }
-CASE(datagrams_of_wildcard_and_address, UDP) { datagrams(wildcard(0), loopback(0), SO_REUSEADDR); }
-CASE(datagrams_of_address_and_wildcard, UDP) { datagrams(loopback(0), wildcard(0), SO_REUSEADDR); }
-CASE(datagrams_of_wildcard_and_address_reuseport, UDP) { datagrams(wildcard(0), loopback(0), SO_REUSEPORT); }
+CASE(datagrams_of_wildcard_and_address, UDP) { datagrams(wildcard(0), loopback(0)); }
+CASE(datagrams_of_address_and_wildcard, UDP) { datagrams(loopback(0), wildcard(0)); }
 
 /* Connections go to the listener whose address is nearer. */
 static void connections(struct address one, struct address two) {
@@ -150,11 +151,12 @@ CASE(in_the_way_of_one, INET) {
 }
 
 /* A socket beside the server's answers its clients. */
-CASE(answers_from_a_socket_beside, UDP) {
+static void answers_from_beside(bool connected) {
     int port = quiet_port(), server = of_option(SO_REUSEADDR), client = fresh(), beside = of_option(SO_REUSEADDR);
     struct address at = wildcard(port), to = loopback(port);
     R(bind(server, &at, at.len));
-    R(sendto(client, "hello", 5, 0, &to, to.len));
+    if (connected) MUST(connect(client, &to, to.len));
+    R(connected ? send(client, "hello", 5, 0) : sendto(client, "hello", 5, 0, &to, to.len));
     char in[16];
     struct address from = {.len = sizeof from.room};
     await(server, POLLIN);
@@ -166,8 +168,40 @@ CASE(answers_from_a_socket_beside, UDP) {
     show_data("data", in, R(recvfrom(client, in, sizeof in, MSG_DONTWAIT, &source, &source.len)));
     show_address("from", &source);
     R(connect(beside, &from, from.len));
-    R(sendto(client, "next", 4, 0, &to, to.len));
+    R(connected ? send(client, "next", 4, 0) : sendto(client, "next", 4, 0, &to, to.len));
     await(beside, POLLIN);
     show_data("data", in, R(recv(beside, in, sizeof in, MSG_DONTWAIT)));
+    show_poll_now(server);
+}
+CASE(answers_from_a_socket_beside, UDP) { answers_from_beside(false); }
+CASE(answers_from_a_socket_beside_to_who_is_connected, UDP) { answers_from_beside(true); }
+
+/* A server with a socket for each client, which another client speaks to just when that socket is made. */
+CASE(another_client_in_between, UDP) {
+    int port = quiet_port(), server = of_option(SO_REUSEADDR), client = fresh(), other = fresh(), own = of_option(SO_REUSEADDR);
+    struct address at = wildcard(port), to = loopback(port), from = {.len = sizeof from.room};
+    R(bind(server, &at, at.len));
+    R(sendto(client, "hello", 5, 0, &to, to.len));
+    char in[16];
+    await(server, POLLIN);
+    R(recvfrom(server, in, sizeof in, MSG_DONTWAIT, &from, &from.len));
+    R(bind(own, &to, to.len));
+    R(sendto(other, "stray", 5, 0, &to, to.len));
+    R(connect(own, &from, from.len));
+    R(sendto(client, "next", 4, 0, &to, to.len));
+    R(sendto(other, "again", 5, 0, &to, to.len));
+    for (int i = 0; i < 2; i++) {
+        await(own, POLLIN);
+        show_data("own", in, R(recv(own, in, sizeof in, MSG_DONTWAIT)));
+    }
+    await(server, POLLIN);
+    show_data("server", in, R(recv(server, in, sizeof in, MSG_DONTWAIT)));
+    R(close(server));
+    a_moment();
+    server = of_option(SO_REUSEADDR);
+    R(bind(server, &at, at.len));
+    R(sendto(client, "more", 4, 0, &to, to.len));
+    await(own, POLLIN);
+    show_data("own", in, R(recv(own, in, sizeof in, MSG_DONTWAIT)));
     show_poll_now(server);
 }

@@ -20,6 +20,9 @@ struct Explained {
     why: &'static str,
 }
 
+const OVERLAP: &str = "UDP sockets of one port whose addresses overlap share a port of the kernel's, which alone can hand each what its own peer \
+                       sends: the last of the others hears the rest.";
+
 const EXPLAINED: &[Explained] = &[
     Explained {
         case: "bind.multicast_and_broadcast",
@@ -37,6 +40,9 @@ const EXPLAINED: &[Explained] = &[
         kinds: &[],
         why: "The filter refuses the options that would move a socket off its address by their number, whatever the socket.",
     },
+    Explained { case: "overlap.datagrams_of_wildcard_and_address", kinds: &["udp4", "udp-mapped"], why: OVERLAP },
+    Explained { case: "overlap.datagrams_of_address_and_wildcard", kinds: &[], why: OVERLAP },
+    Explained { case: "overlap.in_the_way_of_one", kinds: &["udp4", "udp-mapped"], why: OVERLAP },
     Explained {
         case: "send.largest",
         kinds: &["udp6"],

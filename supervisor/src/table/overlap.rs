@@ -1,18 +1,18 @@
-//! Sockets of one port whose addresses overlap: each name has a port of the kernel's of its own, and whose address is nearer hears what
-//! comes, as natively (compute_score of net/ipv4/udp.c and inet_hashtables.c).
+//! Sockets of one port whose addresses overlap. Of TCP each name has a port of the kernel's of its own, and whose address is nearer is reached, as
+//! natively (compute_score of net/ipv4/inet_hashtables.c). Of UDP they share one: a server has a socket for each client, on the address that the
+//! client has reached, and the kernel alone can hand it what a client sends that is connected to the server's first socket.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use sipcore::agent::Proto;
 
 use super::holders::{Holders, overlap, same};
-use super::peers::Peer;
-use super::{Bound, Cookie, Socket, State, Table};
+use super::{Bound, Cookie, State, Table};
 
 /// Who is there when a socket is bound to an address.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// A socket with the same name, and where it is.
+    /// A socket whose place this one is to share, and where that is: one with the same name; of UDP, else one whose name overlaps it.
     pub same: Option<(Cookie, SocketAddrV4)>,
     /// One of each other place with a name that overlaps it: the kernel decides whether both may be.
     pub beside: Vec<(Cookie, SocketAddrV4)>,
@@ -60,7 +60,7 @@ impl Table {
         }
     }
 
-    /// Whether what is meant for a name of this port may go to another socket once the one is gone that it went to.
+    /// Whether what is meant for a name of this port may reach another listener once the one is gone that it reached.
     pub fn has_second(&self, proto: Proto, port: u16) -> bool {
         self.ports.get(&(proto, port)).is_some_and(Holders::overlap)
     }
@@ -69,18 +69,13 @@ impl Table {
     pub fn holding(&self, proto: Proto, address: &SocketAddr, v6only: bool) -> Holding {
         let mut holding = Holding::default();
         let Some(holders) = self.ports.get(&(proto, address.port())) else { return holding };
-        let mut is_open = false;
         for cookie in holders.all() {
             let Some(socket) = self.sockets.get(cookie) else { continue };
             let Some(bound) = socket.bound else { continue };
             let found = (*cookie, bound.physical);
             if same(&bound.virtual_, socket.v6only, address, v6only) {
-                // A connected socket of UDP may be with another name (see [`Table::to_join`]).
-                if holding.same.is_none() || (!is_open && socket.is_open()) {
-                    is_open = socket.is_open();
-                    holding.same = Some(found);
-                }
-                if !holders.are_apart() {
+                holding.same.get_or_insert(found);
+                if proto == Proto::Udp || !holders.are_apart() {
                     break;
                 }
             } else if overlap(&bound.virtual_, socket.v6only, address, v6only)
@@ -88,6 +83,10 @@ impl Table {
             {
                 holding.beside.push(found);
             }
+        }
+        if proto == Proto::Udp {
+            holding.same = holding.same.or(holding.beside.first().copied());
+            holding.beside.clear();
         }
         if let Some((_, at)) = holding.same {
             holding.beside.retain(|(_, other)| *other != at);
@@ -118,62 +117,5 @@ impl Table {
             }
         }
         best.map(|(found, _)| found)
-    }
-
-    /// A datagram socket with a new name is nearer to some of what was sent to `beside` until now: who sends there finds that out with the
-    /// next datagram. (A connected socket is where the kernel has connected it.)
-    pub fn draw_from(&mut self, name: &SocketAddr, v6only: bool, beside: &[(Cookie, SocketAddrV4)]) {
-        for (holder, at) in beside {
-            let before = self.sockets.get(holder).and_then(|s| Some((s.bound?.virtual_, s.v6only)));
-            let (Some((before, only)), Some(friends)) = (before, self.acquainted.get_mut(at)) else { continue };
-            let is_nearer = |to: &SocketAddr| {
-                let ip = to.ip();
-                to.port() == name.port() && nearness(name, v6only, ip) > nearness(&before, only, ip)
-            };
-            friends.cookies.retain(|friend| {
-                let Some(datagram) = self.sockets.get_mut(friend).and_then(|s| s.datagram.as_mut()) else {
-                    return false;
-                };
-                let is_there =
-                    |peer: &Peer| matches!(peer, Peer::Ready { physical, session: None, .. } if physical == at);
-                datagram.by_virtual.retain(|to, peer| !(is_there(peer) && is_nearer(to)));
-                datagram.anchor.as_ref().is_some_and(|anchor| anchor.physical == *at)
-                    || datagram.by_virtual.values().any(is_there)
-            });
-        }
-    }
-
-    /// Where a datagram socket that nobody has sent to is to be before it is connected: with the open one whose name overlaps its own.
-    /// For servers have a socket for each client, bound to the address that the client has reached, and the kernel hands it what that
-    /// client goes on to send to the other one.
-    pub fn to_join(&self, cookie: Cookie) -> Option<SocketAddrV4> {
-        let socket = self.sockets.get(&cookie)?;
-        let bound = socket.bound.filter(|b| b.port_chosen)?;
-        let holders = self.ports.get(&(Proto::Udp, bound.virtual_.port())).filter(|h| h.overlap())?;
-        let stays = socket.datagram.as_ref().is_some_and(|d| !d.may_move());
-        if stays || self.acquainted.get(&bound.physical).is_some_and(|friends| !friends.cookies.is_empty()) {
-            return None;
-        }
-        let open = |c: &&Cookie| **c != cookie && self.sockets.get(*c).is_some_and(Socket::is_open);
-        let others = holders.all().iter().filter(open).filter_map(|c| self.sockets.get(c));
-        let mut place = None;
-        for other in others {
-            let Some(at) = other.bound else { continue };
-            if at.physical == bound.physical {
-                return None;
-            }
-            if overlap(&at.virtual_, other.v6only, &bound.virtual_, socket.v6only) {
-                place = Some(at.physical);
-            }
-        }
-        place
-    }
-
-    /// A bound socket is elsewhere now.
-    pub fn move_to(&mut self, cookie: Cookie, physical: SocketAddrV4) {
-        if let Some(bound) = self.sockets.get(&cookie).and_then(|s| s.bound) {
-            self.unbind(cookie);
-            self.bind(cookie, Bound { physical, ..bound });
-        }
     }
 }

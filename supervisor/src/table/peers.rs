@@ -151,29 +151,6 @@ impl Datagram {
         }
     }
 
-    /// Whether it may be elsewhere in the kernel: nobody outside of the run knows it, and it is not connected.
-    pub(super) fn may_move(&self) -> bool {
-        let is_own = |peer: &Peer| matches!(peer, Peer::Ready { session: None, .. });
-        let sent_to = |at: &SocketAddrV4| {
-            self.by_virtual.values().any(|peer| matches!(peer, Peer::Ready { physical, .. } if physical == at))
-        };
-        let alone = self.crossed.is_empty() && self.replaced.is_empty() && self.departed.is_empty();
-        alone
-            && self.connected.is_none()
-            && self.anchor.is_none()
-            && self.by_virtual.values().all(is_own)
-            && self.by_physical.keys().all(sent_to)
-    }
-
-    /// Whom of the run it sends to.
-    pub fn own_peers(&self) -> Vec<(SocketAddr, SocketAddrV4)> {
-        let own = |(name, peer): (&SocketAddr, &Peer)| match peer {
-            Peer::Ready { physical, session: None, .. } => Some((*name, *physical)),
-            _ => None,
-        };
-        self.by_virtual.iter().filter_map(own).collect()
-    }
-
     /// How the program knows this source, if it may send to this socket.
     pub fn name_of(&self, source: &SocketAddrV4) -> Option<&SocketAddr> {
         self.by_physical.get(source)

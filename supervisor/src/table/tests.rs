@@ -57,6 +57,12 @@ fn who_is_there_when_a_socket_is_bound() {
     assert_eq!(holding(&table, "[::]:80", false), (None, vec![1, 2, 4]));
     assert_eq!(reaches(&table, "127.0.0.1:80"), Some(2));
     assert_eq!(reaches(&table, "127.0.0.2:80"), Some(1));
+    // Of UDP they share one place.
+    table.socket(5, || socket(Proto::Udp, false, State::Idle));
+    table.bind(5, bound("0.0.0.0:80", 6000));
+    let holding = |a: &str| table.holding(Proto::Udp, &a.parse().unwrap(), false);
+    assert_eq!(holding("127.0.0.1:80").same.map(|(cookie, at)| (cookie, at.port())), Some((5, 6000)));
+    assert!(holding("127.0.0.1:80").beside.is_empty() && holding("127.0.0.1:81").is_empty());
 }
 
 #[test]
