@@ -322,8 +322,8 @@ pub fn may_share(like: BorrowedFd<'_>, at: SocketAddrV4) -> io::Result<bool> {
     socket::setsockopt(&asks, sockopt::ReusePort, &socket::getsockopt(&like, sockopt::ReusePort)?)?;
     let owner = nix::sys::stat::fstat(like)?.st_uid;
     if owner != nix::unistd::geteuid().as_raw() {
-        // SO_REUSEPORT is for sockets of one user.
-        nix::unistd::fchown(&asks, Some(owner.into()), None)?;
+        // SO_REUSEPORT is for sockets of one user. Who may not be another one says what holds for his own.
+        let _ = nix::unistd::fchown(&asks, Some(owner.into()), None);
     }
     match bind(asks.as_fd(), &SocketAddr::V4(at)) {
         Ok(()) => Ok(true),

@@ -144,6 +144,12 @@ pub fn connect_stream(mut call: Call, target: Target, address: &Address, new: bo
         bound.virtual_
     };
     let ends = Ends { local, peer, v6 };
+    let alike = supervisor.table.lock().connected_alike(target.cookie, &local, &peer);
+    if let Some((other, at)) = alike
+        && sandbox::diag::cookie_at(at.local.into(), at.to.into()).is_ok_and(|found| found == Some(other))
+    {
+        return call.finish(Err(Errno::EADDRNOTAVAIL));
+    }
     match way {
         // To itself: a simultaneous open with one socket for both ends (RFC 9293, 3.5).
         Way::Refused(_) if sock::canonical(local) == sock::canonical(peer) => {

@@ -47,7 +47,9 @@ fn find_known(
     port: Option<u16>,
     seen_port: u16,
 ) -> Option<Endpoint> {
-    let found = supervisor.table.lock().labelled(proto, port, |a| is_reachable(supervisor, proto, a));
+    let is_meant = |b: &Bound| is_reachable(supervisor, proto, &b.virtual_);
+    let found = supervisor
+        .reached(proto, |table, passed| table.labelled(proto, port, |b| is_meant(b) && !passed.contains(&b.physical)));
     let (cookie, bound) = found?;
     // The address is derived here from who calls: what the peer says of itself could be anybody's, 127.0.0.1 among them.
     let (v4, v6) = supervisor.policy.virtual_addresses(from);

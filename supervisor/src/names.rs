@@ -236,16 +236,7 @@ fn bind_somewhere(
     if wanted.port() == 0 {
         return Ok((supervisor.bind_physical(target, proto, v6, supervisor.anywhere())?, false));
     }
-    let find = || {
-        let holding = supervisor.table.lock().holding(proto, &wanted, v6only);
-        if holding.beside.is_empty() {
-            return holding;
-        }
-        // Who is gone, but for the kernel's report of that, leaves its place to this one.
-        let listens = |at: &SocketAddrV4| sandbox::diag::is_bound(*at, *at, true).unwrap_or(false);
-        holding.beside.iter().filter(|(_, at)| !listens(at)).for_each(|(cookie, _)| supervisor.vacate(*cookie));
-        supervisor.table.lock().holding(proto, &wanted, v6only)
-    };
+    let find = || supervisor.table.lock().holding(proto, &wanted, v6only);
     let bind = |holding: &Holding| {
         may_be_beside(target, holding)?;
         match holding.same {
@@ -280,7 +271,11 @@ fn bind_somewhere(
 /// Whether the kernel would let a socket be beside those whose addresses overlap its own (EADDRINUSE).
 pub fn may_be_beside(target: &Target, holding: &Holding) -> Result<(), Errno> {
     for (_, at) in &holding.beside {
-        if !sock::may_share(target.as_fd(), *at).map_err(errno)? {
+        let may_share = sock::may_share(target.as_fd(), *at).unwrap_or_else(|error| {
+            tracing::debug!(%error, "whether a port may be shared could not be asked");
+            true
+        });
+        if !may_share {
             return Err(Errno::EADDRINUSE);
         }
     }

@@ -426,19 +426,22 @@ enum Left {
 fn wait(main: Pid, broker: Option<u32>, signals: &SignalFd) -> i32 {
     /// Who is left of the program is asked again so much later.
     const LATER: u16 = 50;
+    /// A program that ends so soon after it was told to, ends by that.
+    const AT_ONCE: Duration = Duration::from_secs(5);
     let mut status = None;
-    // What the program was told to end with, before it did.
-    let mut told = None;
+    // What the program was told to end with, and when, before it did.
+    let mut told: Option<(Signal, Instant)> = None;
     loop {
         let patience = match (reap(main, broker, &mut status), status) {
             (Left::Nothing, Some(status)) => return status,
             (Left::Unknown, _) => PollTimeout::from(LATER),
             _ => PollTimeout::NONE,
         };
-        if let (Some(signal), Some(status)) = (told, status) {
+        if let (Some((signal, when)), Some(status)) = (told, status) {
             told = None;
-            // Many go on after SIGHUP.
-            if signal != Signal::SIGHUP || status == 128 + signal as i32 {
+            // Some go on, and end of themselves later; after SIGHUP many do.
+            let at_once = signal != Signal::SIGHUP && when.elapsed() < AT_ONCE;
+            if at_once || status == 128 + signal as i32 {
                 end_what_is_left(signal, broker);
             }
         }
@@ -457,7 +460,8 @@ fn wait(main: Pid, broker: Option<u32>, signals: &SignalFd) -> i32 {
         if status.is_none() {
             if signal != Signal::SIGCHLD && !from_kernel {
                 let _ = kill(main, signal);
-                told = ENDING.contains(&signal).then_some(signal).or(told);
+                let is_word = ENDING.contains(&signal) && (signal != Signal::SIGHUP || told.is_none());
+                told = if is_word { Some((signal, Instant::now())) } else { told };
             }
         } else if ENDING.contains(&signal) {
             end_what_is_left(signal, broker);

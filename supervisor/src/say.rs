@@ -41,12 +41,18 @@ struct Queue {
 }
 
 impl Voice {
-    fn say(&self, text: String, waits: bool) {
+    /// Waits until there is room.
+    fn wait(&self) {
         let mut queue = self.queue.lock();
-        while waits && queue.texts.len() >= LINES {
+        while queue.texts.len() >= LINES {
             self.done.wait(&mut queue);
         }
-        if queue.texts.len() >= LINES {
+    }
+
+    /// `whole`: it is not lost, whoever reads.
+    fn say(&self, text: String, whole: bool) {
+        let mut queue = self.queue.lock();
+        if !whole && queue.texts.len() >= LINES {
             queue.lost += 1;
             return;
         }
@@ -97,7 +103,7 @@ pub fn begin() {
         return;
     }
     let started = std::thread::Builder::new().name("say".to_owned()).spawn(|| {
-        VOICE.wait().write(std::io::stderr());
+        VOICE.wait().write(Stderr);
     });
     if started.is_ok() {
         let _ = VOICE.set(Voice::default());
@@ -111,17 +117,29 @@ pub fn finish() {
     }
 }
 
-/// Writes a text to standard error, in one piece. `waits`: however long that takes.
-fn put_or_wait(text: String, waits: bool) {
+/// Standard error without the lock of the standard library: a panic is told, too, while the thread waits.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        Ok(nix::unistd::write(std::io::stderr(), text)?)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn put_whole(text: String, whole: bool) {
     match VOICE.get() {
-        Some(voice) => voice.say(text, waits),
+        Some(voice) => voice.say(text, whole),
         None => drop(std::io::stderr().write_all(text.as_bytes())),
     }
 }
 
 /// Writes a text to standard error, in one piece.
 pub fn put(text: String) {
-    put_or_wait(text, false);
+    put_whole(text, false);
 }
 
 /// Writes one line to standard error, in one piece.
@@ -131,6 +149,9 @@ pub fn line(text: &str) {
 
 /// The same, of a trace, which is whole: who writes more of it than is read waits, as with strace(1).
 pub fn trace(text: &str) {
+    if let Some(voice) = VOICE.get() {
+        voice.wait();
+    }
     write("sipbox", text, true);
 }
 
@@ -139,8 +160,8 @@ pub fn hub(text: &str) {
     write("sipbox hub", text, false);
 }
 
-fn write(who: &str, text: &str, waits: bool) {
-    crate::progress::aside(|| put_or_wait(format!("{who}: {text}\n"), waits));
+fn write(who: &str, text: &str, whole: bool) {
+    crate::progress::aside(|| put_whole(format!("{who}: {text}\n"), whole));
 }
 
 /// Where events go.

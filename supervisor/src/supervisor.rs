@@ -248,7 +248,10 @@ impl Supervisor {
     pub fn way(&self, call: &mut Call, proto: Proto, port: Option<u16>, destination: SocketAddr) -> Way {
         let canonical = SocketAddr::new(destination.ip().to_canonical(), destination.port());
         let own = self.is_own(canonical.ip());
-        if own && let Some((cookie, bound)) = self.own_endpoint(proto, &canonical) {
+        if own
+            && let Some((cookie, bound)) =
+                self.reached(proto, |table, passed| table.own_endpoint(proto, &canonical, passed))
+        {
             call.rule(|| "own socket".to_owned());
             return Way::Own(cookie, bound);
         }
@@ -295,27 +298,30 @@ impl Supervisor {
         }
     }
 
-    /// The socket of this run that a call to `address` reaches. Where another one would be reached once that is gone, it is looked at.
-    fn own_endpoint(&self, proto: Proto, address: &SocketAddr) -> Option<(crate::table::Cookie, Bound)> {
+    /// The socket that `find` gives. Where another listener would be reached once that is gone, of which the kernel's report may be on its way, it is
+    /// asked whether it listens; the places where nobody does are passed over.
+    pub fn reached(
+        &self,
+        proto: Proto,
+        find: impl Fn(&Table, &[SocketAddrV4]) -> Option<(Cookie, Bound)>,
+    ) -> Option<(Cookie, Bound)> {
+        let mut passed = Vec::new();
+        let mut first = None;
         loop {
             let (found, has_second) = {
                 let table = self.table.lock();
-                (table.own_endpoint(proto, address)?, table.has_second(proto, address.port()))
+                match find(&table, &passed) {
+                    Some((cookie, bound)) => ((cookie, bound), table.has_second(proto, bound.virtual_.port())),
+                    None => return first,
+                }
             };
-            if !has_second || !self.is_gone(proto, found.0, found.1.physical) {
+            let at = found.1.physical;
+            if !has_second || sandbox::diag::is_bound(at, at, proto == Proto::Tcp).unwrap_or(true) {
                 return Some(found);
             }
+            first.get_or_insert(found);
+            passed.push(at);
         }
-    }
-
-    /// Whether a socket that others may stand in for is gone, of which the kernel's report may be on its way; it is known to be, then.
-    #[cold]
-    pub fn is_gone(&self, proto: Proto, socket: crate::table::Cookie, at: SocketAddrV4) -> bool {
-        if sandbox::diag::is_bound(at, at, proto == Proto::Tcp).unwrap_or(true) {
-            return false;
-        }
-        self.vacate(socket);
-        self.table.lock().get(socket).is_none()
     }
 
     /// A virtual address as a socket of this family is to see it.
@@ -383,6 +389,10 @@ impl Supervisor {
     fn still_bound_at(&self, target: &Target, place: impl FnOnce(Proto) -> Ipv4Addr) -> Result<Bound, Errno> {
         let before = self.table.lock().get(target.cookie).and_then(|s| Some((s.proto, s.v6, s.bound?)));
         let Some((proto, v6, bound)) = before else { return self.bound_at(target, place) };
+        // Who sends to a datagram socket goes on, and some do so without being asked.
+        if proto == Proto::Udp && bound.port_chosen && self.bind_physical(target, proto, v6, bound.physical).is_ok() {
+            return Ok(bound);
+        }
         let physical = match self.bind_physical(target, proto, v6, self.anywhere()) {
             Err(Errno::EINVAL) => return Ok(bound),
             other => other?,

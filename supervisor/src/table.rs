@@ -470,17 +470,17 @@ impl Table {
     }
 
     /// The socket that an inbound session with this label means: the one bound to the port, else the only one of its
-    /// protocol (WIRE: labels). `reachable` says whether the policy publishes or accepts on that address.
+    /// protocol (WIRE: labels). `reachable` says whether the policy publishes or accepts on its address.
     pub fn labelled(
         &self,
         proto: Proto,
         port: Option<u16>,
-        reachable: impl Fn(&SocketAddr) -> bool,
+        reachable: impl Fn(&Bound) -> bool,
     ) -> Option<(Cookie, Bound)> {
         let ready = |c: &Cookie| {
             let s = self.sockets.get(c)?;
             let b = s.bound?;
-            (s.is_open() && s.proto == proto && reachable(&b.virtual_)).then_some((*c, b))
+            (s.is_open() && s.proto == proto && reachable(&b)).then_some((*c, b))
         };
         let one_of = |holders: &Holders| {
             // Peers have an address of each family for the program: where it has a socket of each, that of IPv4 hears them, and
@@ -591,7 +591,11 @@ impl Table {
         let proto = s.proto;
         if let Some(b) = s.bound.take() {
             s.former = Some(b.virtual_.ip());
+            let v6only = s.v6only;
             self.leave_port(cookie, proto, &b);
+            if proto == Proto::Udp {
+                self.leave_friends(b, v6only);
+            }
         }
     }
 

@@ -109,6 +109,19 @@ CASE(listeners_of_both_and_of_v4, TCP6) {
     say("%d and %d accepted", took[0], took[1]);
 }
 
+/* One connection, once: whatever the socket's address is. */
+CASE(the_same_connection_twice, TCP) {
+    int l = listener(), port = quiet_port(), a = fresh_blocking(), b = fresh_blocking();
+    struct address to = local_of(l), near = loopback(port), wild = wildcard(port);
+    MUST(set_int(a, SOL_SOCKET, SO_REUSEADDR, 1)), MUST(set_int(b, SOL_SOCKET, SO_REUSEADDR, 1));
+    R(bind(a, &near, near.len));
+    R(bind(b, &wild, wild.len));
+    R(connect(a, &to, to.len));
+    R(connect(b, &to, to.len));
+    R(close(a));
+    show_names(take(l));
+}
+
 /* Who may listen is decided once more by listen(2). */
 CASE(two_bound_one_listens, TCP) {
     int port = quiet_port(), a = of_option(SO_REUSEADDR), b = of_option(SO_REUSEADDR), c = of_option(SO_REUSEADDR);
@@ -204,4 +217,26 @@ CASE(another_client_in_between, UDP) {
     await(own, POLLIN);
     show_data("own", in, R(recv(own, in, sizeof in, MSG_DONTWAIT)));
     show_poll_now(server);
+}
+
+/* The port stays when the association ends, for who sends there and for who is connected there. */
+CASE(dissolved_and_sent_to, UDP) {
+    int server = fresh(), peer = bound(), other = fresh(), near = fresh(), port = quiet_port();
+    struct address at = loopback(port), to = local_of(peer), none = {.len = sizeof none.v4};
+    a_moment();
+    R(bind(server, &at, at.len));
+    R(connect(near, &at, at.len));
+    for (int i = 0; i < 2; i++) {
+        R(sendto(other, "one", 3, 0, &at, at.len));
+        R(send(near, "two", 3, 0));
+        char in[8];
+        for (int k = 0; k < 2; k++) {
+            await(server, POLLIN);
+            show_data("data", in, R(recv(server, in, sizeof in, MSG_DONTWAIT)));
+        }
+        if (i) break;
+        R(connect(server, &to, to.len));
+        R(connect(server, &none, none.len));
+        show_names(server);
+    }
 }

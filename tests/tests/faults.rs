@@ -292,6 +292,18 @@ fn a_signal_to_the_run_ends_what_the_program_then_leaves_behind() {
     run.wait().ended_with(4).says("told");
 }
 
+/// What a program does not end by is no word for what it leaves behind.
+#[test]
+fn a_signal_that_the_program_goes_on_after() {
+    let world = World::new("goes-on");
+    let daemon = "trap 'echo told; exit' TERM; echo up; for i in 1 2 3 4 5 6 7 8 9; do sleep 1; done; echo done";
+    let script = "trap 'echo reloads' TERM; setsid sh -c \"$0\" & for i in 1 2 3 4 5 6; do sleep 1; done; exit 5";
+    let mut run = world.run(&[], "sh").args(["-c", script, daemon]).start();
+    run.wait_for("up");
+    run.signal(Signal::SIGTERM);
+    run.wait().ended_with(5).says("reloads").says("done");
+}
+
 #[test]
 fn supervisor_killed_the_registration_expires() {
     let world = World::new("expiry");

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use sipcore::agent::Proto;
 
 use super::holders::{Holders, overlap, same};
-use super::{Bound, Cookie, State, Table};
+use super::{Bound, Cookie, Pointing, Socket, State, Table};
 
 /// Who is there when a socket is bound to an address.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -94,8 +94,23 @@ impl Table {
         holding
     }
 
-    /// The socket of this run that a call to `address` reaches: a listener, or a datagram socket.
-    pub fn own_endpoint(&self, proto: Proto, address: &SocketAddr) -> Option<(Cookie, Bound)> {
+    /// A socket at another place, of an overlapping name, that has this connection of TCP: natively the kernel has each once.
+    pub fn connected_alike(&self, cookie: Cookie, local: &SocketAddr, peer: &SocketAddr) -> Option<(Cookie, Pointing)> {
+        let holders = self.ports.get(&(Proto::Tcp, local.port())).filter(|holders| holders.overlap())?;
+        let at = self.sockets.get(&cookie)?.bound?.physical;
+        let alike =
+            |a: &SocketAddr, b: &SocketAddr| (a.ip().to_canonical(), a.port()) == (b.ip().to_canonical(), b.port());
+        let is_it = |socket: &Socket| match &socket.state {
+            State::Connected { local: own, peer: to, .. } => alike(own, local) && alike(to, peer),
+            _ => false,
+        };
+        let others = holders.all().iter().filter(|other| self.sockets.get(*other).is_some_and(is_it));
+        others.filter_map(|other| Some((*other, self.pointing(*other)?))).find(|(_, other)| other.local != at)
+    }
+
+    /// The socket of this run that a call to `address` reaches: a listener, or a datagram socket. Not one that is at a place that was `passed`
+    /// over.
+    pub fn own_endpoint(&self, proto: Proto, address: &SocketAddr, passed: &[SocketAddrV4]) -> Option<(Cookie, Bound)> {
         let candidates = self.ports.get(&(proto, address.port()))?;
         let ip = address.ip().to_canonical();
         let mut best = None;
@@ -107,7 +122,9 @@ impl Table {
             }
             // A connected datagram socket hears only its peer, in the kernel: it comes after the others.
             let connected = s.datagram.as_ref().is_some_and(|d| d.connected.is_some());
-            let Some(near) = nearness(&b.virtual_, s.v6only, ip) else { continue };
+            let Some(near) = nearness(&b.virtual_, s.v6only, ip).filter(|_| !passed.contains(&b.physical)) else {
+                continue;
+            };
             if b.virtual_.ip().to_canonical() == ip && !connected {
                 return Some((*c, b));
             }

@@ -16,7 +16,7 @@ fn listener(table: &mut Table, cookie: Cookie, at: &str, port: u16) {
 }
 
 fn reaches(table: &Table, to: &str) -> Option<Cookie> {
-    table.own_endpoint(Proto::Tcp, &to.parse().unwrap()).map(|(c, _)| c)
+    table.own_endpoint(Proto::Tcp, &to.parse().unwrap(), &[]).map(|(c, _)| c)
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_label_means_its_port_or_the_only_socket() {
     listener(&mut table, 2, "0.0.0.0:7001", 7001);
     assert_eq!(find(&table, Some(7001)), Some(2));
     assert_eq!(find(&table, Some(80)), None);
-    assert_eq!(table.labelled(Proto::Tcp, Some(7000), |a| a.port() != 7000).map(|(c, _)| c), Some(2));
+    assert_eq!(table.labelled(Proto::Tcp, Some(7000), |b| b.virtual_.port() != 7000).map(|(c, _)| c), Some(2));
     assert_eq!(table.labelled(Proto::Udp, Some(7000), |_| true), None);
 }
 
