@@ -200,8 +200,11 @@ mod tests {
         let all = 2 * LINES;
         (0..all).for_each(|_| voice.say(line.clone(), false));
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-        let lost = usize::try_from(voice.queue.lock().lost).unwrap();
-        assert!(lost > 0 && voice.queue.lock().stuck);
+        let (lost, stuck) = {
+            let queue = voice.queue.lock();
+            (usize::try_from(queue.lost).unwrap(), queue.stuck)
+        };
+        assert!(lost > 0 && stuck, "{lost}");
         let mut read = String::new();
         let mut room = [0; 65536];
         while !read.contains("lost here") || read.matches('x').count() < 99 * (all - lost) {
@@ -212,6 +215,7 @@ mod tests {
         voice.finish(Instant::now() + Duration::from_secs(5));
         // Who speaks then waits again until it is written.
         voice.say("now\n".to_owned(), false);
-        assert_eq!(voice.queue.lock().written, voice.queue.lock().said);
+        let queue = voice.queue.lock();
+        assert_eq!((queue.written, queue.stuck), (queue.said, false));
     }
 }
