@@ -1,7 +1,7 @@
 //! The hub against Kamailio: the same scenarios by SIPp on the same machine, in turns, each with two workers.
 
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -180,7 +180,7 @@ pub fn rows(table: &mut Table) {
                 let values = format!("SEQUENTIAL\n{}\n", server.domain);
                 let port = free_port();
                 let called = sipp(&world, &server, "bench-called.xml", &values).args(["-p", &port.to_string()]).start();
-                tests::until("SIPp's port", || UdpSocket::bind(("127.0.0.1", port)).is_err().then_some(()));
+                tests::until("SIPp's port", || tests::has_udp_socket(port).then_some(()));
                 let socket = sip::socket();
                 let from = socket.local_addr().unwrap_or_else(|e| panic!("the address of a UDP socket: {e}"));
                 let aor = format!("sip:called@{}", server.domain);

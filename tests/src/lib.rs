@@ -25,4 +25,4 @@ pub use kamailio::{Algorithm, Kamailio};
 pub use process::{Done, Launch, PATIENCE, Process, descendants, until, within};
 pub use rtpengine::Rtpengine;
 pub use signalling::{Registrar, Signalling};
-pub use world::{World, direct_flows, free_port};
+pub use world::{World, direct_flows, free_port, has_udp_socket};

@@ -301,6 +301,13 @@ impl Drop for World {
     }
 }
 
+/// Whether a UDP socket of IPv4 has this port, without trying to have it: who just takes it would find it in use.
+pub fn has_udp_socket(port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/udp").unwrap_or_else(|e| panic!("/proc/net/udp: {e}"));
+    let local = format!(":{port:04X}");
+    table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).any(|address| address.ends_with(&local))
+}
+
 /// A port that nothing uses now, TCP or UDP, below the range that the system hands out by itself. No other call gets it, in this process
 /// or in another test's of this machine, until this process ends: an abstract name of AF_UNIX (unix(7)) keeps it.
 pub fn free_port() -> u16 {

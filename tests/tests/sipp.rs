@@ -49,7 +49,7 @@ fn called(world: &World, scenario: &str, hub: SocketAddr, fields: &str) -> (Proc
     let port = free_port();
     let values = world.write(&format!("{scenario}.{port}.csv"), format!("SEQUENTIAL\n{fields}\n"));
     let sipp = sipp(world, scenario, hub).args(["-p", &port.to_string(), "-m", "1", "-inf"]).arg(values).start();
-    until("SIPp's port", || UdpSocket::bind(("127.0.0.1", port)).is_err().then_some(()));
+    until("SIPp's port", || tests::has_udp_socket(port).then_some(()));
     (sipp, port)
 }
 
@@ -103,7 +103,7 @@ fn a_called_end_that_has_moved() {
     let places = world.write("places.csv", format!("SEQUENTIAL\n{aor}\n"));
     let called =
         sipp(&world, "redirect.xml", at).args(["-p", &port.to_string(), "-m", "1", "-inf"]).arg(places).start();
-    tests::until("SIPp's port", || UdpSocket::bind(("127.0.0.1", port)).is_err().then_some(()));
+    tests::until("SIPp's port", || tests::has_udp_socket(port).then_some(()));
     let flags = ["--registrar", &registrar, "--as", "sip:alice@sipbox.invalid", "--to", "sip:moved@sipbox.invalid"];
     let client = world.run(&flags, "static-client").args([ANYWHERE, "7000"]).finish();
     client.success().says("echo: hello over SIP");
